@@ -1,0 +1,345 @@
+"""Where a run is written down while it runs: history.jsonl is the record, Weights & Biases a view of it.
+
+The two fail differently on purpose. A local record that cannot be written raises: without it no result is worth
+keeping. Weights & Biases is never in the way: whatever goes wrong there costs one warning, then the run goes on
+without it.
+"""
+
+import configparser
+import json
+import logging
+import math
+import netrc
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from factdpo.config import Config, TrackConfig, TrackMode, to_dict
+
+log = logging.getLogger("factdpo")
+
+Row = dict[str, Any]
+
+HISTORY = "history.jsonl"
+NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+INIT_TIMEOUT_SECONDS = 20.0  # for the server's first answer
+FINISH_TIMEOUT_SECONDS = 60.0  # for the last uploads
+TABLE_ROWS = 10_000  # what W&B's tables show; items.parquet has every row
+SECRET_NAME = re.compile(r"key|token(?!s)|passw|secret|credential", re.IGNORECASE)  # max_new_tokens is no secret
+
+
+class Tracker(Protocol):
+    def log(self, row: Row) -> None:
+        """Write down one row of the history: flat, numbers under TRL's names, with `step`."""
+        ...
+
+    def finish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
+        """Write down the end of the run; its state (FINISHED or otherwise) is read from the result."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trackers:
+    """Many trackers as one, the local record first."""
+
+    each: list[Tracker]
+
+    def log(self, row: Row) -> None:
+        for tracker in self.each:
+            tracker.log(row)
+
+    def finish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
+        for tracker in self.each:
+            tracker.finish(result, items, generations, folder)
+
+
+def open_trackers(cfg: Config, run_id: str, name: str, folder: Path) -> Trackers:
+    """The trackers that the config asks for; `run_id` is the run's id in W&B too, `name` what a person reads there."""
+    trackers: list[Tracker] = [LocalTracker(folder)]
+    if cfg.track.wandb and wandb_mode(cfg.track)[0] != "disabled":
+        trackers.append(WandbTracker(cfg, run_id, name, folder))
+    return Trackers(trackers)
+
+
+# ---------------------------------------------------------------------------------------------------- the local record
+
+
+class LocalTracker:
+    """history.jsonl in the run's folder: one row per line, on the disk before `log` returns; raises OSError if not."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / HISTORY).open("w", encoding="utf-8")  # a history of an earlier attempt is cut off
+
+    def log(self, row: Row) -> None:
+        self._file.write(json.dumps({key: _jsonable(value) for key, value in row.items()}, allow_nan=False) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def finish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
+        self._file.close()
+
+
+def read_history(path: Path) -> list[Row]:
+    """Rows of a history.jsonl, NaN and infinities as floats again; a last line torn by a kill is left out."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line) if line else None
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # only the last line can be without its newline
+                break
+            raise ValueError(
+                f"{path}:{number}: not a row of a history ({error}); delete the file and run again"
+            ) from None
+        if row is not None:
+            rows.append(
+                {key: NOT_FINITE.get(value, value) if isinstance(value, str) else value for key, value in row.items()}
+            )
+    return rows
+
+
+def _jsonable(value: Any) -> Any:
+    """A row's value as JSON has it: numbers as numbers, NaN and infinities as the strings of NOT_FINITE."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    number = float(value)  # also numpy's and torch's scalars
+    return number if math.isfinite(number) else str(number)
+
+
+# ---------------------------------------------------------------------------------------------------- Weights & Biases
+
+_server_failed = False  # in this process: the next run of a sweep need not wait for the same timeout again
+
+
+class WandbTracker:
+    """One W&B run per config, in the run's folder. Nothing here raises: the first failure costs one warning, then it is off."""
+
+    def __init__(self, cfg: Config, run_id: str, name: str, folder: Path) -> None:
+        self._adapter = cfg.track.log_adapter
+        self._run: Any = None
+        self._step = 0
+        mode, _ = wandb_mode(cfg.track)
+        try:
+            self._run = _start(cfg, run_id, name, folder, mode)
+            self._run.define_metric("step", hidden=True)
+            self._run.define_metric("*", step_metric="step")  # W&B's own _step starts at 0 again after a restart
+        except Exception as error:
+            self._give_up(error)
+
+    def log(self, row: Row) -> None:
+        if self._run is None:
+            return
+        try:
+            self._step = row.get("step", self._step)
+            self._run.log(row)
+        except Exception as error:
+            self._give_up(error)
+
+    def finish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
+        if self._run is None:
+            return
+        try:
+            self._run.summary.update(summary(result))
+            self._publish(items, generations, folder)
+            self._run.finish(exit_code=0 if result["state"] == "FINISHED" else 1)
+        except Exception as error:
+            self._give_up(error)
+        self._run = None
+
+    def _publish(self, items: list[Row], generations: list[Row], folder: Path) -> None:
+        """Tables, figures and, if asked for, the adapter."""
+        import wandb
+
+        media: Row = {
+            f"graph/{path.stem}": wandb.Image(str(path)) for path in sorted((folder / "figures").glob("*.png"))
+        }
+        for name, rows in (("items", items), ("generations", generations)):
+            if rows:
+                columns: list[Any] = list(rows[0])
+                media[name] = wandb.Table(
+                    columns=columns, data=[[row.get(c) for c in columns] for row in rows[:TABLE_ROWS]]
+                )
+        if media:
+            self._run.log({"step": self._step, **media})
+        if self._adapter and (folder / "adapter").is_dir():
+            artifact = wandb.Artifact(f"adapter-{self._run.id}", type="adapter")
+            artifact.add_dir(str(folder / "adapter"))
+            self._run.log_artifact(artifact)
+
+    def _give_up(self, error: Exception) -> None:
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        log.warning(
+            "W&B failed and is off for the rest of this run (%s: %s); the local record is whole",
+            type(error).__name__,
+            what,
+        )
+        run, self._run = self._run, None
+        if run is not None:
+            try:
+                run.finish(exit_code=1)
+            except Exception as second:
+                log.debug("W&B could not be closed either: %s", second)
+
+
+def _start(cfg: Config, run_id: str, name: str, folder: Path, mode: str) -> Any:
+    """A W&B run; offline, with one warning, when the server does not take it."""
+    global _server_failed
+    import wandb
+
+    quiet = wandb.Settings(silent=True)
+    wandb.setup(settings=quiet)
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        init_timeout=INIT_TIMEOUT_SECONDS,
+        finish_timeout=FINISH_TIMEOUT_SECONDS,
+        finish_timeout_raises=True,
+        # Nothing about the machine, its user or the code around us leaves it; the record has versions and hardware.
+        disable_git=True,
+        disable_code=True,
+        save_code=False,
+        host="-",
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+    )
+
+    def start(mode: str) -> Any:
+        return wandb.init(
+            id=run_id,
+            name=name,
+            project=cfg.track.project,
+            entity=cfg.track.entity,
+            group=cfg.track.group,
+            job_type=cfg.track.job_type,
+            tags=cfg.track.tags,
+            config=without_secrets(to_dict(cfg), os.environ),
+            dir=str(folder),
+            mode=mode,  # pyright: ignore[reportArgumentType]
+            reinit="create_new",  # two runs in one process are two runs, and a run of the caller's own goes on
+            settings=settings,
+        )
+
+    if mode == "offline" or _server_failed:
+        return start("offline")
+    try:
+        return start("online")
+    except Exception as error:
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        log.warning("W&B offline: the server did not take the run (%s); `wandb sync` uploads it later", what)
+        _server_failed = True
+        wandb.teardown()  # its service holds on to the id of the run that failed to start
+        wandb.setup(settings=quiet)
+        return start("offline")
+
+
+def wandb_mode(track: TrackConfig, env: Mapping[str, str] = os.environ) -> tuple[str, str]:
+    """What W&B will do (online, offline or disabled) and why; asks files and the environment, never the network.
+
+    WANDB_MODE and track.mode may both be set: the more private of the two is taken.
+    """
+    if not track.wandb:
+        return "disabled", "track.wandb=false"
+    private = {"online": 0, "offline": 1, "disabled": 2}
+    wanted = {f"track.mode={track.mode.name}": track.mode.name} if track.mode is not TrackMode.auto else {}
+    if said := _setting("mode", env):
+        known = {"run": "online", "shared": "online", "dryrun": "offline"}.get(said, said)
+        wanted[f"WANDB_MODE={said}" + ("" if known in private else " is not a mode of W&B")] = known
+    why, mode = max(wanted.items(), key=lambda pair: private.get(pair[1], 1), default=("", "auto"))
+    if mode in ("auto", "online"):
+        source = _key_source(env)
+        if source is None:
+            return "offline", "no API key found" + (f" for {why}" if why else "")
+        return "online", ", ".join(filter(None, [why, f"API key from {source}"]))
+    return (mode if mode in private else "offline"), why
+
+
+def wandb_sentence(track: TrackConfig, folder: Path, env: Mapping[str, str] = os.environ) -> str:
+    """What W&B will do with this run, in one line for people."""
+    mode, why = wandb_mode(track, env)
+    if mode == "disabled":
+        return f"W&B off: {why}"
+    if mode == "online":
+        return f"W&B online: project {track.project} ({why})"
+    return f"W&B offline: {why}; `wandb sync {folder}/wandb/offline-run-*` uploads later"
+
+
+def _key_source(env: Mapping[str, str]) -> str | None:
+    """Where W&B will find an API key, None when nowhere: the places it looks at, in its order."""
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        if env.get(name):
+            return name
+    base_url = _setting("base_url", env)
+    hosts = [urlsplit(base_url).netloc] if base_url else ["api.forge.coreweave.com", "api.wandb.ai"]
+    home = Path(env.get("HOME", "~")).expanduser()
+    for path in [Path(env["NETRC"])] if env.get("NETRC") else [home / ".netrc", home / "_netrc"]:
+        try:
+            found = netrc.netrc(path)
+        except (OSError, netrc.NetrcParseError):
+            continue
+        if any((login := found.authenticators(host)) and login[2] for host in hosts):
+            return str(path)
+    return "W&B's settings file" if _setting("api_key", env) else None
+
+
+def _setting(key: str, env: Mapping[str, str]) -> str | None:
+    """A setting where W&B looks for it: in the environment, the current folder's settings, the user's settings."""
+    if value := env.get(f"WANDB_{key.upper()}"):
+        return value
+    home = Path(env.get("HOME", "~")).expanduser()
+    config_dir = Path(env.get("WANDB_CONFIG_DIR") or home / ".config" / "wandb").expanduser()
+    for path in (Path(env.get("WANDB_DIR", ".")) / "wandb" / "settings", config_dir / "settings"):
+        parser = configparser.ConfigParser(interpolation=None)
+        try:
+            parser.read(path)
+        except (configparser.Error, OSError, UnicodeDecodeError):
+            continue
+        if value := parser.get("default", key, fallback=None):
+            return value
+    return None
+
+
+def without_secrets(config: Any, env: Mapping[str, str]) -> Any:
+    """A config less every key that is named like a secret and every value that holds one of the environment's."""
+    secrets = [value for name, value in env.items() if SECRET_NAME.search(name) and len(value) >= 8]
+
+    def holds_secret(value: Any) -> bool:
+        return isinstance(value, str) and any(secret in value for secret in secrets)
+
+    def clean(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {k: clean(v) for k, v in node.items() if not (SECRET_NAME.search(str(k)) or holds_secret(v))}
+        if isinstance(node, list):
+            return [clean(item) for item in node if not holds_secret(item)]
+        return node
+
+    return clean(config)
+
+
+def summary(result: Row) -> Row:
+    """The flat view of a result: `accuracy/<split>` and the rest after training, the same under `base/` before it."""
+    flat: Row = {"state": result["state"]}
+    for prefix, model in (("", "trained"), ("base/", "base")):
+        for split, scores in (result.get(model) or {}).items():
+            flat |= {f"{prefix}{metric}/{split}": value for metric, value in _leaves(scores)}
+        flat |= {
+            f"{prefix}across/{name}": value for name, value in _leaves((result.get("across") or {}).get(model) or {})
+        }
+    for split, scores in (result.get("baselines") or {}).items():
+        flat |= {f"baseline/{rule}/{split}": value for rule, value in _leaves(scores)}
+    flat |= {f"timing/{name}": value for name, value in _leaves(result.get("timing") or {})}
+    return flat
+
+
+def _leaves(scores: Row) -> Iterator[tuple[str, Any]]:
+    """(`name` or `name.inner`, value) of a nested dict, less what is unknown (null)."""
+    for name, value in scores.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{inner}", leaf) for inner, leaf in _leaves(value))
+        elif value is not None:
+            yield name, value
