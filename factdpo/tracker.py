@@ -117,7 +117,7 @@ _server_failed = False  # in this process: the next run of a sweep need not wait
 
 
 class WandbTracker:
-    """One W&B run per config, in the run's folder. Nothing here raises: the first failure costs one warning, then it is off."""
+    """One W&B run per config, in the run's folder. Never raises: the first failure costs one warning, then it is off."""
 
     def __init__(self, cfg: Config, run_id: str, name: str, folder: Path) -> None:
         self._adapter = cfg.track.log_adapter
