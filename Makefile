@@ -1,0 +1,32 @@
+# Every target installs first; once installed, that costs nothing until pyproject.toml or constraints.txt change.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test check fix clean install
+
+demo: install  ## one default run on the embedded model
+	$(BIN)/factdpo
+
+test: install  ## the default suite: offline, on the CPU, in minutes
+	$(BIN)/pytest -q
+
+check: install  ## lint, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+fix: install  ## what lint and format can repair by themselves
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## everything that can be made again, except outputs/
+	rm -rf .venv dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $(STAMP)

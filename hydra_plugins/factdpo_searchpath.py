@@ -1,0 +1,71 @@
+"""Where Hydra looks for options: conf/ and sweeps/ in the current folder, where there are any, and then factdpo's own.
+
+No `from __future__ import annotations` here: a scanned plugin module that has it breaks every start of Hydra.
+"""
+
+from pathlib import Path
+
+import factdpo
+from hydra._internal.core_plugins import file_config_source
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+
+class FactdpoSearchPath(SearchPathPlugin):
+    """Adds to the search path of factdpo, and of no other Hydra application that shares the environment."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        root = conf_folder().parent
+        if not any(e.provider == "main" and e.path == str(root / "conf") for e in search_path.get_path()):
+            return
+        for scheme, folder in (("file", "conf"), (SweepsSource.scheme(), "sweeps")):
+            ours, users = root / folder, Path.cwd() / folder
+            if folder != "conf":  # which Hydra has already, as its main folder
+                search_path.append("factdpo", f"{scheme}://{ours}")
+            if users.is_dir() and users.resolve() != ours.resolve():
+                search_path.prepend("current folder", f"{scheme}://{users}")
+
+
+def conf_folder() -> Path:
+    """factdpo's own conf/: inside the package when it was installed from a wheel, else beside it in the checkout."""
+    package = Path(factdpo.__file__).resolve().parent
+    shipped = package / "_config" / "conf"
+    return shipped if shipped.is_dir() else package.parent / "conf"
+
+
+class SweepsSource(file_config_source.FileConfigSource):
+    """A folder of YAML files, shown as the config group `sweeps`, though it lies beside conf/ and not in it."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "factdpo-sweeps"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        return super().load_config(_inside(config_path) or config_path)
+
+    def is_config(self, config_path: str) -> bool:
+        inside = _inside(config_path)
+        return bool(inside) and super().is_config(inside)
+
+    def is_group(self, config_path: str) -> bool:
+        inside = _inside(config_path)
+        return config_path == "" or (inside is not None and super().is_group(inside))
+
+    def available(self) -> bool:
+        return Path(self.path).is_dir()
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        if config_path == "":
+            return [] if results_filter is ObjectType.CONFIG else ["sweeps"]
+        files: list[str] = []
+        for path in sorted((Path(self.path) / (_inside(config_path) or "")).iterdir()):
+            self._list_add_result(files, f"{config_path}/{path.name}", path.name, results_filter)
+        return files
+
+
+def _inside(config_path: str) -> str | None:
+    """`sweeps/beta` -> `beta`, `sweeps` -> "", and None for what is not in the group."""
+    head, _, rest = config_path.partition("/")
+    return rest if head == "sweeps" else None
