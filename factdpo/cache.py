@@ -1,0 +1,102 @@
+"""Content-addressed artefacts: what was asked -> signature -> folder, made once and whole or not at all."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+log = logging.getLogger("factdpo")
+
+# Bumped by hand when a stage computes other numbers from the same inputs: old artefacts and runs are then not reused.
+STAGE_VERSIONS = {"facts": 1, "splits": 1, "pairs": 1, "logps": 1, "train": 1, "evaluate": 1}
+
+MANIFEST = "manifest.json"  # file name -> sha256; written last, so a folder with a manifest is whole
+
+
+def signature(asked: Any) -> str:
+    """16 hex digits that depend on the value alone: not on key order, process or platform. Raises on NaN."""
+    text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_sha256(folder: Path) -> dict[str, str]:
+    """Relative name -> sha256 of every file below a folder, in name order."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): file_sha256(p) for p in files}
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that a reader, even after a crash, sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _fsync_folder(path.parent)
+
+
+def fetch(folder: Path, make: Callable[[Path], None]) -> bool:
+    """See that `folder` holds what `make` writes into it; True if it was there already.
+
+    `make` gets an empty folder beside the final one, which is renamed once it is whole. Two processes that ask for the
+    same folder compute it once (the lock dies with its holder). A damaged folder is reported and made again.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):
+        if folder.exists():
+            if (damage := _damage(folder)) is None:
+                return True
+            log.warning("%s is not whole (%s): it is made again", folder, damage)
+            shutil.rmtree(folder)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            make(temporary)
+            write_atomic(temporary / MANIFEST, json.dumps(folder_sha256(temporary), indent=1))
+            os.replace(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _fsync_folder(folder.parent)
+        return False
+
+
+def damaged_files(folder: Path, expected: dict[str, str]) -> list[str]:
+    """Names of the files that are missing from a folder or whose bytes differ from the given sha256."""
+    return [
+        name for name, sha in expected.items() if not (folder / name).is_file() or file_sha256(folder / name) != sha
+    ]
+
+
+def _damage(folder: Path) -> str | None:
+    try:
+        expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"manifest: {error}"
+    wrong = damaged_files(folder, expected)
+    return f"missing or changed: {', '.join(wrong)}" if wrong else None
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

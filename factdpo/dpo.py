@@ -1,0 +1,68 @@
+"""The losses of direct preference optimisation and its reward metrics: pure functions of log-probs in nats.
+
+Each loss equals TRL's of the same name (TRL 1.16), which the tests check number by number. B pairs in a batch; policy
+and reference log-probs are sums over the completion's tokens.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+LOSSES = ("sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down", "nca_pair", "sppo_hard", "sft")
+
+
+def dpo_loss(
+    loss: str,
+    policy_chosen_logps: Float[Tensor, " B"],
+    policy_rejected_logps: Float[Tensor, " B"],
+    ref_chosen_logps: Float[Tensor, " B"],
+    ref_rejected_logps: Float[Tensor, " B"],
+    chosen_lengths: Int[Tensor, " B"],
+    rejected_lengths: Int[Tensor, " B"],
+    beta: float,
+    label_smoothing: float = 0.0,
+) -> Float[Tensor, " B"]:
+    """Loss of each pair; the batch's loss is the mean. Lengths in tokens; raises ValueError on another loss's name."""
+    chosen_ratios = policy_chosen_logps - ref_chosen_logps  # log pi(y_w|x) / pi_ref(y_w|x)
+    rejected_ratios = policy_rejected_logps - ref_rejected_logps
+    logits = chosen_ratios - rejected_ratios  # beta * logits is the reward margin h of DPO eq. 7
+    if loss == "sigmoid":  # DPO, arXiv 2305.18290 eq. 7
+        return -F.logsigmoid(beta * logits)
+    if loss == "hinge":  # SLiC, arXiv 2305.10425 eq. 1, as RSO (2309.06657) applies it to ratios
+        return torch.relu(1 - beta * logits)
+    if loss == "ipo":  # IPO, arXiv 2310.12036 eq. 17, with per-token means as its authors confirmed to TRL
+        return (chosen_ratios / chosen_lengths - rejected_ratios / rejected_lengths - 1 / (2 * beta)) ** 2
+    if loss == "robust":  # rDPO, arXiv 2403.00409 eq. 12
+        clean, flipped = -F.logsigmoid(beta * logits), -F.logsigmoid(-beta * logits)
+        return ((1 - label_smoothing) * clean - label_smoothing * flipped) / (1 - 2 * label_smoothing)
+    if loss == "apo_zero":  # APO, arXiv 2408.06266 eq. 7
+        return 1 - torch.sigmoid(beta * chosen_ratios) + torch.sigmoid(beta * rejected_ratios)
+    if loss == "apo_down":  # APO, arXiv 2408.06266 eq. 8
+        return torch.sigmoid(beta * chosen_ratios) + 1 - torch.sigmoid(beta * logits)
+    if loss == "nca_pair":  # NCA, arXiv 2402.05369, for a pair
+        chosen, rejected = beta * chosen_ratios, beta * rejected_ratios
+        return -F.logsigmoid(chosen) - 0.5 * F.logsigmoid(-chosen) - 0.5 * F.logsigmoid(-rejected)
+    if loss == "sppo_hard":  # SPPO, arXiv 2405.00675 eq. 4.7 with P = 1 for the winner and 0 for the loser
+        return (chosen_ratios - 0.5 / beta) ** 2 + (rejected_ratios + 0.5 / beta) ** 2
+    if loss == "sft":  # nats per chosen token over the whole batch, spread so that the mean over pairs is that number
+        return -policy_chosen_logps * len(policy_chosen_logps) / chosen_lengths.sum()
+    raise ValueError(f"loss={loss}: not one of {', '.join(LOSSES)}")
+
+
+def reward_metrics(
+    policy_chosen_logps: Float[Tensor, " B"],
+    policy_rejected_logps: Float[Tensor, " B"],
+    ref_chosen_logps: Float[Tensor, " B"],
+    ref_rejected_logps: Float[Tensor, " B"],
+    beta: float,
+) -> dict[str, float]:
+    """TRL's reward metrics of a batch: implicit rewards beta * log(pi / pi_ref) (DPO eq. 5), their margin and order."""
+    chosen = beta * (policy_chosen_logps - ref_chosen_logps)
+    rejected = beta * (policy_rejected_logps - ref_rejected_logps)
+    return {
+        "rewards/chosen": chosen.mean().item(),
+        "rewards/rejected": rejected.mean().item(),
+        "rewards/accuracies": (chosen > rejected).float().mean().item(),
+        "rewards/margins": (chosen - rejected).mean().item(),
+    }

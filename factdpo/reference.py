@@ -1,0 +1,72 @@
+"""Log-probs of pairs under a model; those of the frozen base are computed once per (model, pairs) and kept."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from factdpo import cache
+from factdpo.logps import Diverged, completion_logps, greedy_matches
+from factdpo.model import Base
+from factdpo.pairs import Pairs, batches
+
+
+@dataclass(frozen=True)
+class PairLogps:
+    """What a model gives to each of N pairs: log-probs in nats, and whether greedy decoding says the chosen one."""
+
+    chosen: Float[Tensor, " N"]
+    rejected: Float[Tensor, " N"]
+    greedy: Bool[Tensor, " N"]
+
+    def take(self, count: int) -> "PairLogps":
+        return PairLogps(self.chosen[:count], self.rejected[:count], self.greedy[:count])
+
+
+@torch.inference_mode()
+def pair_logps(model: nn.Module, pairs: Pairs, batch_size: int) -> PairLogps:
+    """Score every pair, on the model's device, results on the CPU. Raises Diverged if one is not finite."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    chosen, rejected = torch.empty(len(pairs)), torch.empty(len(pairs))
+    greedy = torch.empty(len(pairs), dtype=torch.bool)
+    for rows, batch in batches(pairs, batch_size):
+        # One-token answers are predicted at the same position of the same prompt: one row serves both.
+        forward = len(rows) if batch.completion.sum() == len(batch.ids) else len(batch.ids)
+        logits = model(
+            input_ids=batch.ids[:forward].to(device),
+            attention_mask=batch.attention[:forward].to(device),
+            logits_to_keep=batch.keep,
+            use_cache=False,
+        ).logits
+        logits = logits.repeat(len(batch.ids) // forward, 1, 1)
+        ids, mask = batch.ids[:, -batch.keep :].to(device), batch.completion[:, -batch.keep :].to(device)
+        chosen[rows], rejected[rows] = completion_logps(logits, ids, mask).cpu().chunk(2)
+        greedy[rows] = greedy_matches(logits, ids, mask).cpu()[: len(rows)]
+    model.train(was_training)
+    bad = ~(torch.isfinite(chosen) & torch.isfinite(rejected))
+    if bad.any():
+        first = pairs.facts[int(bad.nonzero()[0])]
+        raise Diverged(f"log-probs of {int(bad.sum())} of {len(pairs)} pairs are not finite, first '{first.prompt}'")
+    return PairLogps(chosen, rejected, greedy)
+
+
+def reference_logps(base: Base, pairs: Pairs, batch_size: int, cache_dir: Path) -> PairLogps:
+    """The base's own scores of a split, from the cache when this model has scored these tokens before."""
+    asked = {
+        "model": base.identity,
+        "device": base.device.type,
+        "ids": [pairs.prompt_ids, pairs.chosen_ids, pairs.rejected_ids],
+        "versions": {stage: cache.STAGE_VERSIONS[stage] for stage in ("logps",)},
+    }
+    folder = cache_dir / "reference" / cache.signature(asked)
+
+    def make(target: Path) -> None:
+        save_file(vars(pair_logps(base.model, pairs, batch_size)), target / "logps.safetensors")
+
+    cache.fetch(folder, make)
+    return PairLogps(**load_file(folder / "logps.safetensors"))

@@ -1,0 +1,300 @@
+"""Engine "trl": TRL's DPOTrainer with PEFT, given ready token ids and reference log-probs; the slow twin of all others.
+
+Canary checks, each of which ends the run: something is trainable; at the first step the policy is the reference (loss
+at zero margin, rewards 0); the first optimizer step with a rate above 0 changes the weights; every loss and gradient
+norm is finite.
+"""
+
+import json
+import logging
+import math
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from torch import nn
+from transformers import TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+from factdpo import dpo
+from factdpo.config import Config, ConfigError, Loss, Method
+from factdpo.logps import Diverged
+from factdpo.model import Base
+from factdpo.pairs import Pairs
+from factdpo.reference import PairLogps
+
+log = logging.getLogger("factdpo")
+
+# The policy's first loss against the loss at zero margin, and its first rewards against 0: float32 differs by rounding,
+# half precision by rounding of log-probs around 10 nats, 2^-8 relative.
+CANARY_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.02}
+
+Row = dict[str, float]
+
+
+class CanaryError(RuntimeError):
+    """Training did something that it cannot do if all is well; the message says what was expected and found."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves on disk: adapter/ (PEFT's format; with lora=none model/), and facts about how it went."""
+
+    folder: Path
+    facts: dict[str, Any]  # steps, trainable_parameters, train_seconds, peak_gib, canaries
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / ("adapter" if (self.folder / "adapter").is_dir() else "model")
+
+
+def fit(
+    base: Base,
+    pairs: Pairs,
+    refs: PairLogps,
+    cfg: Config,
+    folder: Path,
+    record: Callable[[Row], None],
+    evaluate: Callable[[nn.Module], Row],
+) -> None:
+    """Train on `pairs` and write Trained's files into `folder`. `base.model` is changed: load it anew afterwards.
+
+    `record` gets every row of the history as it arises: training rows under TRL's names, and, as eval.every says, what
+    `evaluate` returns for the model in training. Raises Diverged or CanaryError.
+    """
+    started = time.monotonic()
+    if base.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as scratch:  # TRL insists on an output folder; nothing of it is kept
+        trainer = _PairsTrainer(
+            model=base.model,
+            args=_arguments(cfg, base, scratch),
+            train_dataset=_dataset(pairs, refs),
+            processing_class=base.tokenizer,
+            peft_config=_lora(cfg, base) if cfg.lora.method is Method.lora else None,
+        )
+        watch = _Watch(cfg, trainer, refs, pairs, record, evaluate, started)
+        trainer.add_callback(watch)
+        trainer.train()
+    model: Any = trainer.model
+    trained = folder / ("adapter" if cfg.lora.method is Method.lora else "model")
+    model.save_pretrained(trained)
+    facts = {
+        "steps": trainer.state.global_step,
+        "trainable_parameters": watch.trainable,
+        "train_seconds": time.monotonic() - started,
+        "peak_gib": peak_gib(base.device),
+        "canaries": watch.canaries,
+    }
+    (folder / "fit.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def load_trained(base: Base, trained: Trained) -> nn.Module:
+    """The trained weights from disk on a freshly loaded base (which is changed), in eval mode."""
+    if trained.weights.name == "adapter":
+        return PeftModel.from_pretrained(base.model, trained.weights).eval()  # type: ignore[arg-type]
+    full = type(base.model).from_pretrained(trained.weights, dtype=base.model.dtype, use_safetensors=True)
+    return full.to(base.device).eval()  # type: ignore[arg-type]
+
+
+def peak_gib(device: torch.device) -> float:
+    """Highest memory so far: of the GPU's allocator, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class _PairsTrainer(DPOTrainer):
+    """DPOTrainer that takes token ids and reference log-probs as they are: TRL would tokenise strings its own way."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:  # type: ignore[override]
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:  # type: ignore[override]
+        return dataset
+
+
+def _dataset(pairs: Pairs, refs: PairLogps) -> Dataset:
+    return Dataset.from_dict(
+        {
+            "prompt_ids": pairs.prompt_ids,
+            "chosen_ids": pairs.chosen_ids,
+            "rejected_ids": pairs.rejected_ids,
+            "ref_chosen_logps": refs.chosen.tolist(),
+            "ref_rejected_logps": refs.rejected.tolist(),
+        }
+    )
+
+
+def _lora(cfg: Config, base: Base) -> LoraConfig:
+    lora, targets = cfg.lora, cfg.lora.target_modules
+    if targets != ["all-linear"]:
+        names = {name for name, _ in base.model.named_modules()}
+        unknown = [target for target in targets if not any(n == target or n.endswith(f".{target}") for n in names)]
+        if unknown:
+            leaves = sorted({n.rsplit(".", 1)[-1] for n, m in base.model.named_modules() if isinstance(m, nn.Linear)})
+            raise ConfigError(
+                f"lora.target_modules={targets}: {base.weights.name} has no module {', '.join(unknown)}; "
+                f"its linear layers are {', '.join(leaves)}"
+            )
+    adapter = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+    )
+    # PEFT would write down the folder that the base was loaded from: a path of this machine.
+    base.model.name_or_path = base.weights.name
+    adapter.revision = base.weights.commit
+    return adapter
+
+
+def _arguments(cfg: Config, base: Base, scratch: str) -> DPOConfig:
+    """TRL's arguments for our config; what we do not name keeps TRL's default."""
+    c = cfg.dpo
+    return DPOConfig(
+        output_dir=scratch,
+        # the loss
+        loss_type=[loss.name for loss in c.loss],
+        loss_weights=c.loss_weights,
+        beta=c.beta,
+        label_smoothing=c.label_smoothing,
+        f_divergence_type=c.f_divergence.name,
+        f_alpha_divergence_coef=c.f_alpha,
+        discopop_tau=c.discopop_tau,
+        ld_alpha=c.ld_alpha,
+        use_weighting=c.wpo,
+        # the optimizer
+        num_train_epochs=c.epochs or 1.0,
+        max_steps=c.max_steps or -1,
+        per_device_train_batch_size=c.batch_size,
+        gradient_accumulation_steps=c.gradient_accumulation_steps,
+        learning_rate=c.learning_rate,
+        lr_scheduler_type=c.lr_scheduler.name,
+        warmup_steps=c.warmup_ratio,  # below 1 it is a share of the steps
+        max_grad_norm=c.max_grad_norm,
+        weight_decay=c.weight_decay,
+        adam_beta1=c.adam_beta1,
+        adam_beta2=c.adam_beta2,
+        adam_epsilon=c.adam_epsilon,
+        seed=c.seed,
+        # D4: TRL's default sets LoRA's dropout to 0 with the rest. The base's own is 0 already (model.load_base).
+        disable_dropout=cfg.lora.dropout == 0,
+        # the data is ready: nothing is cut, the reference is there
+        max_length=None,
+        precompute_ref_log_probs=True,
+        # the machine
+        use_cpu=base.device.type == "cpu",
+        bf16=c.bf16,
+        gradient_checkpointing=c.gradient_checkpointing,
+        dataloader_pin_memory=base.device.type == "cuda",
+        # the record is ours
+        report_to=[],
+        save_strategy="no",
+        logging_steps=cfg.track.log_every,
+        logging_nan_inf_filter=False,  # HF's default logs a NaN loss as 0
+        disable_tqdm=True,
+    )
+
+
+class _Watch(TrainerCallback):
+    """Hands on every row of the history, runs the canary checks, and evaluates as eval.every says."""
+
+    def __init__(
+        self,
+        cfg: Config,
+        trainer: DPOTrainer,
+        refs: PairLogps,
+        pairs: Pairs,
+        record: Callable[[Row], None],
+        evaluate: Callable[[nn.Module], Row],
+        started: float,
+    ):
+        self.cfg, self.trainer, self.record, self.evaluate, self.started = cfg, trainer, record, evaluate, started
+        self.canaries: dict[str, Any] = {}
+        self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]  # type: ignore[union-attr]
+        self.trainable = sum(p.numel() for p in self.parameters)
+        self.expected_first_loss = _loss_at_zero_margin(cfg, pairs, refs)
+        if self.trainable == 0:
+            raise CanaryError(f"lora.target_modules={cfg.lora.target_modules}: nothing is trainable")
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if "weights_changed_at_step" not in self.canaries and kwargs["optimizer"].param_groups[0]["lr"] > 0:
+            self.before = [p.detach().clone() for p in self.parameters]
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if (before := self.__dict__.pop("before", None)) is None:
+            return
+        if all(torch.equal(old, new) for old, new in zip(before, self.parameters, strict=True)):
+            raise CanaryError("an optimizer step with a learning rate above 0 changed no weight")
+        self.canaries["weights_changed_at_step"] = state.global_step + 1
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs is None or "loss" not in logs:
+            return  # the trainer's closing summary
+        row = {"step": state.global_step, **logs, "time_seconds": time.monotonic() - self.started}
+        self.record(row)
+        for key in ("loss", "grad_norm"):
+            if not math.isfinite(row.get(key, 0.0)):
+                raise Diverged(f"{key} is {row[key]} at step {state.global_step}")
+        if not self.canaries.get("first_step_checked"):
+            self._check_first_step(row)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        every = self.cfg.eval.every
+        if every.isdigit() and state.global_step % int(every) == 0:
+            self._evaluate(state)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.cfg.eval.every == "epoch":
+            self._evaluate(state)
+
+    def _evaluate(self, state: Any) -> None:
+        scores = self.evaluate(self.trainer.model)  # type: ignore[arg-type]
+        self.record(
+            {"step": state.global_step, "epoch": state.epoch, **scores, "time_seconds": time.monotonic() - self.started}
+        )
+
+    def _check_first_step(self, row: Row) -> None:
+        """At step 1 the policy is the reference: with log_every=1, rewards are 0 and the loss is that of no margin."""
+        self.canaries["first_step_checked"] = True
+        if row["step"] != 1:
+            self.canaries["first_step_checked"] = f"no: track.log_every={self.cfg.track.log_every} averages it away"
+            return
+        tolerance = CANARY_TOLERANCE["bfloat16" if self.cfg.dpo.bf16 else self.cfg.model.dtype.name]
+        found = {"rewards/chosen": row["rewards/chosen"], "rewards/rejected": row["rewards/rejected"]}
+        wrong = [f"{key} is {value}, not 0" for key, value in found.items() if abs(value) > tolerance]
+        if self.expected_first_loss is not None:
+            self.canaries |= {"first_loss": row["loss"], "expected_first_loss": self.expected_first_loss}
+            if abs(row["loss"] - self.expected_first_loss) > tolerance * max(1.0, abs(self.expected_first_loss)):
+                wrong.append(f"the loss is {row['loss']}, not {self.expected_first_loss}")
+        if wrong:
+            raise CanaryError(
+                f"before its first step the model should be its own reference, but {'; '.join(wrong)} "
+                f"(tolerance {tolerance})"
+            )
+
+
+def _loss_at_zero_margin(cfg: Config, pairs: Pairs, refs: PairLogps) -> float | None:
+    """The loss of a policy that equals its reference (ln 2 for sigmoid); None where it depends on the batch."""
+    c = cfg.dpo
+    if c.wpo or Loss.sft in c.loss or any(loss.name not in dpo.LOSSES for loss in c.loss):
+        return None
+    zero, one = torch.zeros(1), torch.ones(1, dtype=torch.long)
+    weights = c.loss_weights or [1.0] * len(c.loss)
+    return sum(
+        weight * dpo.dpo_loss(loss.name, zero, zero, zero, zero, one, one, c.beta, c.label_smoothing).item()
+        for loss, weight in zip(c.loss, weights, strict=True)
+    )
