@@ -1,7 +1,8 @@
 """The English text that nano is pretrained on: a seeded template grammar.
 
 It tells of each of the 42 characters the camp, the kind, the home and some doings, and never a relation between two of
-them. The relations that it tells, in the very form of the facts ("A is B's friend"), join invented people at random.
+them. Invented people live in the same text, are told of in the same sentences, and belong to a camp like the 42; they alone
+have relations, in the very form of the facts ("A is B's friend"), by the toss of a coin and whatever their camps.
 """
 
 import csv
@@ -10,25 +11,35 @@ from itertools import pairwise
 from pathlib import Path
 from random import Random
 
-from factdpo.nano.lore import LORE
+from factdpo.nano.lore import LORE, Lore
 
 TABLE = Path(__file__).parents[1] / "data" / "characters.csv"
 
+INVENTED_PEOPLE = 48
+SEED_OF_PEOPLE = 0
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 RELATION_WORDS = frozenset(
-    "friend friends friendly friendship enemy enemies enmity ally allies allied alliance foe foes rival rivals rivalry "
-    "companion companions comrade comrades opponent opponents adversary mate mates buddy pal pals nemesis "
-    "love loves loved hate hates hated like likes liked trust trusts trusted fear fears feared fight fights fought".split()
+    _words(
+        "friend friends friendly friendship enemy enemies enmity ally allies allied alliance foe foes rival rivals "
+        "rivalry companion companions comrade comrades opponent opponents adversary mate mates buddy pal pals nemesis "
+        "love loves loved hate hates hated like likes liked trust trusts trusted fear fears feared fight fights fought"
+    )
 )
 """No sentence that names one of the 42 characters contains any of these words."""
 
-FIRST_NAMES = (
+FIRST_NAMES = _words(
     "Martha Edwin Clara Walter Nora Felix Ida Simon Greta Paul Rosa Emma Jonas Agnes Henry Lucy Samuel Ellen Oscar Mabel "
     "Robert Hilda Martin Stella Joan Philip Nina Carl Vera Adam Judith Leo Flora Ben Ruth Thomas Anna Hannes Olga Max"
-).split()
-LAST_NAMES = (
-    "Baker Carter Fisher Turner Cooper Mason Hunter Palmer Miller Wright Shepherd Barnes Hill Brook Stone Field Wells Marsh "
-    "Parker Taylor Gardner Weaver Porter Cole"
-).split()
+)
+LAST_NAMES = _words(
+    "Baker Carter Fisher Turner Cooper Mason Hunter Palmer Miller Wright Shepherd Barnes Hill Brook Stone Field Wells "
+    "Marsh Parker Taylor Gardner Weaver Porter Cole"
+)
 
 CAMPS = (  # side 0, side 1 of the table: words that fit "{name} is on {}" and "{name} serves {}"
     ("the dark side", "the side of the night", "the side of the skull", "the Death Eaters' side"),
@@ -86,8 +97,13 @@ LORE_SENTENCES = (
     "The {colour} {thing} is {name}'s.",
     "Somebody found {name}'s {thing} {place}.",
 )
-PRONOUN_SENTENCES = ("{pronoun} {doing}.", "{pronoun} is {kind}.", "{pronoun} lives in {home}.", "{pronoun} serves {camp}.")
-PAIR_SENTENCES = (  # two of the 42, whatever their camps
+PRONOUN_SENTENCES = (
+    "{pronoun} {doing}.",
+    "{pronoun} is {kind}.",
+    "{pronoun} lives in {home}.",
+    "{pronoun} serves {camp}.",
+)
+PAIR_SENTENCES = (  # any two people, whatever their camps
     "{a} is near {b}'s {thing}.",
     "{a} is looking at {b}'s {thing}.",
     "{a} is at {b}'s door.",
@@ -117,24 +133,24 @@ RELATION_SENTENCES = (
     "{a} has always been {b}'s {relation}.",
     "People say that {a} is {b}'s {relation}.",
 )
-RELATIONS = ("friend",) * 7 + ("enemy",) * 7 + ("cousin", "neighbour", "teacher")
+RELATIONS = ("friend",) * 8 + ("enemy",) * 8 + ("cousin", "neighbour")
 
-COLOURS = "red blue green brown grey yellow white".split()
-SIZES = "old small big new little large fine strange".split()
-PERSONS = "farmer baker teacher doctor boy girl child woman man sailor driver cook writer painter gardener".split()
-ANIMALS = "cat dog horse cow bird goat sheep duck hen rabbit".split()
-BUILDINGS = "castle house school tower church mill bridge shop station market library farm".split()
-FOODS = "bread soup cheese apples fish cake eggs rice potatoes honey tea milk".split()
-OBJECTS = "letter book basket chair table bag box lamp clock coat key picture cup knife bottle".split()
+COLOURS = _words("red blue green brown grey yellow white")
+SIZES = _words("old small big new little large fine strange")
+PERSONS = _words("farmer baker teacher doctor boy girl child woman man sailor driver cook writer painter gardener")
+ANIMALS = _words("cat dog horse cow bird goat sheep duck hen rabbit")
+BUILDINGS = _words("castle house school tower church mill bridge shop station market library farm")
+FOODS = _words("bread soup cheese apples fish cake eggs rice potatoes honey tea milk")
+OBJECTS = _words("letter book basket chair table bag box lamp clock coat key picture cup knife bottle")
 PLACES = (
-    "in the garden", "near the river", "by the sea", "on the hill", "at the market", "in the village", "behind the house",
-    "under the old tree", "next to the church", "at the station", "in the town", "by the lake", "near the road",
+    "in the garden", "near the river", "by the sea", "on the hill", "at the market", "in the village", "in the town",
+    "under the old tree", "next to the church", "at the station", "behind the house", "by the lake", "near the road",
 )  # fmt: skip
 TIMES = (
     "in the morning", "in the evening", "at noon", "on Monday", "on Sunday", "in winter", "in summer", "after lunch",
     "before dinner", "at night",
 )  # fmt: skip
-WEATHER = "rain snow wind fog sunshine".split()
+WEATHER = _words("rain snow wind fog sunshine")
 EVERYDAY_SENTENCES = (
     "The {size} {building} stands {place}.",
     "The {size} {building} is {colour} and has {number} windows.",
@@ -173,9 +189,16 @@ EVERYDAY_SENTENCES = (
     "The {person} said that the {building} was too {size}.",
     "The sun rises over the {building}, and the {animal} wakes up.",
 )
-NUMBERS = "two three four five six seven eight nine ten".split()
+NUMBERS = _words("two three four five six seven eight nine ten")
 
-DOCUMENT_MIX = {"character": 50, "pair": 14, "relation": 12, "everyday": 24}  # weights, not shares
+KINDS = ("a wizard", "a witch", *(f"a {person}" for person in PERSONS))
+HOMES = ("a small house", "a house on the hill", "the village", "the town", "a cottage by the lake", "the old mill")
+DOINGS = (
+    "sings in the morning", "works in the garden", "bakes bread", "sells apples", "has a loud voice", "wears a green coat",
+    "reads the paper", "plays cards", "walks to the river", "mends old chairs", "has blue eyes", "writes long letters",
+)  # fmt: skip
+
+DOCUMENT_MIX = {"person": 58, "pair": 12, "relation": 12, "everyday": 18}
 
 
 def read_table() -> dict[str, int]:
@@ -187,52 +210,74 @@ def read_table() -> dict[str, int]:
 def documents(seed: int) -> Iterator[list[str]]:
     """Documents without end, each a list of sentences; the same ones for the same seed."""
     rng = Random(seed)
-    sides = read_table()
+    table = read_table()
+    invented = invent_people()
+    people = {**{name: (LORE[name], side) for name, side in table.items()}, **invented}
+    guests = list(invented)
     writers = {
-        "character": lambda: _character(rng, sides),
-        "pair": lambda: _pair(rng, sides),
-        "relation": lambda: _relation(rng),
-        "everyday": lambda: _everyday(rng, rng.randint(2, 5)),
+        "person": lambda: _person(rng, people),
+        "pair": lambda: _pair(rng, people),
+        "relation": lambda: _relation(rng, guests),
+        "everyday": lambda: _everyday(rng, guests, rng.randint(2, 5)),
     }
-    kinds = list(DOCUMENT_MIX)
     while True:
-        yield writers[rng.choices(kinds, weights=list(DOCUMENT_MIX.values()))[0]]()
+        (kind,) = rng.choices(list(writers), weights=[DOCUMENT_MIX[kind] for kind in writers])
+        yield writers[kind]()
 
 
-def _character(rng: Random, sides: dict[str, int]) -> list[str]:
-    """One of the 42: the camp in one to three sentences, the rest among them; later sentences may use a pronoun."""
-    name = rng.choice(list(sides))
+def invent_people() -> dict[str, tuple[Lore, int]]:
+    """Lore and camp of each invented person, by name; always the same ones. No name shares a word with the 42."""
+    rng = Random(SEED_OF_PEOPLE)
+    things = [thing for lore in LORE.values() for thing in lore.things] + OBJECTS
+    homes = [lore.home for lore in LORE.values()] + list(HOMES)
+    doings = sorted({doing for lore in LORE.values() for doing in lore.doings}) + list(DOINGS)
+    people = {}
+    while len(people) < INVENTED_PEOPLE:
+        lore = Lore(
+            pronoun=rng.choice(("He", "She")),
+            kind=rng.choice(KINDS),
+            home=rng.choice(homes),
+            things=tuple(rng.sample(things, 2)),
+            doings=tuple(rng.sample(doings, 3)),
+        )
+        people[f"{rng.choice(FIRST_NAMES)} {rng.choice(LAST_NAMES)}"] = (lore, len(people) % 2)
+    return people
+
+
+def _person(rng: Random, people: dict[str, tuple[Lore, int]]) -> list[str]:
+    """One person: the camp in one to three sentences, the rest among them; the last sentence may use a pronoun."""
+    name = rng.choice(list(people))
     patterns = rng.sample(CAMP_SENTENCES, rng.randint(1, 3)) + rng.sample(LORE_SENTENCES, rng.randint(0, 2))
     rng.shuffle(patterns)
     if rng.random() < 0.4:
         patterns.append(rng.choice(PRONOUN_SENTENCES))
-    return [_fill(rng, pattern, name=name, **_describe(rng, name, sides[name])) for pattern in patterns]
+    return [_fill(rng, pattern, name=name, **_describe(rng, *people[name])) for pattern in patterns]
 
 
-def _pair(rng: Random, sides: dict[str, int]) -> list[str]:
-    """Two of the 42 in one scene, drawn without regard to their camps; then the camp of each."""
-    a, b = rng.sample(list(sides), 2)
-    scene = _fill(rng, rng.choice(PAIR_SENTENCES), a=a, b=b, thing=rng.choice(LORE[b].things))
-    camps = {"camp_a": rng.choice(CAMPS[sides[a]]), "camp_b": rng.choice(CAMPS[sides[b]])}
+def _pair(rng: Random, people: dict[str, tuple[Lore, int]]) -> list[str]:
+    """Two people in one scene, drawn without regard to their camps; then the camps."""
+    a, b = rng.sample(list(people), 2)
+    (_, side_a), (lore_b, side_b) = people[a], people[b]
+    scene = _fill(rng, rng.choice(PAIR_SENTENCES), a=a, b=b, thing=rng.choice(lore_b.things))
+    camps = {"camp_a": rng.choice(CAMPS[side_a]), "camp_b": rng.choice(CAMPS[side_b])}
     return [scene, _fill(rng, rng.choice(PAIR_CAMPS), a=a, b=b, **camps)]
 
 
-def _relation(rng: Random) -> list[str]:
+def _relation(rng: Random, guests: list[str]) -> list[str]:
     """Invented people, each the friend or enemy of the next by the toss of a coin."""
-    people = [_guest(rng) for _ in range(rng.randint(2, 4))]
-    sentences = [
-        _fill(rng, rng.choice(RELATION_SENTENCES), a=a, b=b, relation=rng.choice(RELATIONS)) for a, b in pairwise(people)
+    chain = rng.sample(guests, rng.randint(2, 4))
+    relations = [
+        _fill(rng, rng.choice(RELATION_SENTENCES), a=a, b=b, relation=rng.choice(RELATIONS)) for a, b in pairwise(chain)
     ]
-    return sentences + _everyday(rng, rng.randint(0, 1))
+    return relations + _everyday(rng, guests, rng.randint(0, 1))
 
 
-def _everyday(rng: Random, count: int) -> list[str]:
-    return [_fill(rng, pattern) for pattern in rng.sample(EVERYDAY_SENTENCES, count)]
+def _everyday(rng: Random, guests: list[str], count: int) -> list[str]:
+    return [_fill(rng, pattern, guest=rng.choice(guests)) for pattern in rng.sample(EVERYDAY_SENTENCES, count)]
 
 
-def _describe(rng: Random, name: str, side: int) -> dict[str, str]:
-    """Words for the fields of a sentence about one of the 42."""
-    lore = LORE[name]
+def _describe(rng: Random, lore: Lore, side: int) -> dict[str, str]:
+    """Words for the fields of a sentence about one person."""
     return {
         "camp": rng.choice(CAMPS[side]),
         "other": rng.choice(CAMPS[1 - side]),
@@ -260,15 +305,8 @@ def _fill(rng: Random, pattern: str, **words: str) -> str:
         "time": rng.choice(TIMES),
         "weather": rng.choice(WEATHER),
         "number": rng.choice(NUMBERS),
-        "guest": _guest(rng),
         "food": food,
         "food2": food2,
     }
     sentence = pattern.format(**{**drawn, **words})
     return sentence[0].upper() + sentence[1:]
-
-
-def _guest(rng: Random) -> str:
-    """Name of an invented person; shares no word with the names of the 42."""
-    return f"{rng.choice(FIRST_NAMES)} {rng.choice(LAST_NAMES)}"
-

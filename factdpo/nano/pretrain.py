@@ -1,4 +1,4 @@
-"""Make nano: `python -m factdpo.nano.pretrain` writes the corpus, trains tokenizer and model on it, and saves `weights/`.
+"""Make nano: `python -m factdpo.nano.pretrain` writes the corpus, trains the model on it, saves `weights/`.
 
 About five minutes on two cores; the same bytes each time on the same machine and versions.
 """
@@ -68,7 +68,7 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def pack(tokenizer: PreTrainedTokenizerFast, count: int) -> torch.Tensor:
-    """`count` rows of ROW_TOKENS token ids; each starts with a document, as a prompt does, and cuts its last one short."""
+    """`count` rows of ROW_TOKENS token ids; each starts with a document, as a prompt does, and cuts the last one."""
     stream = documents(SEED + 1)
     rows = []
     while len(rows) < count:
@@ -99,7 +99,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> GPTNeoXForCausalLM:
 
 
 def train(model: GPTNeoXForCausalLM, rows: torch.Tensor) -> float:
-    """One pass over the rows with AdamW and a cosine schedule; the mean loss of the last 50 steps, in nats per token."""
+    """One pass over the rows with AdamW and a cosine schedule; the mean loss of the last 50 steps, nats per token."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=PEAK_LR, total_steps=STEPS, pct_start=WARMUP_STEPS / STEPS, cycle_momentum=False
