@@ -226,14 +226,15 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>What the model believes</title>
 <meta name="viewport" content="width=device-width,initial-scale=1">
 <style>
-body{font:15px/1.4 system-ui,sans-serif;margin:0;color:#222;background:#fff;height:100vh;display:flex;flex-direction:column}
+body{font:15px/1.4 system-ui,sans-serif;margin:0;color:#222;background:#fff}
 header{display:flex;flex-wrap:wrap;gap:.5em 1.6em;align-items:center;padding:.7em 1.2em;border-bottom:1px solid #ddd}
 h1{font-size:17px;margin:0} select{font:inherit;padding:.15em .4em} #head{font-weight:600} #note{color:#666}
-#graph{flex:1;min-height:600px}
+#graph{height:calc(100vh - 56px);min-height:640px}
 </style>
 <script>/*PLOTLY*/</script></head><body>
 <header><h1>What the model believes</h1>
-<label>split <select id="split"></select></label> <label>model <select id="model"></select></label>
+<label>split <select id="split"></select></label>
+<label>model <select id="model"></select></label>
 <label><input type="checkbox" id="wrong"> only what is wrong</label>
 <span id="head"></span> <span id="note"></span></header>
 <div id="graph"></div>
@@ -290,11 +291,12 @@ function draw() {
   });
   traces.push({x: X, y: Y, text: D.names, mode: 'markers', hoverinfo: 'text', showlegend: false,
     marker: {size: 7, color: '#444'}});
-  const axis = {visible: false, range: [-1.12, 1.12]}, margin = {l: 190, r: 190, t: 170, b: 170};
-  Plotly.react('graph', traces, {xaxis: axis, yaxis: {...axis, scaleanchor: 'x'}, annotations: D.names.map(label), margin,
+  const axis = {visible: false, range: [-1.03, 1.03]}, margin = {l: 20, r: 20, t: 155, b: 155};
+  Plotly.react('graph', traces, {margin, xaxis: axis, yaxis: {...axis, scaleanchor: 'x'},
+    annotations: D.names.map(label),
     hovermode: 'closest', hoverlabel: {align: 'left', bgcolor: '#fff', font: {color: '#111'}},
-    showlegend: true, legend: {x: 0, xref: 'container', y: 1, yref: 'container'}},
-    {responsive: true, displaylogo: false});
+    showlegend: true, legend: {x: 0.01, y: 0.99, yref: 'container'}},
+    {responsive: true, displaylogo: false, modeBarButtons: [['toImage', 'zoom2d', 'pan2d', 'resetScale2d']]});
 }
 $('split').onchange = () => { listModels(); draw(); };
 $('model').onchange = $('wrong').onchange = draw;
