@@ -154,7 +154,9 @@ class LoraConfig:
     rank: int = 32
     alpha: float = 64.0  # the adapter's product is scaled by alpha / rank (rslora: alpha / sqrt(rank))
     dropout: float = 0.0  # probability; really on in training when above 0
-    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])  # PEFT's names; all-linear leaves the head
+    target_modules: list[str] = field(
+        default_factory=lambda: ["all-linear"]
+    )  # PEFT's names; all-linear leaves the head
     rslora: bool = False
     dora: bool = False
 
@@ -242,15 +244,15 @@ F_DIVERGENCE = {
 
 def validate(cfg: DictConfig | Config) -> Config:
     """Plain dataclasses of a config that can be run; raises ConfigError with every problem, by key."""
-    if isinstance(cfg, Config):  # from Python: the same type checks that Hydra's overrides get
-        cfg = OmegaConf.structured(cfg)
     try:
+        if isinstance(cfg, Config):  # from Python: the same type checks that Hydra's overrides get
+            cfg = OmegaConf.structured(cfg)
         plain = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
     if not isinstance(plain, Config):
         raise ConfigError(f"config: not built on factdpo's schema (found {type(plain).__name__}); see conf/config.yaml")
-    problems = [*_ranges(plain), *_combinations(plain), *_without_effect(plain)]
+    problems = [*_unknown(plain), *_ranges(plain), *_combinations(plain), *_without_effect(plain)]
     if problems:
         raise ConfigError("\n".join(problems))
     return plain
@@ -275,6 +277,21 @@ def identity(cfg: Config) -> dict[str, Any]:
             node = node[parent]
         del node[last]
     return asked
+
+
+def _unknown(node: Any, prefix: str = "") -> list[str]:
+    """Keys that the schema does not have: `+lora.rnk=3` adds one, and nothing would read it."""
+    known = [f.name for f in dataclasses.fields(node)]
+    found = [
+        f"{prefix}{key}: no such key; {prefix.rstrip('.') or 'a config'} has {', '.join(known)}"
+        for key in vars(node).keys() - set(known)
+    ]
+    return found + [
+        problem
+        for name in known
+        if dataclasses.is_dataclass(getattr(node, name))
+        for problem in _unknown(getattr(node, name), f"{prefix}{name}.")
+    ]
 
 
 def _ranges(cfg: Config) -> list[str]:

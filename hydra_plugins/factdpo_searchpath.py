@@ -5,12 +5,13 @@ No `from __future__ import annotations` here: a scanned plugin module that has i
 
 from pathlib import Path
 
-import factdpo
 from hydra._internal.core_plugins import file_config_source
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+import factdpo
 
 
 class FactdpoSearchPath(SearchPathPlugin):
