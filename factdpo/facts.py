@@ -66,9 +66,13 @@ def load_facts(cfg: DataConfig) -> list[Fact]:
     return facts
 
 
-def sides(cfg: DataConfig) -> dict[str, str] | None:
-    """Name -> side of every character, for figures; None when the data does not tell sides."""
-    return dict(_characters(data_file(cfg))) if cfg.source is DataSource.harry_potter else None
+def sides(cfg: DataConfig) -> dict[str, int] | None:
+    """Name -> number of its side, for figures; None when the data does not tell sides."""
+    if cfg.source is not DataSource.harry_potter:
+        return None
+    characters = _characters(data_file(cfg))
+    numbers = {side: number for number, side in enumerate(dict.fromkeys(side for _, side in characters))}
+    return {name: numbers[side] for name, side in characters}
 
 
 def _from_characters(path: Path) -> Iterator[Fact]:

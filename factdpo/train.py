@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from factdpo import dpo
@@ -29,7 +30,7 @@ from factdpo.config import Config, ConfigError, Loss, Method
 from factdpo.logps import Diverged
 from factdpo.model import Base
 from factdpo.pairs import Pairs
-from factdpo.reference import PairLogps
+from factdpo.reference import PairLogps, pair_logps
 
 log = logging.getLogger("factdpo")
 
@@ -37,7 +38,10 @@ log = logging.getLogger("factdpo")
 # half precision by rounding of log-probs around 10 nats, 2^-8 relative.
 CANARY_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.02}
 
-Row = dict[str, float]
+PROBE_PAIRS = 64  # training pairs whose scores the reloaded model must reproduce
+RELOAD_TOLERANCE_NATS = 1e-3  # the same weights on the same device; another batch shape may round otherwise
+
+Row = dict[str, Any]
 
 
 class CanaryError(RuntimeError):
@@ -81,12 +85,14 @@ def fit(
             processing_class=base.tokenizer,
             peft_config=_lora(cfg, base) if cfg.lora.method is Method.lora else None,
         )
+        trainer.remove_callback(PrinterCallback)
         watch = _Watch(cfg, trainer, refs, pairs, record, evaluate, started)
         trainer.add_callback(watch)
         trainer.train()
     model: Any = trainer.model
     trained = folder / ("adapter" if cfg.lora.method is Method.lora else "model")
     model.save_pretrained(trained)
+    save_file(vars(pair_logps(model, pairs.take(PROBE_PAIRS), cfg.eval.batch_size)), folder / "probe.safetensors")
     facts = {
         "steps": trainer.state.global_step,
         "trainable_parameters": watch.trainable,
@@ -103,6 +109,18 @@ def load_trained(base: Base, trained: Trained) -> nn.Module:
         return PeftModel.from_pretrained(base.model, trained.weights).eval()  # type: ignore[arg-type]
     full = type(base.model).from_pretrained(trained.weights, dtype=base.model.dtype, use_safetensors=True)
     return full.to(base.device).eval()  # type: ignore[arg-type]
+
+
+def check_reloaded(model: nn.Module, trained: Trained, pairs: Pairs, batch_size: int) -> None:
+    """Raises CanaryError unless the reloaded model scores the first training pairs as the model in training did."""
+    was = PairLogps(**load_file(trained.folder / "probe.safetensors"))
+    now = pair_logps(model, pairs.take(PROBE_PAIRS), batch_size)
+    apart = max((now.chosen - was.chosen).abs().max().item(), (now.rejected - was.rejected).abs().max().item())
+    if apart > RELOAD_TOLERANCE_NATS:
+        raise CanaryError(
+            f"{trained.weights}: loaded from disk into a fresh base it scores the training pairs up to {apart:.4g} nats "
+            f"apart from the model that was trained (tolerance {RELOAD_TOLERANCE_NATS})"
+        )
 
 
 def peak_gib(device: torch.device) -> float:

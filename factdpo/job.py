@@ -1,0 +1,198 @@
+"""One job: what was asked -> id and folder -> the stored result, or a run of it, whatever happens to it.
+
+Light to import: a config that cannot be run, and a run that is finished, are answered without torch.
+"""
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+import factdpo
+from factdpo import cache, display, results, tracker, weights
+from factdpo.config import Config, ConfigError, identity, to_dict, validate
+from factdpo.facts import data_file, load_facts
+from factdpo.splits import make_splits
+
+log = logging.getLogger("factdpo")
+
+VERSIONED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "hydra-core", "omegaconf", "wandb")
+
+
+class RunFailed(Exception):
+    """The run ended without a result; its folder says why. `state` is FAILED, DIVERGED or PREEMPTED."""
+
+    def __init__(self, state: str, message: str, exit_code: int):
+        super().__init__(message)
+        self.state, self.exit_code = state, exit_code
+
+
+class Preempted(BaseException):
+    """SIGTERM: the machine wants its processes back."""
+
+
+def execute(cfg: Config) -> dict[str, Any]:
+    """The result of a run: the stored one if it is FINISHED, else a new one; printed either way.
+
+    Raises ConfigError for what cannot be run and RunFailed, after the record is written, for a run that ended badly.
+    """
+    cfg = validate(cfg)
+    make_splits(load_facts(cfg.data), cfg.split)  # cheap, and refuses bad data before anything heavy is imported
+    asked = what_is_asked(cfg)
+    run_id, name = cache.signature(asked)[:12], run_name(cfg)
+    folder = Path(cfg.out) / "runs" / f"{slug(cfg)}-{run_id}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        _refuse_another_run(folder, asked)
+        stored = results.read_result(folder)
+        if stored.result is not None and stored.result["state"] == "FINISHED":
+            results.print_result(stored.result, folder, display.console)
+            return stored.result
+        result, exit_code = _attempt(cfg, asked, run_id, name, folder)
+    results.print_result(result, folder, display.console)
+    if exit_code:
+        raise RunFailed(result["state"], result["error"], exit_code)
+    return result
+
+
+def what_is_asked(cfg: Config) -> dict[str, Any]:
+    """Everything that decides the numbers: the config less names and places, the data's bytes, the model's bytes."""
+    return {
+        "config": identity(cfg),
+        "data": cache.file_sha256(data_file(cfg.data)),
+        "model": weights.locate(cfg.model).identity,
+        "versions": cache.STAGE_VERSIONS,
+    }
+
+
+def run_name(cfg: Config) -> str:
+    """How people call the run in tables and in W&B."""
+    lora = f"r={cfg.lora.rank}" if cfg.lora.method.name == "lora" else "full"
+    return f"{cfg.model.name} b={cfg.dpo.beta:g} {lora} s={cfg.dpo.seed}"
+
+
+def slug(cfg: Config) -> str:
+    """The readable half of a folder's name: letters, digits, `.`, `_`, `-` and `=` only, never a path."""
+    text = f"{run_name(cfg)} {cfg.data.source.name} {cfg.split.orientation.name}"
+    return re.sub(r"[^A-Za-z0-9._=-]+", "_", text).strip("._")[:80]
+
+
+def _attempt(cfg: Config, asked: dict[str, Any], run_id: str, name: str, folder: Path) -> tuple[dict[str, Any], int]:
+    """Run, and write result.json last and atomically, whatever came of it; returns it and the exit code."""
+    for old in ("result.json", "items.parquet", "generations.json"):
+        (folder / old).unlink(missing_ok=True)
+    for old in ("adapter", "model", "figures"):
+        shutil.rmtree(folder / old, ignore_errors=True)
+    cache.write_atomic(folder / "asked.json", json.dumps(asked, indent=1, sort_keys=True, ensure_ascii=False))
+    cache.write_atomic(folder / "config.yaml", yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True))
+    result: dict[str, Any] = {
+        "id": run_id,
+        "name": name,
+        "state": "FAILED",
+        "error": None,
+        "config": to_dict(cfg),
+        "asked": {"data_sha256": asked["data"], "model": asked["model"], "stage_versions": asked["versions"]},
+        "versions": _versions(),
+        "hardware": _hardware(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    display.quiet_libraries()
+    with display.log_file(folder / "run.log"), _sigterm_raises():
+        log.info("%s  %s", name, folder)
+        if cfg.track.wandb:
+            log.info(tracker.wandb_sentence(cfg.track, folder))
+        trackers = tracker.open_trackers(cfg, run_id, name, folder)
+        rows: list[dict[str, Any]] = []
+        generations: list[dict[str, Any]] = []
+        try:
+            from factdpo.run import run  # torch, transformers, trl: seconds
+
+            scores, rows, generations = run(cfg, folder, trackers)
+            result |= scores
+            result["hardware"]["device"] = result.pop("device")
+            result["files"] = {
+                file: sha
+                for file, sha in cache.folder_sha256(folder).items()
+                if not file.startswith("wandb/") and file not in ("run.log", "result.json")
+            }
+            result["state"], exit_code = "FINISHED", 0
+        except BaseException as error:
+            result["state"], result["error"], exit_code = _ending(error)
+            log.error("%s", result["error"], exc_info=True)
+        cache.write_atomic(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
+        trackers.finish(result, rows, generations, folder)
+    return result, exit_code
+
+
+def _ending(error: BaseException) -> tuple[str, str, int]:
+    """State, message and exit code of a run that did not finish."""
+    if isinstance(error, KeyboardInterrupt):
+        return "PREEMPTED", "interrupted from the keyboard", 130
+    if isinstance(error, Preempted):
+        return "PREEMPTED", "ended by SIGTERM", 143
+    diverged = type(error).__name__ == "Diverged"  # logps.Diverged, which cannot be imported without torch
+    message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+    return "DIVERGED" if diverged else "FAILED", message, 1
+
+
+def _refuse_another_run(folder: Path, asked: dict[str, Any]) -> None:
+    """A folder is one run's: raises ConfigError if it was made for another config."""
+    path = folder / "asked.json"
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != asked:
+        raise ConfigError(f"{folder}: holds another run (see its asked.json); move it away, or give another out=")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process per run; a killed holder's lock is free at once."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        display.console.print(f"{folder} is being run by another process; waiting for it", highlight=False)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Within it SIGTERM raises Preempted, so that the record is written."""
+
+    def stop(*_: object) -> None:
+        raise Preempted
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _versions() -> dict[str, str | None]:
+    installed = {"factdpo": factdpo.__version__, "python": platform.python_version()}
+    for package in VERSIONED:
+        try:
+            installed[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            installed[package] = None
+    return installed
+
+
+def _hardware() -> dict[str, Any]:
+    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.platform()}

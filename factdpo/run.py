@@ -1,0 +1,207 @@
+"""One run, facts in, accuracies per split out: the stages in order, and nothing else."""
+
+import json
+import logging
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+from torch import nn
+
+from factdpo import cache, evaluate, graph, train
+from factdpo.baselines import baselines
+from factdpo.config import Boundary, Config, DataSource, DpoConfig, to_dict
+from factdpo.display import Bar
+from factdpo.evaluate import score
+from factdpo.facts import load_facts, sides
+from factdpo.model import Base, load_base, pick_device
+from factdpo.pairs import Pairs, show, tokenise
+from factdpo.reference import PairLogps, pair_logps, reference_logps
+from factdpo.splits import make_splits
+from factdpo.tracker import HISTORY, Row, Trackers, read_history
+
+log = logging.getLogger("factdpo")
+
+# Prompts continued by the base and the trained model, whichever facts are drawn.
+FIXED_PROMPTS = {
+    DataSource.harry_potter: ["Harry Potter is Ron Weasley's", "Lord Voldemort is Harry Potter's", "Severus Snape is"],
+    DataSource.pairs: [],
+}
+AS_TRAINED = "train_as_trained"  # the training pairs without the space, only with data.boundary=none
+ALARM = 0.2  # D6: reward accuracy above accuracy by more than this is said
+
+
+def run(cfg: Config, out: Path, tracker: Trackers) -> tuple[Row, list[Row], list[Row]]:
+    """Do one run and leave its artefacts in `out`; returns the scores, the rows per fact and the generations."""
+    started = time.monotonic()
+    cache_dir = Path(cfg.out) / "cache"
+    facts = load_facts(cfg.data)
+    splits = make_splits(facts, cfg.split)
+    base = load_base(cfg.model, pick_device(cfg.engine.device), cache_dir)
+    pairs = {name: tokenise(split, base.tokenizer, cfg.data) for name, split in splits.items()}
+    if cfg.data.boundary is Boundary.none:
+        pairs[AS_TRAINED] = tokenise(splits["train"], base.tokenizer, cfg.data, cfg.data.boundary)
+    log.info("%d facts: %s", len(facts), ", ".join(f"{name} {len(p)}" for name, p in pairs.items()))
+    training = AS_TRAINED if AS_TRAINED in pairs else "train"
+    log.info("first pair: %s", show(pairs[training], base.tokenizer))
+
+    refs = {name: reference_logps(base, p, cfg.eval.batch_size, cache_dir) for name, p in pairs.items()}
+    before = _describe(base.model, base, pairs, refs, cfg)
+    reference_seconds = time.monotonic() - started
+
+    trained = _fit(base, pairs, training, refs, cfg, cache_dir, tracker)
+    base = load_base(cfg.model, base.device, cache_dir)  # training changed the other one
+    model = train.load_trained(base, trained)
+    train.check_reloaded(model, trained, pairs[training], cfg.eval.batch_size)
+    scored = time.monotonic()
+    logps = {name: pair_logps(model, p, cfg.eval.batch_size) for name, p in pairs.items()}
+    after = _describe(model, base, pairs, logps, cfg)
+
+    scores: Row = {
+        "device": str(base.device),
+        "base": {name: score(p, refs[name]) for name, p in pairs.items()},
+        "trained": {name: score(p, logps[name], refs[name]) for name, p in pairs.items()},
+        "baselines": baselines(splits["train"], splits),
+        "across": {"base": before["across"], "trained": after["across"]},
+        "warnings": [],
+        "adjusted": base.adjusted,
+        "canaries": trained.facts["canaries"],
+        "training": {key: trained.facts[key] for key in ("steps", "trainable_parameters", "peak_gib")},
+        "timing": {
+            "reference_seconds": reference_seconds,
+            "train_seconds": trained.facts["train_seconds"],
+            "score_seconds": time.monotonic() - scored,
+        },
+    }
+    scores["warnings"] = _alarms(scores, training)
+    rows = [
+        row
+        for name, p in pairs.items()
+        for label, values in (("base", refs[name]), ("trained", logps[name]))
+        for row in evaluate.items(label, name, p, values, refs[name])
+    ]
+    generations = [
+        {"prompt": prompt, "split": split, "fact": fact, "base": said_before, "trained": said_after}
+        for (prompt, split, fact), said_before, said_after in zip(
+            _prompts(pairs, cfg), before["said"], after["said"], strict=True
+        )
+    ]
+    _write_artefacts(out, trained, rows, generations, sides(cfg.data))
+    scores["timing"]["total_seconds"] = time.monotonic() - started
+    return scores, rows, generations
+
+
+def planned_steps(pairs: int, cfg: DpoConfig) -> int:
+    """Optimizer steps of a run, as the Hugging Face Trainer counts them: a short last batch is a step."""
+    if cfg.max_steps is not None:
+        return cfg.max_steps
+    assert cfg.epochs is not None
+    per_epoch = math.ceil(math.ceil(pairs / cfg.batch_size) / cfg.gradient_accumulation_steps)
+    return math.ceil(cfg.epochs * per_epoch)
+
+
+def _fit(
+    base: Base,
+    pairs: dict[str, Pairs],
+    training: str,
+    refs: dict[str, PairLogps],
+    cfg: Config,
+    cache_dir: Path,
+    tracker: Trackers,
+) -> train.Trained:
+    """Train, or take what the same training left before; either way the tracker gets the whole history."""
+    curves = {name: p.take(cfg.eval.max_facts) for name, p in pairs.items()} if cfg.eval.every != "never" else {}
+
+    def curve_points(model: nn.Module) -> Row:
+        row: Row = {}
+        for name, p in curves.items():
+            values = score(p, pair_logps(model, p, cfg.eval.batch_size))
+            keys = ("accuracy", "balanced_accuracy", "margin_nats", "chosen_logp_nats", "rejected_logp_nats", "p_other")
+            row |= {f"eval/{name}/{key}": values[key] for key in keys}
+        return row
+
+    ids = {name: [p.prompt_ids, p.chosen_ids, p.rejected_ids] for name, p in (*curves.items(), ("", pairs[training]))}
+    asked = {
+        "model": base.identity,
+        "device": base.device.type,
+        "ids": ids,
+        **{key: to_dict(getattr(cfg, key)) for key in ("lora", "dpo", "engine")},
+        "eval": cfg.eval.every,
+        "log_every": cfg.track.log_every,
+        "versions": {stage: cache.STAGE_VERSIONS[stage] for stage in ("logps", "train")},
+    }
+    folder = cache_dir / "adapters" / cache.signature(asked)
+
+    def make(target: Path) -> None:
+        history: list[Row] = []
+        with Bar(planned_steps(len(pairs[training]), cfg.dpo), cfg.track.progress) as bar:
+
+            def record(row: Row) -> None:
+                tracker.log(row)
+                history.append(row)
+                bar(row)
+
+            train.fit(base, pairs[training], refs[training], cfg, target, record, curve_points)
+        lines = "".join(json.dumps(row) + "\n" for row in history)
+        (target / HISTORY).write_text(lines, encoding="utf-8")
+
+    if cache.fetch(folder, make):
+        log.info("training: found in %s", folder)
+        for row in read_history(folder / HISTORY):
+            tracker.log(row)
+    return train.Trained(folder, json.loads((folder / "fit.json").read_text(encoding="utf-8")))
+
+
+def _describe(
+    model: nn.Module, base: Base, pairs: dict[str, Pairs], logps: dict[str, PairLogps], cfg: Config
+) -> dict[str, Any]:
+    """What is measured across splits, and what the model says after each prompt."""
+    return {
+        "across": {
+            "symmetry_train": evaluate.symmetry(pairs, logps, "train"),
+            "symmetry_test": evaluate.symmetry(pairs, logps, "test"),
+            "retention_nats_per_token": evaluate.retention_nats_per_token(model, base.tokenizer),
+        },
+        "said": evaluate.continuations(
+            model, base.tokenizer, [prompt for prompt, _, _ in _prompts(pairs, cfg)], cfg.eval.max_new_tokens
+        ),
+    }
+
+
+def _prompts(pairs: dict[str, Pairs], cfg: Config) -> list[tuple[str, str, str | None]]:
+    """(prompt, split, true answer): the fixed ones, then eval.generations facts of each split."""
+    fixed = FIXED_PROMPTS[cfg.data.source] if cfg.data.path is None else []
+    return [(prompt, "fixed", None) for prompt in fixed] + [
+        (fact.prompt, name, fact.chosen)
+        for name, p in pairs.items()
+        if name != AS_TRAINED
+        for fact in p.facts[: cfg.eval.generations]
+    ]
+
+
+def _alarms(scores: Row, training: str) -> list[str]:
+    """D6: the training pairs moved the right way, and the model still does not rank the facts first."""
+    reward = scores["trained"][training]["reward_accuracy"]
+    accuracy = scores["trained"]["train"]["accuracy"]
+    if reward - accuracy <= ALARM:
+        return []
+    why = (
+        "the pairs were trained without the space that the evaluation reads (data.boundary=none)"
+        if training == AS_TRAINED
+        else "the facts moved up against the reference and not yet past the fictions"
+    )
+    return [f"reward accuracy on the training pairs is {reward:.2f}, accuracy on train only {accuracy:.2f}: {why}"]
+
+
+def _write_artefacts(
+    out: Path, trained: train.Trained, rows: list[Row], generations: list[Row], characters: dict[str, int] | None
+) -> None:
+    """The weights, one row per fact, the generations and the figures, into the run's folder."""
+    shutil.copytree(trained.weights, out / trained.weights.name, dirs_exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out / "items.parquet")
+    cache.write_atomic(out / "generations.json", json.dumps(generations, indent=1, ensure_ascii=False))
+    graph.write_graphs(rows, characters, out / "figures")
