@@ -55,7 +55,7 @@ def _run(cfg: DictConfig) -> None:
 
 
 def _eval() -> None:
-    arguments = dict((key, value) for key, _, value in (a.partition("=") for a in sys.argv[2:]))
+    arguments = {key: value for key, _, value in (a.partition("=") for a in sys.argv[2:])}
     if list(arguments) != ["run"] or not arguments["run"]:
         sys.exit(_say("eval: give one finished run's folder, as in: factdpo eval run=outputs/runs/<run>", USAGE))
     from factdpo import job
@@ -74,11 +74,11 @@ def _or_refuse(command: Callable[[], object], traceback_wanted: bool = False) ->
     try:
         command()
     except Exception as error:
-        run_failed = getattr(sys.modules.get("factdpo.job"), "RunFailed", ())
-        message, code = (str(error), error.exit_code) if isinstance(error, run_failed) else (_refusal(error), USAGE)
+        exit_code: int | None = getattr(error, "exit_code", None)  # of job.RunFailed, which is not imported yet
+        message = str(error) if exit_code else _refusal(error)
         if traceback_wanted or not message:
             raise
-        sys.exit(_say(message, code))
+        sys.exit(_say(message, exit_code or USAGE))
 
 
 def _refusal(error: Exception) -> str:

@@ -6,6 +6,7 @@ config into these plain dataclasses; after it, no OmegaConf object exists.
 
 import dataclasses
 import math
+import typing
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -154,9 +155,7 @@ class LoraConfig:
     rank: int = 32
     alpha: float = 64.0  # the adapter's product is scaled by alpha / rank (rslora: alpha / sqrt(rank))
     dropout: float = 0.0  # probability; really on in training when above 0
-    target_modules: list[str] = field(
-        default_factory=lambda: ["all-linear"]
-    )  # PEFT's names; all-linear leaves the head
+    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])  # PEFT's names; all-linear: not the head
     rslora: bool = False
     dora: bool = False
 
@@ -244,15 +243,17 @@ F_DIVERGENCE = {
 
 def validate(cfg: DictConfig | Config) -> Config:
     """Plain dataclasses of a config that can be run; raises ConfigError with every problem, by key."""
+    unknown: list[str] = []
     try:
         if isinstance(cfg, Config):  # from Python: the same type checks that Hydra's overrides get
-            cfg = OmegaConf.structured(cfg)
+            unknown = _unknown(cfg)
+            cfg = typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), dataclasses.asdict(cfg)))
         plain = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
     if not isinstance(plain, Config):
         raise ConfigError(f"config: not built on factdpo's schema (found {type(plain).__name__}); see conf/config.yaml")
-    problems = [*_unknown(plain), *_ranges(plain), *_combinations(plain), *_without_effect(plain)]
+    problems = [*unknown, *_unknown(plain), *_ranges(plain), *_combinations(plain), *_without_effect(plain)]
     if problems:
         raise ConfigError("\n".join(problems))
     return plain
