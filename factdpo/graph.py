@@ -18,7 +18,8 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 OTHER = "#999999"
 MODELS = ("base", "trained")
 MOST_NAMES = 120  # more cannot be read on one circle
-GAP_DEGREES = 22.0  # between two camps
+LONGEST_NAME = 32  # characters; longer ones are cut in the figures
+GAP_DEGREES = 26.0  # between two camps
 BEND = 0.28  # of an edge's middle towards the centre: 1 is a straight line
 
 
@@ -66,10 +67,10 @@ def write_graphs(items: list[Row], sides: dict[str, int] | None, folder: Path) -
     truth = _drawn(truth, layout)
     views = {split: {m: _drawn(models[m], layout) for m in MODELS if m in models} for split, models in views.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    written = [_write_png(folder / "truth.png", "the facts", {f"{len(truth)} facts, as they are": truth}, layout)]
+    written = [_write_png(folder / "truth.png", "What is true", {f"{len(truth)} facts": truth}, layout)]
     for split, models in views.items():
         panels = {_title(model, edges): edges for model, edges in models.items()}
-        written.append(_write_png(folder / f"graph_{split}.png", f"what the model believes: {split}", panels, layout))
+        written.append(_write_png(folder / f"graph_{split}.png", f"What the model believes: {split}", panels, layout))
     page = folder / "graph.html"
     page.write_text(_page(views, truth, layout), encoding="utf-8")
     return [*written, page]
@@ -99,7 +100,11 @@ def _drawn(edges: list[Edge], layout: Layout) -> list[Edge]:
 
 def _title(model: str, edges: list[Edge]) -> str:
     wrong = sum(not edge.right for edge in edges)
-    return f"{model}: {wrong} of {len(edges)} wrong"
+    return f"{model}: {wrong} of {len(edges)} wrong (accuracy {1 - wrong / len(edges):.2f})"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
 def _layout(truth: list[Edge], every: list[Edge], sides: dict[str, int]) -> Layout:
@@ -126,7 +131,7 @@ def _layout(truth: list[Edge], every: list[Edge], sides: dict[str, int]) -> Layo
     return Layout(angle, colour, note)
 
 
-def _curve(start: Point, end: Point, steps: int = 16) -> list[Point]:
+def _curve(start: Point, end: Point, steps: int = 14) -> list[Point]:
     """Points of a quadratic Bézier curve that bends towards the centre of the circle."""
     (x0, y0), (x2, y2) = start, end
     x1, y1 = BEND * (x0 + x2) / 2, BEND * (y0 + y2) / 2
@@ -138,10 +143,13 @@ def _curve(start: Point, end: Point, steps: int = 16) -> list[Point]:
 
 def _write_png(path: Path, title: str, panels: dict[str, list[Edge]], layout: Layout) -> Path:
     """One figure, its panels side by side."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # no pyplot: no global state, and Agg whatever the caller's backend
     from matplotlib.lines import Line2D
+    from PIL import Image
 
-    figure = Figure(figsize=(8.6 * len(panels), 9.2), dpi=110, facecolor="white")
+    figure = Figure(figsize=(8.6 * len(panels), 9.2), dpi=105, facecolor="white")
     for i, (heading, edges) in enumerate(panels.items()):
         axes = figure.add_axes((i / len(panels), 0.05, 1 / len(panels), 0.86))
         _draw(axes, edges, layout)
@@ -160,7 +168,10 @@ def _write_png(path: Path, title: str, panels: dict[str, list[Edge]], layout: La
     figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=12)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a name in a script that the font lacks: boxes
-        figure.savefig(path)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    picture.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path)  # a quarter of the bytes
     return path
 
 
@@ -170,12 +181,15 @@ def _draw(axes: Any, edges: Iterable[Edge], layout: Layout) -> None:
     edges = list(edges)
     for right in (True, False):
         some = [edge for edge in edges if edge.right is right]
+        few = min(
+            1.0, math.sqrt(60 / max(1, len(some)))
+        )  # many wrong ones are drawn thinner, else they hide each other
         axes.add_collection(
             LineCollection(
                 [_curve(layout.point(e.subject), layout.point(e.object)) for e in some],
                 colors=[layout.colour[e.belief] for e in some],
-                linewidths=0.7 if right else 1.4,
-                alpha=0.35 if right else 0.9,
+                linewidths=0.7 if right else 0.3 + 1.3 * few,
+                alpha=0.35 if right else 0.95,
                 linestyles="solid" if right else (0, (4, 2)),
             )
         )
@@ -185,11 +199,12 @@ def _draw(axes: Any, edges: Iterable[Edge], layout: Layout) -> None:
         left = x < 0
         axes.plot([x], [y], "o", ms=3.5, color="#444444")
         axes.text(
-            1.035 * x, 1.035 * y, name, fontsize=size, color="#111111", parse_math=False,
+            1.035 * x, 1.035 * y, _short(name), fontsize=size, color="#111111", parse_math=False,
             rotation=math.degrees(angle) + (180 if left else 0), rotation_mode="anchor",
             ha="right" if left else "left", va="center",
         )  # fmt: skip
-    axes.set(xlim=(-1.62, 1.62), ylim=(-1.62, 1.62), aspect="equal")
+    reach = 1.12 + 0.0022 * size * min(LONGEST_NAME, max(map(len, layout.angle)))
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     axes.axis("off")
 
 
@@ -209,7 +224,7 @@ def _page(views: dict[str, dict[str, list[Edge]]], truth: list[Edge], layout: La
         return [[index[e.subject], index[e.object], number[e.belief], int(e.right), text(e.hover)] for e in edges]
 
     data = {
-        "names": [text(name) for name in names],
+        "names": [text(_short(name)) for name in names],
         "angle": [round(layout.angle[name], 4) for name in names],
         "answers": [text(answer) for answer in answers],
         "colours": [layout.colour[answer] for answer in answers],

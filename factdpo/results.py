@@ -15,6 +15,8 @@ from factdpo.cache import file_sha256
 
 Result = dict[str, Any]
 
+AS_TRAINED = "train_as_trained"  # a split that only runs with data.boundary=none have
+
 # What stands in a result.json. `<split>` is train, train_reversed, test, test_reversed or train_as_trained; `<rest>` is
 # anything below. Log-probs are summed over an answer's tokens; means are over the facts of the split.
 _SCORES = {
@@ -31,7 +33,7 @@ _SCORES = {
     "greedy_accuracy": "share of facts whose true answer is what the model says, token by token, in [0, 1]",
 }
 _ACROSS = {
-    "symmetry_train": "share of training pairs ranked the same in both orders of names, in [0, 1]; null without reverses",
+    "symmetry_train": "share of training pairs ranked the same in both orders, in [0, 1]; null without reverses",
     "symmetry_test": "the same for the held-out pairs",
     "retention_nats_per_token": "mean -log p per token of a neutral text, nats; what it grew by was forgotten",
 }
@@ -51,10 +53,10 @@ KEYS: dict[str, str] = {
     "trained.<split>.wrong_to_right": "facts that the base got wrong and the trained model gets right",
     "trained.<split>.right_to_wrong": "facts that the base got right and the trained model gets wrong",
     "baselines.<split>.majority": "accuracy of always giving the commonest true answer of the training facts",
-    "baselines.<split>.first_name": "accuracy of a rule that looks at the prompt's first name alone; null without names",
+    "baselines.<split>.first_name": "accuracy of a rule that looks at the first name alone; null without names",
     "baselines.<split>.second_name": "accuracy of a rule that looks at the second name alone; null without names",
     "baselines.<split>.additive": "accuracy of one weight per first plus one per second name; null without names",
-    "baselines.<split>.implied": "accuracy of what the training facts imply by logic (2-colouring); null where nothing is",
+    "baselines.<split>.implied": "accuracy of what the training facts imply by logic (2-colouring); null without sides",
     **{f"across.base.{key}": f"before training: {text}" for key, text in _ACROSS.items()},
     **{f"across.trained.{key}": f"after training: {text}" for key, text in _ACROSS.items()},
     "warnings": "sentences on what is suspicious in the numbers",
@@ -136,9 +138,10 @@ def print_result(result: Result, folder: Path, console: Console) -> None:
         return
     line(f"{result['name']} ({result['id']})", "bold")
     console.print(_splits_table(result))
+    line()
     console.print(_more_table(result))
-    if "train_as_trained" in result["trained"]:
-        line("train_as_trained: the training pairs as they were trained, without the space (data.boundary=none)", "dim")
+    if AS_TRAINED in result["trained"]:
+        line("as trained: the facts of train as training saw them, without the space", "dim")
     for warning in result["warnings"]:
         console.print(Text(f"warning: {warning}", style="yellow"))
     line()
@@ -151,17 +154,12 @@ def print_result(result: Result, folder: Path, console: Console) -> None:
 
 
 def _splits_table(result: Result) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for heading in (
-        "split",
-        "n",
-        "base",
-        "accuracy\ntrained [95 %]",
-        "balanced\nbase -> trained",
-        "best\nbaseline",
-        "flips",
-    ):
-        table.add_column(heading, justify="left" if heading == "split" else "right", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    table.add_column("split", no_wrap=True)
+    for heading in ("n", "base", "accuracy\ntrained [95 %]", "balanced"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("best\nbaseline", "flips"):  # these two may take two lines where n is large or the screen narrow
+        table.add_column(heading, justify="right")
     for split, after in result["trained"].items():
         before, rules = result["base"][split], result["baselines"].get(split, {})
         best = best_baseline(rules)
@@ -169,12 +167,12 @@ def _splits_table(result: Result) -> Table:
         if best is not None and not after["accuracy_low"] <= best[1] <= after["accuracy_high"]:
             trained.stylize("green" if after["accuracy"] > best[1] else "red")
         table.add_row(
-            split,
+            "as trained" if split == AS_TRAINED else split,
             str(after["n"]),
             f"{before['accuracy']:.2f}",
             trained,
-            f"{before['balanced_accuracy']:.2f} -> {after['balanced_accuracy']:.2f}",
-            f"{best[0]} {best[1]:.2f}" if best else "-",
+            f"{before['balanced_accuracy']:.2f}->{after['balanced_accuracy']:.2f}",
+            f"{best[0].removesuffix('_name')} {best[1]:.2f}" if best else "-",
             f"+{after['wrong_to_right']} -{after['right_to_wrong']}",
         )
     return table
@@ -194,17 +192,15 @@ def _more_table(result: Result) -> Table:
         return "   ".join(f"{k} {b:.2f} -> {a:.2f}" for k, (b, a) in values.items() if b is not None and a is not None)
 
     seen = [split for split in ("train", "test") if split in trained]
-    implied = {
-        split: rules["implied"] for split, rules in result["baselines"].items() if rules.get("implied") is not None
-    }
+    implied = {split: result["baselines"].get(split, {}).get("implied") for split in seen}
     nats = [across[model]["retention_nats_per_token"] for model in ("base", "trained")]
     rows = {
         "says the fact": arrows({s: (base[s]["greedy_accuracy"], trained[s]["greedy_accuracy"]) for s in seen}),
         "both orders alike": arrows(
             {s: (across["base"][f"symmetry_{s}"], across["trained"][f"symmetry_{s}"]) for s in ("train", "test")}
         ),
-        "reward accuracy": "   ".join(f"{split} {trained[split]['reward_accuracy']:.2f}" for split in seen),
-        "implied by train": "   ".join(f"{split} {value:.2f}" for split, value in implied.items()),
+        "reward accuracy": "   ".join(f"{s} {trained[s]['reward_accuracy']:.2f}" for s in seen),
+        "implied by train": "   ".join(f"{s} {value:.2f}" for s, value in implied.items() if value is not None),
         "neutral text": f"{nats[0]:.2f} -> {nats[1]:.2f} nats per token",
     }
     table = Table.grid(padding=(0, 2, 0, 0))
