@@ -2,7 +2,6 @@
 
 import logging
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +24,6 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")
     logging.captureWarnings(True)
-    warnings.simplefilter("default")
 
 
 @contextmanager
@@ -35,13 +33,13 @@ def log_file(path: Path) -> Iterator[None]:
     to_file = logging.FileHandler(path, mode="w", encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     to_terminal = _Terminal()
-    root.addHandler(to_file)
+    others, root.handlers = root.handlers, [to_file]  # Hydra's own handler would print every library's warnings
     log.addHandler(to_terminal)
     log.setLevel(logging.INFO)
     try:
         yield
     finally:
-        root.removeHandler(to_file)
+        root.handlers = others
         log.removeHandler(to_terminal)
         to_file.close()
 
@@ -87,12 +85,9 @@ class Bar:
             numbers = f"loss {row['loss']:.3f}  reward accuracy {row['rewards/accuracies']:.2f}"
             self.progress.update(self.task, completed=row["step"], numbers=numbers)
             return
-        accuracies = [
-            f"{key.split('/')[1]} {value:.2f}" for key, value in row.items() if key.endswith("/accuracy")
-        ]
+        accuracies = [f"{key.split('/')[1]} {value:.2f}" for key, value in row.items() if key.endswith("/accuracy")]
         self.progress.console.print(
-            f"  step {row['step']:>{len(str(self.total))}} of {self.total}  accuracy: {'  '.join(accuracies)}",
-            highlight=False,
+            f"  {row['step']:>{len(str(self.total))}}/{self.total}  {'  '.join(accuracies)}", highlight=False
         )
 
 

@@ -91,7 +91,8 @@ def fit(
         trainer.train()
     model: Any = trainer.model
     trained = folder / ("adapter" if cfg.lora.method is Method.lora else "model")
-    model.save_pretrained(trained)
+    # PEFT would ask the hub whether the vocabulary was changed; no embedding is ever trained here.
+    model.save_pretrained(trained, **({"save_embedding_layers": False} if trained.name == "adapter" else {}))
     save_file(vars(pair_logps(model, pairs.take(PROBE_PAIRS), cfg.eval.batch_size)), folder / "probe.safetensors")
     facts = {
         "steps": trainer.state.global_step,
