@@ -66,7 +66,7 @@ def _eval() -> None:
 def _doctor() -> None:
     from factdpo import doctor
 
-    doctor.main()
+    doctor.main(conf_folder())
 
 
 def _or_refuse(command: Callable[[], object], traceback_wanted: bool = False) -> None:
