@@ -193,11 +193,11 @@ def _draw(axes: Any, edges: Iterable[Edge], layout: Layout) -> None:
                 linestyles="solid" if right else (0, (4, 2)),
             )
         )
+    axes.plot(*zip(*map(layout.point, layout.angle), strict=True), "o", ms=3.5, color="#444444")
     size = min(9.0, 600 / len(layout.angle))
     for name, angle in layout.angle.items():
         x, y = layout.point(name)
         left = x < 0
-        axes.plot([x], [y], "o", ms=3.5, color="#444444")
         axes.text(
             1.035 * x, 1.035 * y, _short(name), fontsize=size, color="#111111", parse_math=False,
             rotation=math.degrees(angle) + (180 if left else 0), rotation_mode="anchor",

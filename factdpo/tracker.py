@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from factdpo.config import Config, TrackConfig, TrackMode, to_dict
@@ -32,6 +32,7 @@ TABLE_ROWS = 10_000  # what W&B's tables show; items.parquet has every row
 SECRET_NAME = re.compile(r"key|token(?!s)|passw|secret|credential", re.IGNORECASE)  # max_new_tokens is no secret
 
 
+@runtime_checkable
 class Tracker(Protocol):
     def log(self, row: Row) -> None:
         """Write down one row of the history: flat, numbers under TRL's names, with `step`."""
@@ -117,7 +118,7 @@ _server_failed = False  # in this process: the next run of a sweep need not wait
 
 
 class WandbTracker:
-    """One W&B run per config, in the run's folder. Never raises: the first failure costs one warning, then it is off."""
+    """One W&B run per config, in the run's folder. Never raises: a failure costs one warning, then it is off."""
 
     def __init__(self, cfg: Config, run_id: str, name: str, folder: Path) -> None:
         self._adapter = cfg.track.log_adapter
@@ -225,7 +226,7 @@ def _start(cfg: Config, run_id: str, name: str, folder: Path, mode: str) -> Any:
             settings=settings,
         )
 
-    if mode == "offline" or _server_failed:
+    if mode == "offline":
         return start("offline")
     try:
         return start("online")
@@ -255,6 +256,8 @@ def wandb_mode(track: TrackConfig, env: Mapping[str, str] = os.environ) -> tuple
         source = _key_source(env)
         if source is None:
             return "offline", "no API key found" + (f" for {why}" if why else "")
+        if _server_failed:
+            return "offline", "the server did not take an earlier run"
         return "online", ", ".join(filter(None, [why, f"API key from {source}"]))
     return (mode if mode in private else "offline"), why
 
