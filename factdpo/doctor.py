@@ -1,4 +1,4 @@
-"""`factdpo doctor`: what this machine has, what it reaches, and which models can run on it. Never fails, never waits long."""
+"""`factdpo doctor`: what this machine has, what it reaches, which models can run on it. Never fails, answers soon."""
 
 import importlib.metadata
 import os
@@ -36,10 +36,9 @@ def main(conf: Path) -> None:
     _print(console, "Machine", machine)
     _print(console, "Caches", _caches())
     _print(console, "Network", _network(answers, hub, wandb))
-    models = Table(
-        "model", "memory", "can run here", title="Models (memory: an estimate for LoRA)", title_justify="left"
-    )
-    for row in _models(conf, free_gib, answers["hub"] == "reachable"):
+    models = Table("model", "memory", "can run here", title="Models; memory is an estimate, for LoRA in float32")
+    models.title_justify = "left"
+    for row in _models(conf, free_gib, answers["hub"] == "reachable" and not _offline()):
         models.add_row(*row)
     console.print(models)
 
@@ -115,13 +114,20 @@ def _hub_address() -> str:
     return ENDPOINT
 
 
+def _offline() -> str:
+    """The environment variable that keeps the hub's client off the network; empty when there is none."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return next((name for name in names if os.environ.get(name)), "") if HF_HUB_OFFLINE else ""
+
+
 def _wandb_address() -> str:
-    return os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    return tracker._setting("base_url", os.environ) or "https://api.forge.coreweave.com"  # wandb's own default
 
 
 def _network(answers: dict[str, str], hub: str, wandb: str) -> Iterable[tuple[str, str]]:
-    offline = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)]
-    switched = f"; but {' and '.join(offline)} is set, so it will not be asked" if offline else ""
+    switched = f"; but {_offline()} is set, so it will not be asked" if _offline() else ""
     yield f"hub ({hub})", answers["hub"] + switched
     yield f"W&B ({wandb})", answers["W&B"]
     mode, why = tracker.wandb_mode(TrackConfig())
@@ -155,7 +161,7 @@ def _reach(addresses: dict[str, str]) -> Callable[[], dict[str, str]]:
 
 
 def _models(conf: Path, free_gib: float, hub: bool) -> Iterable[tuple[str, str, str]]:
-    files = sorted((conf / "model").glob("*.yaml"), key=lambda path: (_parameters(_options(path)) or 0, path.name))
+    files = sorted((conf / "model").glob("*.yaml"), key=lambda path: (_parameters(_options(path)) or 10**15, path.name))
     for path in files:
         options = _options(path)
         parameters = _parameters(options)
@@ -180,9 +186,7 @@ def _verdict(options: dict[str, Any], need_gib: float, free_gib: float, hub: boo
         return fits
     if _is_cached(str(repo), str(options.get("revision") or "main")):
         return f"{fits}; weights are here"
-    return (
-        f"{fits}; weights would come from the hub" if hub else "no: weights are not here and the hub is not reachable"
-    )
+    return f"{fits}; weights will come from the hub" if hub else "no: not downloaded, and the hub is out of reach"
 
 
 def _options(path: Path) -> dict[str, Any]:
@@ -190,13 +194,14 @@ def _options(path: Path) -> dict[str, Any]:
 
 
 def _parameters(options: dict[str, Any]) -> int | None:
-    """Parameters of a model in conf/model; None where that is the user's choice. GPT-NeoX: in and out embeddings apart."""
+    """Parameters of a model in conf/model; None where that is the user's choice."""
     source = ModelSource[options.get("source", "nano")]
     if source is not ModelSource.pretrained:
         return {ModelSource.nano: 1_000_000, ModelSource.smollm2: 135_000_000}[source]
     if options.get("id") not in weights.PYTHIA_SHAPES:
         return None
     layers, width, _, vocabulary = weights.PYTHIA_SHAPES[options["id"]]
+    # GPT-NeoX, whose two embeddings are not tied.
     return 2 * vocabulary * width + layers * (12 * width**2 + 13 * width) + 2 * width
 
 
