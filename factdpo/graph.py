@@ -13,9 +13,9 @@ from typing import Any
 Row = dict[str, Any]
 Point = tuple[float, float]
 
-# Okabe-Ito: eight colours that colour-blind readers can tell apart (grey is left for the ninth answer and on).
+# Okabe and Ito's colours, which colour-blind readers can tell apart, less their yellow, which is lost on white.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-OTHER = "#999999"
+OTHER = "#999999"  # the eighth answer and on
 MODELS = ("base", "trained")
 MOST_NAMES = 120  # more cannot be read on one circle
 LONGEST_NAME = 32  # characters; longer ones are cut in the figures

@@ -86,7 +86,7 @@ def read_result(folder: Path) -> Stored:
     path = folder / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        state, files = result["state"], result.get("files", {})
+        state, files = result["state"], dict(result.get("files") or {})
     except FileNotFoundError:
         return Stored(None, f"{path}: not there")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
