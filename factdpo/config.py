@@ -112,28 +112,28 @@ class TrackMode(Enum):
 @dataclass
 class ModelConfig:
     name: str = "nano"  # label in folder names and tables
-    source: ModelSource = ModelSource.nano
+    source: ModelSource = ModelSource.nano  # where the weights come from
     id: str | None = None  # folder or hub id; only with source=pretrained
     revision: str | None = None  # hub branch, tag (Pythia: step0 ... step143000) or commit
     dtype: Dtype = Dtype.float32  # of the base weights; LoRA weights are always float32
-    attention: Attention = Attention.sdpa
+    attention: Attention = Attention.sdpa  # implementation, by the name that transformers gives it
     random_init: bool = False  # the shape without the weights, for benchmarks; untrained, so it knows nothing
 
 
 @dataclass
 class ColumnsConfig:
-    prompt: str = "prompt"
-    chosen: str = "chosen"
-    rejected: str = "rejected"
-    subject: str = "subject"  # this and the following are optional columns
-    object: str = "object"
-    relation: str = "relation"
-    reverse_prompt: str = "reverse_prompt"
+    prompt: str = "prompt"  # name of the column that holds it, as for all of these
+    chosen: str = "chosen"  # the true answer
+    rejected: str = "rejected"  # the false answer
+    subject: str = "subject"  # optional: the first name
+    object: str = "object"  # optional: the second name
+    relation: str = "relation"  # optional: how the two are related
+    reverse_prompt: str = "reverse_prompt"  # optional: the prompt with the names in the other order
 
 
 @dataclass
 class DataConfig:
-    source: DataSource = DataSource.harry_potter
+    source: DataSource = DataSource.harry_potter  # a table of characters, or a file of your own facts
     path: str | None = None  # pairs: CSV, JSONL or Parquet; harry_potter: a table name,side in place of ours
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     boundary: Boundary = Boundary.space  # between prompt and answer in training; `none` is the notebook's mistake
@@ -146,18 +146,18 @@ class SplitConfig:
     train: int = 300  # facts trained on
     test: int | None = None  # facts held out; null: all the rest
     orientation: Orientation = Orientation.random  # which name stands first in a training prompt
-    seed: int = II("seed")
+    seed: int = II("seed")  # of which facts are trained on, and of their orientation
 
 
 @dataclass
 class LoraConfig:
-    method: Method = Method.lora
-    rank: int = 32
+    method: Method = Method.lora  # full trains every weight
+    rank: int = 32  # K, the inner width of an adapter
     alpha: float = 64.0  # the adapter's product is scaled by alpha / rank (rslora: alpha / sqrt(rank))
     dropout: float = 0.0  # probability; really on in training when above 0
     target_modules: list[str] = field(default_factory=lambda: ["all-linear"])  # PEFT's names; all-linear: not the head
-    rslora: bool = False
-    dora: bool = False
+    rslora: bool = False  # rank-stabilised scaling
+    dora: bool = False  # direction and magnitude of the weights apart
 
 
 @dataclass
@@ -166,7 +166,7 @@ class DpoConfig:
     loss_weights: list[float] | None = None  # one per loss; null: 1 each
     beta: float = 0.2  # strength of the pull to the reference, 1 / nats
     label_smoothing: float = 0.0  # robust, exo_pair, aot, aot_unpaired: probability that a label is flipped
-    f_divergence: Divergence = Divergence.reverse_kl
+    f_divergence: Divergence = Divergence.reverse_kl  # from the reference
     f_alpha: float = 0.5  # only with f_divergence=alpha_divergence
     discopop_tau: float = 0.05  # only with loss=[discopop]
     ld_alpha: float | None = None  # LD-DPO: weight of the longer answer's tail, in [0, 1]
@@ -174,15 +174,15 @@ class DpoConfig:
     epochs: float | None = 8.0  # passes over the training pairs; null with max_steps
     max_steps: int | None = None  # optimizer steps, instead of epochs
     batch_size: int = 8  # pairs per forward and device
-    gradient_accumulation_steps: int = 1
-    learning_rate: float = 1e-3
-    lr_scheduler: Schedule = Schedule.linear
+    gradient_accumulation_steps: int = 1  # forwards per optimizer step
+    learning_rate: float = 1e-3  # AdamW, at its highest
+    lr_scheduler: Schedule = Schedule.linear  # how the rate falls after the warmup
     warmup_ratio: float = 0.0  # share of the steps
-    max_grad_norm: float = 1.0  # 0: no clipping
-    weight_decay: float = 0.0
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0  # L2 norm that gradients are clipped to; 0: no clipping
+    weight_decay: float = 0.0  # AdamW, per step and rate
+    adam_beta1: float = 0.9  # decay of the mean of the gradients, per step
+    adam_beta2: float = 0.999  # decay of the mean of their squares, per step
+    adam_epsilon: float = 1e-8  # added to the root of the squares
     bf16: bool = False  # autocast in training; model.dtype is the dtype of the weights
     gradient_checkpointing: bool = False  # memory for time; the numbers stay
     seed: int = II("seed")  # of the adapter's init, the data order and dropout
@@ -190,8 +190,8 @@ class DpoConfig:
 
 @dataclass
 class EngineConfig:
-    name: EngineName = EngineName.trl
-    device: Device = Device.auto
+    name: EngineName = EngineName.trl  # what trains
+    device: Device = Device.auto  # auto: cuda, else mps, else cpu
 
 
 @dataclass
@@ -200,18 +200,18 @@ class EvalConfig:
     max_facts: int = 100  # facts per split in these; the scores before and after training take every fact
     batch_size: int = 64  # pairs per forward
     generations: int = 5  # sampled facts continued by the base and the trained model, beside the fixed prompts
-    max_new_tokens: int = 12
+    max_new_tokens: int = 12  # tokens per continuation
 
 
 @dataclass
 class TrackConfig:
-    wandb: bool = True
-    mode: TrackMode = TrackMode.auto
-    project: str = "factdpo"
-    entity: str | None = None
-    group: str | None = None
-    job_type: str = "run"
-    tags: list[str] = field(default_factory=list)
+    wandb: bool = True  # Weights & Biases, beside the local record
+    mode: TrackMode = TrackMode.auto  # auto: online when an API key is configured, else offline
+    project: str = "factdpo"  # this and the following: W&B's words
+    entity: str | None = None  # team or user; null: the default of the API key
+    group: str | None = None  # runs that belong together
+    job_type: str = "run"  # what kind of run it is
+    tags: list[str] = field(default_factory=list)  # labels to find it by
     log_adapter: bool = False  # upload the adapter as an artifact
     log_every: int = 1  # optimizer steps per row of history.jsonl; a row is the mean over them
     progress: bool = True  # progress bars, when on a terminal
