@@ -20,6 +20,7 @@ from factdpo.config import Config, ConfigError, validate
 from hydra_plugins.factdpo_searchpath import conf_folder
 
 USAGE, INTERRUPTED = 2, 130  # exit codes
+TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as its user set it
 
 ConfigStore.instance().store(name="schema", node=Config)
 OmegaConf.register_new_resolver("factdpo_keys", explain.help_keys, replace=True)
@@ -35,9 +36,8 @@ def main() -> None:
 
 
 def _compose_and_run() -> None:
-    traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands us its errors instead of printing them itself
-    _or_refuse(_run, traceback_wanted)
+    _or_refuse(_run)
 
 
 @hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
@@ -69,14 +69,14 @@ def _doctor() -> None:
     doctor.main(conf_folder())
 
 
-def _or_refuse(command: Callable[[], object], traceback_wanted: bool = False) -> None:
+def _or_refuse(command: Callable[[], object]) -> None:
     """Runs the command; what its user can put right is said in one message, any other error is a bug: its traceback."""
     try:
         command()
     except Exception as error:
         exit_code: int | None = getattr(error, "exit_code", None)  # of job.RunFailed, which is not imported yet
         message = str(error) if exit_code else _refusal(error)
-        if traceback_wanted or not message:
+        if TRACEBACK_WANTED or not message:
             raise
         sys.exit(_say(message, exit_code or USAGE))
 
