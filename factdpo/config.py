@@ -252,7 +252,10 @@ def validate(cfg: DictConfig | Config) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
     if not isinstance(plain, Config):
-        raise ConfigError(f"config: not built on factdpo's schema (found {type(plain).__name__}); see conf/config.yaml")
+        raise ConfigError(
+            f"conf/config.yaml: not built on factdpo's schema (found {type(plain).__name__}); one in the current folder "
+            "replaces factdpo's own: begin its defaults list with `schema`, as ours does, or start from another folder"
+        )
     problems = [*unknown, *_unknown(plain), *_ranges(plain), *_combinations(plain), *_without_effect(plain)]
     if problems:
         raise ConfigError("\n".join(problems))
