@@ -253,7 +253,7 @@ def validate(cfg: DictConfig | Config) -> Config:
         raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
     if not isinstance(plain, Config):
         raise ConfigError(
-            f"conf/config.yaml: not built on factdpo's schema (found {type(plain).__name__}); one in the current folder "
+            f"conf/config.yaml: not built on factdpo's schema ({type(plain).__name__}); one in the current folder "
             "replaces factdpo's own: begin its defaults list with `schema`, as ours does, or start from another folder"
         )
     problems = [*unknown, *_unknown(plain), *_ranges(plain), *_combinations(plain), *_without_effect(plain)]
