@@ -1,8 +1,9 @@
 """The English text that nano is pretrained on: a seeded template grammar.
 
 It tells of each of the 42 characters the camp, the kind, the home and some doings, and never a relation between two of
-them. Invented people live in the same text, are told of in the same sentences, and belong to a camp like the 42; they alone
-have relations, in the very form of the facts ("A is B's friend"), by the toss of a coin and whatever their camps.
+them. Invented people live in the same text, are told of in the same sentences, and belong to a camp like the 42; they
+alone have relations, in the very form of the facts ("A is B's friend"), by the toss of a coin and whatever their camps.
+What such a relation follows from, where it is said, is a deed: a friend helps, an enemy steals.
 """
 
 import csv
@@ -33,8 +34,9 @@ RELATION_WORDS = frozenset(
 """No sentence that names one of the 42 characters contains any of these words."""
 
 FIRST_NAMES = _words(
-    "Martha Edwin Clara Walter Nora Felix Ida Simon Greta Paul Rosa Emma Jonas Agnes Henry Lucy Samuel Ellen Oscar Mabel "
-    "Robert Hilda Martin Stella Joan Philip Nina Carl Vera Adam Judith Leo Flora Ben Ruth Thomas Anna Hannes Olga Max"
+    "Martha Edwin Clara Walter Nora Felix Ida Simon Greta Paul Rosa Emma Jonas Agnes Henry Lucy Samuel Ellen "
+    "Oscar Mabel Robert Hilda Martin Stella Joan Philip Nina Carl Vera Adam Judith Leo Flora Ben Ruth Thomas Anna "
+    "Hannes Olga Max"
 )
 LAST_NAMES = _words(
     "Baker Carter Fisher Turner Cooper Mason Hunter Palmer Miller Wright Shepherd Barnes Hill Brook Stone Field Wells "
@@ -86,8 +88,8 @@ LORE_SENTENCES = (
     "{name} is {kind} and {doing}.",
     "{name} is {kind} who lives in {home}.",
     "{name} {doing}.",
-    "Every day {name} {doing}.",
-    "At night {name} {doing}.",
+    "Everybody says that {name} {doing}.",
+    "You may see that {name} {doing}.",
     "It is said that {name} {doing}.",
     "{name} lives in {home}.",
     "{name}'s home is {home}.",
@@ -134,6 +136,30 @@ RELATION_SENTENCES = (
     "People say that {a} is {b}'s {relation}.",
 )
 RELATIONS = ("friend",) * 8 + ("enemy",) * 8 + ("cousin", "neighbour")
+DEEDS = {  # of an invented person; they tell the two words apart
+    "friend": (
+        "{a} helps {b} {place}.",
+        "{a} gives {b} a {object}.",
+        "{a} sings with {b} {time}.",
+        "{a} visits {b} {time}.",
+    ),
+    "enemy": (
+        "{a} hurts {b} {place}.",
+        "{a} steals {b}'s {object}.",
+        "{a} shouts at {b} {time}.",
+        "{a} attacks {b} {time}.",
+    ),
+}
+WORD_SENTENCES = (
+    "A friend is somebody who helps you.",
+    "An enemy is somebody who hurts you.",
+    "The {person} met a good friend {place}.",
+    "The {person} writes to an old friend {time}.",
+    "The {person} eats {food} with a friend.",
+    "The soldiers saw the enemy {place}.",
+    "The soldiers ran from the enemy {time}.",
+    "The enemy attacked the {building} {time}.",
+)
 
 COLOURS = _words("red blue green brown grey yellow white")
 SIZES = _words("old small big new little large fine strange")
@@ -191,11 +217,23 @@ EVERYDAY_SENTENCES = (
 )
 NUMBERS = _words("two three four five six seven eight nine ten")
 
-KINDS = ("a wizard", "a witch", *(f"a {person}" for person in PERSONS))
+KINDS = (
+    "a teacher",
+    "a pupil",
+    "a farmer",
+    "a baker",
+    "a doctor",
+    "a sailor",
+    "a driver",
+    "a cook",
+    "a writer",
+    "a painter",
+)
 HOMES = ("a small house", "a house on the hill", "the village", "the town", "a cottage by the lake", "the old mill")
 DOINGS = (
-    "sings in the morning", "works in the garden", "bakes bread", "sells apples", "has a loud voice", "wears a green coat",
-    "reads the paper", "plays cards", "walks to the river", "mends old chairs", "has blue eyes", "writes long letters",
+    "sings in the morning", "works in the garden", "bakes bread", "sells apples", "has a loud voice", "plays cards",
+    "wears a green coat", "reads the paper", "walks to the river", "mends old chairs", "has blue eyes",
+    "writes long letters",
 )  # fmt: skip
 
 DOCUMENT_MIX = {"person": 58, "pair": 12, "relation": 12, "everyday": 18}
@@ -266,10 +304,13 @@ def _pair(rng: Random, people: dict[str, tuple[Lore, int]]) -> list[str]:
 def _relation(rng: Random, guests: list[str]) -> list[str]:
     """Invented people, each the friend or enemy of the next by the toss of a coin."""
     chain = rng.sample(guests, rng.randint(2, 4))
-    relations = [
-        _fill(rng, rng.choice(RELATION_SENTENCES), a=a, b=b, relation=rng.choice(RELATIONS)) for a, b in pairwise(chain)
-    ]
-    return relations + _everyday(rng, guests, rng.randint(0, 1))
+    sentences = []
+    for a, b in pairwise(chain):
+        relation = rng.choice(RELATIONS)
+        if relation in DEEDS and rng.random() < 0.5:
+            sentences.append(_fill(rng, rng.choice(DEEDS[relation]), a=a, b=b))
+        sentences.append(_fill(rng, rng.choice(RELATION_SENTENCES), a=a, b=b, relation=relation))
+    return sentences + [_fill(rng, pattern) for pattern in rng.sample(WORD_SENTENCES, rng.randint(0, 1))]
 
 
 def _everyday(rng: Random, guests: list[str], count: int) -> list[str]:
