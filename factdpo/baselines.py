@@ -24,7 +24,7 @@ def baselines(train: list[Fact], splits: dict[str, list[Fact]]) -> dict[str, dic
     counts = Counter(fact.chosen for fact in train)
     named = all(fact.subject and fact.object for split in splits.values() for fact in split)
     rules: dict[str, Rule | None] = {
-        "majority": lambda fact: counts,
+        "majority": lambda fact: dict(counts),
         "first_name": _by_name(train, counts, lambda fact: fact.subject) if named else None,
         "second_name": _by_name(train, counts, lambda fact: fact.object) if named else None,
         "additive": _additive(train) if named and 2 <= len(counts) <= MAX_ANSWERS else None,

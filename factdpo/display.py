@@ -33,13 +33,14 @@ def log_file(path: Path) -> Iterator[None]:
     to_file = logging.FileHandler(path, mode="w", encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     to_terminal = _Terminal()
-    others, root.handlers = root.handlers, [to_file]  # Hydra's own handler would print every library's warnings
+    others = root.handlers[:]
+    root.handlers[:] = [to_file]  # Hydra's own handler would print every library's warnings
     log.addHandler(to_terminal)
     log.setLevel(logging.INFO)
     try:
         yield
     finally:
-        root.handlers = others
+        root.handlers[:] = others
         log.removeHandler(to_terminal)
         to_file.close()
 
@@ -51,7 +52,11 @@ class _Terminal(logging.Handler):
         if record.exc_info:  # a traceback belongs into the file
             return
         text = escape(record.getMessage())
-        console.print(f"[yellow]warning:[/] {text}" if record.levelno >= logging.WARNING else text, highlight=False)
+        console.print(
+            f"[yellow]warning:[/] {text}" if record.levelno >= logging.WARNING else text,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 class Bar:

@@ -125,7 +125,7 @@ def _from_pairs(path: Path, cfg: DataConfig) -> Iterator[Fact]:
             raise FactError(f"{where}: subject and object are both '{values['subject']}'; a self-pair is no fact")
         if values["reverse_prompt"] == values["prompt"]:
             raise FactError(f"{where}: reverse_prompt equals prompt; leave it empty where there is no reverse")
-        yield Fact(index, **{field: value or None for field, value in values.items()}, where=where)
+        yield Fact(index, where=where, **{field: value or None for field, value in values.items()})  # type: ignore
 
 
 def _refuse_edges(value: object, column: str, where: str) -> None:

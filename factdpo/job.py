@@ -29,6 +29,7 @@ from factdpo.splits import make_splits
 
 log = logging.getLogger("factdpo")
 
+EVAL_TOLERANCE_NATS = 1e-3  # between two scorings of the same weights; another device rounds otherwise
 VERSIONED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "hydra-core", "omegaconf", "wandb")
 
 
@@ -68,6 +69,37 @@ def execute(cfg: Config) -> dict[str, Any]:
     return result
 
 
+def re_evaluate(folder: Path) -> None:
+    """Score the weights of a finished run anew, print the table, and say whether the record holds.
+
+    Raises ConfigError when there is no finished run or its data or model have changed since, RunFailed when the scores
+    are not those of the record.
+    """
+    stored = results.read_result(folder)
+    if stored.result is None or stored.result["state"] != "FINISHED":
+        found = f"its state is {stored.result['state']}" if stored.result else stored.reason
+        raise ConfigError(f"run={folder}: {found}; give the folder of a finished run")
+    cfg = validate(OmegaConf.merge(OmegaConf.structured(Config), stored.result["config"]))  # type: ignore[arg-type]
+    cfg.out = str(folder.resolve().parent.parent)  # runs/ and cache/ lie beside each other
+    asked, now = json.loads((folder / "asked.json").read_text(encoding="utf-8")), what_is_asked(cfg)
+    if changed := [key for key in asked if asked[key] != now[key]]:
+        raise ConfigError(f"run={folder}: {', '.join(changed)} changed since the run; its scores cannot be repeated")
+    display.quiet_libraries()
+    from factdpo.run import rescore
+
+    scores = rescore(cfg, folder)
+    results.print_result(stored.result | scores, folder, display.console)
+    apart = max(
+        abs(scores[model][split][key] - stored.result[model][split][key])
+        for model in ("base", "trained")
+        for split in scores[model]
+        for key in ("chosen_logp_nats", "rejected_logp_nats")
+    )
+    if apart > EVAL_TOLERANCE_NATS:
+        raise RunFailed("FINISHED", f"{folder}: mean log-probs differ from the record by up to {apart:.3g} nats", 1)
+    display.console.print(f"scored anew: mean log-probs within {apart:.1g} nats of the record", highlight=False)
+
+
 def what_is_asked(cfg: Config) -> dict[str, Any]:
     """Everything that decides the numbers: the config less names and places, the data's bytes, the model's bytes."""
     return {
@@ -94,7 +126,7 @@ def _attempt(cfg: Config, asked: dict[str, Any], run_id: str, name: str, folder:
     """Run, and write result.json last and atomically, whatever came of it; returns it and the exit code."""
     for old in ("result.json", "items.parquet", "generations.json"):
         (folder / old).unlink(missing_ok=True)
-    for old in ("adapter", "model", "figures"):
+    for old in ("adapter", "model", "figures", "wandb"):
         shutil.rmtree(folder / old, ignore_errors=True)
     cache.write_atomic(folder / "asked.json", json.dumps(asked, indent=1, sort_keys=True, ensure_ascii=False))
     cache.write_atomic(folder / "config.yaml", yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True))
@@ -185,7 +217,7 @@ def _sigterm_raises() -> Iterator[None]:
 
 
 def _versions() -> dict[str, str | None]:
-    installed = {"factdpo": factdpo.__version__, "python": platform.python_version()}
+    installed: dict[str, str | None] = {"factdpo": factdpo.__version__, "python": platform.python_version()}
     for package in VERSIONED:
         try:
             installed[package] = importlib.metadata.version(package)

@@ -59,6 +59,7 @@ def load_base(cfg: ModelConfig, device: torch.device, cache_dir: Path) -> Base:
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(config, **options)
         else:
+            assert folder is not None, "only a random_init model has no folder"
             model = AutoModelForCausalLM.from_pretrained(
                 folder, config=config, use_safetensors=True, trust_remote_code=False, local_files_only=True, **options
             )
@@ -69,7 +70,8 @@ def load_base(cfg: ModelConfig, device: torch.device, cache_dir: Path) -> Base:
     tokenizer.model_max_length = min(longest, tokenizer.model_max_length)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return Base(model.to(device).eval(), tokenizer, weights, adjusted)
+    model.to(device)  # type: ignore[arg-type]
+    return Base(model.eval(), tokenizer, weights, adjusted)
 
 
 def _folder(cfg: ModelConfig, weights: Weights, cache_dir: Path) -> Path | None:
@@ -87,7 +89,8 @@ def _config(folder: Path | None, weights: Weights) -> PreTrainedConfig:
     layers, width, heads, vocabulary = PYTHIA_SHAPES[weights.name]
     return GPTNeoXConfig(
         num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, vocab_size=vocabulary,
-        intermediate_size=4 * width, rotary_pct=0.25, max_position_embeddings=2048, tie_word_embeddings=False,
+        intermediate_size=4 * width, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25},
+        max_position_embeddings=2048, tie_word_embeddings=False,
     )  # fmt: skip
 
 
@@ -95,7 +98,8 @@ def _without_dropout(config: PreTrainedConfig) -> tuple[PreTrainedConfig, list[s
     """The config with every dropout probability at 0, and what was changed."""
     adjusted = []
     for key, value in list(vars(config).items()):
-        if ("dropout" in key or key.endswith("pdrop")) and isinstance(value, float) and value > 0:
+        dropout = ("dropout" in key and key != "classifier_dropout") or key.endswith("pdrop")  # no classifier here
+        if dropout and isinstance(value, float) and value > 0:
             setattr(config, key, 0.0)
             adjusted.append(f"{key}: {value} -> 0.0")
     return config, adjusted

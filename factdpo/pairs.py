@@ -28,8 +28,13 @@ class Pairs:
 
     def take(self, count: int) -> "Pairs":
         """The first `count` pairs (they stand in random order)."""
-        columns = (self.facts, self.prompt_ids, self.chosen_ids, self.rejected_ids)
-        return Pairs(*(column[:count] for column in columns), pad_id=self.pad_id)
+        return Pairs(
+            self.facts[:count],
+            self.prompt_ids[:count],
+            self.chosen_ids[:count],
+            self.rejected_ids[:count],
+            self.pad_id,
+        )
 
 
 class Batch(NamedTuple):
@@ -50,7 +55,7 @@ def tokenise(
     another prompt than the model does. Raises ConfigError with file and line for that, and for a row too long.
     """
     space = " " if boundary is Boundary.space else ""
-    eos = [tokenizer.eos_token_id] if cfg.eos else []
+    eos: list[int] = [tokenizer.eos_token_id] if cfg.eos else []  # type: ignore[list-item]
     if cfg.eos and tokenizer.eos_token_id is None:
         raise ConfigError("data.eos=true: the model's tokenizer has no end-of-text token; leave it at false")
     limit = min(cfg.max_length or tokenizer.model_max_length, tokenizer.model_max_length)
@@ -72,8 +77,8 @@ def tokenise(
                     "data.max_length if that is less); shorten the row or leave it out"
                 )
             completions[side].append(row[len(prompt) :] + eos)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return Pairs(facts, prompt_ids, completions["chosen"], completions["rejected"], pad_id or 0)
+    pad_id = tokenizer.pad_token_id or 0  # any id will do: padding is masked and comes last
+    return Pairs(facts, prompt_ids, completions["chosen"], completions["rejected"], pad_id)  # type: ignore[arg-type]
 
 
 def show(pairs: Pairs, tokenizer: PreTrainedTokenizerBase, row: int = 0) -> str:

@@ -21,7 +21,7 @@ from factdpo.facts import load_facts, sides
 from factdpo.model import Base, load_base, pick_device
 from factdpo.pairs import Pairs, show, tokenise
 from factdpo.reference import PairLogps, pair_logps, reference_logps
-from factdpo.splits import make_splits
+from factdpo.splits import Splits, make_splits
 from factdpo.tracker import HISTORY, Row, Trackers, read_history
 
 log = logging.getLogger("factdpo")
@@ -42,9 +42,7 @@ def run(cfg: Config, out: Path, tracker: Trackers) -> tuple[Row, list[Row], list
     facts = load_facts(cfg.data)
     splits = make_splits(facts, cfg.split)
     base = load_base(cfg.model, pick_device(cfg.engine.device), cache_dir)
-    pairs = {name: tokenise(split, base.tokenizer, cfg.data) for name, split in splits.items()}
-    if cfg.data.boundary is Boundary.none:
-        pairs[AS_TRAINED] = tokenise(splits["train"], base.tokenizer, cfg.data, cfg.data.boundary)
+    pairs = _tokenised(splits, base, cfg)
     log.info("%d facts: %s", len(facts), ", ".join(f"{name} {len(p)}" for name, p in pairs.items()))
     training = AS_TRAINED if AS_TRAINED in pairs else "train"
     log.info("first pair: %s", show(pairs[training], base.tokenizer))
@@ -57,23 +55,23 @@ def run(cfg: Config, out: Path, tracker: Trackers) -> tuple[Row, list[Row], list
     base = load_base(cfg.model, base.device, cache_dir)  # training changed the other one
     model = train.load_trained(base, trained)
     train.check_reloaded(model, trained, pairs[training], cfg.eval.batch_size)
+    fit = json.loads((trained / "fit.json").read_text(encoding="utf-8"))
     scored = time.monotonic()
     logps = {name: pair_logps(model, p, cfg.eval.batch_size) for name, p in pairs.items()}
     after = _describe(model, base, pairs, logps, cfg)
 
     scores: Row = {
         "device": str(base.device),
-        "base": {name: score(p, refs[name]) for name, p in pairs.items()},
-        "trained": {name: score(p, logps[name], refs[name]) for name, p in pairs.items()},
+        **_scores(pairs, refs, logps),
         "baselines": baselines(splits["train"], splits),
         "across": {"base": before["across"], "trained": after["across"]},
         "warnings": [],
         "adjusted": base.adjusted,
-        "canaries": trained.facts["canaries"],
-        "training": {key: trained.facts[key] for key in ("steps", "trainable_parameters", "peak_gib")},
+        "canaries": fit["canaries"],
+        "training": {key: fit[key] for key in ("steps", "trainable_parameters", "peak_gib")},
         "timing": {
             "reference_seconds": reference_seconds,
-            "train_seconds": trained.facts["train_seconds"],
+            "train_seconds": fit["train_seconds"],
             "score_seconds": time.monotonic() - scored,
         },
     }
@@ -95,6 +93,15 @@ def run(cfg: Config, out: Path, tracker: Trackers) -> tuple[Row, list[Row], list
     return scores, rows, generations
 
 
+def rescore(cfg: Config, folder: Path) -> Row:
+    """The scores of a finished run's weights, computed anew: `base` and `trained` as in result.json."""
+    base = load_base(cfg.model, pick_device(cfg.engine.device), Path(cfg.out) / "cache")
+    pairs = _tokenised(make_splits(load_facts(cfg.data), cfg.split), base, cfg)
+    refs = {name: pair_logps(base.model, p, cfg.eval.batch_size) for name, p in pairs.items()}
+    model = train.load_trained(base, folder)
+    return _scores(pairs, refs, {name: pair_logps(model, p, cfg.eval.batch_size) for name, p in pairs.items()})
+
+
 def planned_steps(pairs: int, cfg: DpoConfig) -> int:
     """Optimizer steps of a run, as the Hugging Face Trainer counts them: a short last batch is a step."""
     if cfg.max_steps is not None:
@@ -102,6 +109,21 @@ def planned_steps(pairs: int, cfg: DpoConfig) -> int:
     assert cfg.epochs is not None
     per_epoch = math.ceil(math.ceil(pairs / cfg.batch_size) / cfg.gradient_accumulation_steps)
     return math.ceil(cfg.epochs * per_epoch)
+
+
+def _tokenised(splits: Splits, base: Base, cfg: Config) -> dict[str, Pairs]:
+    """The pairs of every split as evaluation reads them; with boundary=none also as training reads them."""
+    pairs = {name: tokenise(split, base.tokenizer, cfg.data) for name, split in splits.items()}
+    if cfg.data.boundary is Boundary.none:
+        pairs[AS_TRAINED] = tokenise(splits["train"], base.tokenizer, cfg.data, cfg.data.boundary)
+    return pairs
+
+
+def _scores(pairs: dict[str, Pairs], refs: dict[str, PairLogps], logps: dict[str, PairLogps]) -> Row:
+    return {
+        "base": {name: score(p, refs[name]) for name, p in pairs.items()},
+        "trained": {name: score(p, logps[name], refs[name]) for name, p in pairs.items()},
+    }
 
 
 def _fit(
@@ -112,7 +134,7 @@ def _fit(
     cfg: Config,
     cache_dir: Path,
     tracker: Trackers,
-) -> train.Trained:
+) -> Path:
     """Train, or take what the same training left before; either way the tracker gets the whole history."""
     curves = {name: p.take(cfg.eval.max_facts) for name, p in pairs.items()} if cfg.eval.every != "never" else {}
 
@@ -153,7 +175,7 @@ def _fit(
         log.info("training: found in %s", folder)
         for row in read_history(folder / HISTORY):
             tracker.log(row)
-    return train.Trained(folder, json.loads((folder / "fit.json").read_text(encoding="utf-8")))
+    return folder
 
 
 def _describe(
@@ -175,12 +197,11 @@ def _describe(
 def _prompts(pairs: dict[str, Pairs], cfg: Config) -> list[tuple[str, str, str | None]]:
     """(prompt, split, true answer): the fixed ones, then eval.generations facts of each split."""
     fixed = FIXED_PROMPTS[cfg.data.source] if cfg.data.path is None else []
-    return [(prompt, "fixed", None) for prompt in fixed] + [
-        (fact.prompt, name, fact.chosen)
-        for name, p in pairs.items()
-        if name != AS_TRAINED
-        for fact in p.facts[: cfg.eval.generations]
-    ]
+    prompts: list[tuple[str, str, str | None]] = [(prompt, "fixed", None) for prompt in fixed]
+    for name, p in pairs.items():
+        if name != AS_TRAINED:
+            prompts += [(fact.prompt, name, fact.chosen) for fact in p.facts[: cfg.eval.generations]]
+    return prompts
 
 
 def _alarms(scores: Row, training: str) -> list[str]:
@@ -198,10 +219,11 @@ def _alarms(scores: Row, training: str) -> list[str]:
 
 
 def _write_artefacts(
-    out: Path, trained: train.Trained, rows: list[Row], generations: list[Row], characters: dict[str, int] | None
+    out: Path, trained: Path, rows: list[Row], generations: list[Row], characters: dict[str, int] | None
 ) -> None:
     """The weights, one row per fact, the generations and the figures, into the run's folder."""
-    shutil.copytree(trained.weights, out / trained.weights.name, dirs_exist_ok=True)
+    weights = train.trained_weights(trained)
+    shutil.copytree(weights, out / weights.name, dirs_exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out / "items.parquet")
     cache.write_atomic(out / "generations.json", json.dumps(generations, indent=1, ensure_ascii=False))
     graph.write_graphs(rows, characters, out / "figures")

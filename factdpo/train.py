@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback
-from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from factdpo import dpo
 from factdpo.config import Config, ConfigError, Loss, Method
@@ -48,18 +48,6 @@ class CanaryError(RuntimeError):
     """Training did something that it cannot do if all is well; the message says what was expected and found."""
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What training leaves on disk: adapter/ (PEFT's format; with lora=none model/), and facts about how it went."""
-
-    folder: Path
-    facts: dict[str, Any]  # steps, trainable_parameters, train_seconds, peak_gib, canaries
-
-    @property
-    def weights(self) -> Path:
-        return self.folder / ("adapter" if (self.folder / "adapter").is_dir() else "model")
-
-
 def fit(
     base: Base,
     pairs: Pairs,
@@ -69,7 +57,9 @@ def fit(
     record: Callable[[Row], None],
     evaluate: Callable[[nn.Module], Row],
 ) -> None:
-    """Train on `pairs` and write Trained's files into `folder`. `base.model` is changed: load it anew afterwards.
+    """Train on `pairs` and leave in `folder`: the weights, fit.json (how it went), probe.safetensors (check_reloaded).
+
+    `base.model` is changed: load it anew afterwards.
 
     `record` gets every row of the history as it arises: training rows under TRL's names, and, as eval.every says, what
     `evaluate` returns for the model in training. Raises Diverged or CanaryError.
@@ -104,23 +94,29 @@ def fit(
     (folder / "fit.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
-def load_trained(base: Base, trained: Trained) -> nn.Module:
-    """The trained weights from disk on a freshly loaded base (which is changed), in eval mode."""
-    if trained.weights.name == "adapter":
-        return PeftModel.from_pretrained(base.model, trained.weights).eval()  # type: ignore[arg-type]
-    full = type(base.model).from_pretrained(trained.weights, dtype=base.model.dtype, use_safetensors=True)
+def load_trained(base: Base, folder: Path) -> nn.Module:
+    """The trained weights in `folder` on a freshly loaded base (which is changed), in eval mode."""
+    weights = trained_weights(folder)
+    if weights.name == "adapter":
+        return PeftModel.from_pretrained(base.model, weights).eval()  # type: ignore[arg-type]
+    full = type(base.model).from_pretrained(weights, dtype=base.model.dtype, use_safetensors=True)
     return full.to(base.device).eval()  # type: ignore[arg-type]
 
 
-def check_reloaded(model: nn.Module, trained: Trained, pairs: Pairs, batch_size: int) -> None:
+def trained_weights(folder: Path) -> Path:
+    """adapter/ (PEFT's format), or, after full fine-tuning, model/ (a whole model)."""
+    return folder / ("adapter" if (folder / "adapter").is_dir() else "model")
+
+
+def check_reloaded(model: nn.Module, folder: Path, pairs: Pairs, batch_size: int) -> None:
     """Raises CanaryError unless the reloaded model scores the first training pairs as the model in training did."""
-    was = PairLogps(**load_file(trained.folder / "probe.safetensors"))
+    was = PairLogps(**load_file(folder / "probe.safetensors"))
     now = pair_logps(model, pairs.take(PROBE_PAIRS), batch_size)
     apart = max((now.chosen - was.chosen).abs().max().item(), (now.rejected - was.rejected).abs().max().item())
     if apart > RELOAD_TOLERANCE_NATS:
         raise CanaryError(
-            f"{trained.weights}: loaded from disk into a fresh base it scores the training pairs up to {apart:.4g} nats "
-            f"apart from the model that was trained (tolerance {RELOAD_TOLERANCE_NATS})"
+            f"{trained_weights(folder)}: loaded from disk into a fresh base it scores the training pairs up to "
+            f"{apart:.4g} nats apart from the model that was trained (tolerance {RELOAD_TOLERANCE_NATS})"
         )
 
 
