@@ -55,17 +55,17 @@ def execute(cfg: Config) -> dict[str, Any]:
     asked = what_is_asked(cfg)
     run_id, name = cache.signature(asked)[:12], run_name(cfg)
     folder = Path(cfg.out) / "runs" / f"{slug(cfg)}-{run_id}"
-    folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         _refuse_another_run(folder, asked)
         stored = results.read_result(folder)
         if stored.result is not None and stored.result["state"] == "FINISHED":
             results.print_result(stored.result, folder, display.console)
             return stored.result
+        weights.check_obtainable(weights.locate(cfg.model))
         result, exit_code = _attempt(cfg, asked, run_id, name, folder)
     results.print_result(result, folder, display.console)
     if exit_code:
-        raise RunFailed(result["state"], result["error"], exit_code)
+        raise RunFailed(result["state"], f"{result['state']}: {folder / 'run.log'}", exit_code)
     return result
 
 
@@ -124,6 +124,7 @@ def slug(cfg: Config) -> str:
 
 def _attempt(cfg: Config, asked: dict[str, Any], run_id: str, name: str, folder: Path) -> tuple[dict[str, Any], int]:
     """Run, and write result.json last and atomically, whatever came of it; returns it and the exit code."""
+    folder.mkdir(exist_ok=True)
     for old in ("result.json", "items.parquet", "generations.json"):
         (folder / old).unlink(missing_ok=True)
     for old in ("adapter", "model", "figures", "wandb"):
@@ -190,6 +191,7 @@ def _refuse_another_run(folder: Path, asked: dict[str, Any]) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One process per run; a killed holder's lock is free at once."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         lock.acquire(timeout=0)

@@ -22,6 +22,7 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback
+from transformers.pytorch_utils import Conv1D
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -156,7 +157,9 @@ def _lora(cfg: Config, base: Base) -> LoraConfig:
         names = {name for name, _ in base.model.named_modules()}
         unknown = [target for target in targets if not any(n == target or n.endswith(f".{target}") for n in names)]
         if unknown:
-            leaves = sorted({n.rsplit(".", 1)[-1] for n, m in base.model.named_modules() if isinstance(m, nn.Linear)})
+            head = base.model.get_output_embeddings()  # not adaptable: TRL reads its weight directly
+            linear = [n for n, m in base.model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+            leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
             raise ConfigError(
                 f"lora.target_modules={targets}: {base.weights.name} has no module {', '.join(unknown)}; "
                 f"its linear layers are {', '.join(leaves)}"

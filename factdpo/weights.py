@@ -61,27 +61,37 @@ def locate(cfg: ModelConfig) -> Weights:
     return Weights(cfg.id, _identity(cfg, {"hub": cfg.id, "commit": commit}), commit=commit)
 
 
+def check_obtainable(weights: Weights) -> None:
+    """Raises ConfigError, within 5 s, when a hub model is neither on this machine nor to be had from the hub."""
+    if weights.commit is not None and _downloaded(weights) is None:
+        _ask_hub(weights.name, weights.commit)
+
+
 def download(weights: Weights) -> Path:
     """The folder of a hub model: from the hub's cache on this machine, else fetched. safetensors only."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    assert weights.commit is not None
-    wanted = {"revision": weights.commit, "allow_patterns": HUB_FILES}
-    try:
-        folder = Path(snapshot_download(weights.name, local_files_only=True, **wanted))
-        if not missing_files(folder):
-            return folder
-    except LocalEntryNotFoundError:
-        pass
-    _ask_hub(weights.name, weights.commit)  # answers at once when the hub is out of reach, where a download hangs
-    folder = Path(snapshot_download(weights.name, **wanted))
+    if (folder := _downloaded(weights)) is not None:
+        return folder
+    folder = Path(snapshot_download(weights.name, revision=weights.commit, allow_patterns=HUB_FILES))
     if missing := missing_files(folder):
         raise ConfigError(
             f"model.id={weights.name}: {', '.join(missing)} is not in the repository at {weights.commit}; only "
             "safetensors are loaded (a pickle can run code): convert it, or choose another model.revision"
         )
     return folder
+
+
+def _downloaded(weights: Weights) -> Path | None:
+    """The folder in the hub's cache on this machine, if it is whole."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(weights.name, revision=weights.commit, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return None if missing_files(folder) else folder
 
 
 def missing_files(folder: Path) -> list[str]:
@@ -138,7 +148,7 @@ def _commit(repo: str, revision: str) -> str:
 def _ask_hub(repo: str, revision: str) -> str:
     """The commit of a revision, from the hub; raises ConfigError, which says what to do, when it does not answer."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         return str(HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT_SECONDS).sha)
@@ -148,7 +158,7 @@ def _ask_hub(repo: str, revision: str) -> str:
         raise ConfigError(f"model.revision={revision}: {repo} has no such branch, tag or commit") from None
     except RepositoryNotFoundError:
         raise ConfigError(f"model.id={repo}: no folder of that name here, and no such model on the hub") from None
-    except Exception as error:  # every library below the hub client has its own error for "no network"
+    except (HTTPError, OSError) as error:  # no network, no answer in time, offline mode, or the hub's own trouble
         raise ConfigError(
             f"model.id={repo}: the hub cannot be reached ({type(error).__name__}) and this model is not here. "
             f"With network once: `hf download {repo} --revision {revision}`; or model=custom model.id=<folder>; "
