@@ -271,6 +271,15 @@ def to_dict(cfg: Any) -> Any:
     return cfg.name if isinstance(cfg, Enum) else cfg
 
 
+def from_dict(values: dict[str, Any]) -> Config:
+    """The validated config of which `to_dict` made `values`."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), values)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
+    return validate(typing.cast(DictConfig, merged))
+
+
 def identity(cfg: Config) -> dict[str, Any]:
     """What of a config can change a number, as JSON's types."""
     asked = to_dict(cfg)

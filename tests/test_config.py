@@ -16,7 +16,18 @@ import yaml
 from omegaconf import OmegaConf
 
 from factdpo import explain
-from factdpo.config import NOT_IDENTITY, Config, ConfigError, Dtype, Loss, Orientation, identity, to_dict, validate
+from factdpo.config import (
+    NOT_IDENTITY,
+    Config,
+    ConfigError,
+    Dtype,
+    Loss,
+    Orientation,
+    from_dict,
+    identity,
+    to_dict,
+    validate,
+)
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -112,6 +123,8 @@ def test_from_python_the_same_is_refused():
     misspelt.lora.rnk = 3  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"lora\.rnk: no such key"):
         validate(misspelt)
+    with pytest.raises(ConfigError, match="rnk"):
+        from_dict({"lora": {"rnk": 3}})
     with pytest.raises(ConfigError, match="schema"):
         validate(OmegaConf.create({"model": {"name": "x"}}))
 
@@ -121,7 +134,7 @@ def test_after_validation_everything_is_plain(compose: Compose):
     assert type(cfg) is Config and type(cfg.dpo.loss) is list and cfg.dpo.loss == [Loss.sigmoid, Loss.sft]
     assert cfg.split.seed == cfg.dpo.seed == 3
     assert validate(cfg) == cfg
-    json.dumps(to_dict(cfg), allow_nan=False)
+    assert from_dict(json.loads(json.dumps(to_dict(cfg), allow_nan=False))) == cfg
 
 
 def test_the_default_run_is_the_schema(compose: Compose):
