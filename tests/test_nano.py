@@ -24,7 +24,7 @@ def sentences_of(text: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def corpus() -> list[list[str]]:
-    return list(islice(documents(1), 15_000))
+    return list(islice(documents(1), 6_000))
 
 
 @pytest.fixture(scope="module")

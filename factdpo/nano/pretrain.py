@@ -1,6 +1,6 @@
 """Make nano: `python -m factdpo.nano.pretrain` writes the corpus, trains the model on it, saves `weights/`.
 
-About five minutes on two cores; the same bytes each time on the same machine and versions.
+About three minutes on two free cores; the same bytes each time on the same machine and versions.
 """
 
 import hashlib
