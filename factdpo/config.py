@@ -373,6 +373,10 @@ def _combinations(cfg: Config) -> list[str]:
         found.append(f"dpo.f_divergence={dpo.f_divergence.name}: not defined for dpo.loss={wrong}; use reverse_kl")
     if dpo.wpo and losses & {Loss.aot, Loss.aot_unpaired}:
         found.append("dpo.wpo=true: aot sorts the pairs, which would misalign their weights; leave one of them out")
+    if dpo.ld_alpha is not None and lora.method is Method.full:
+        found.append(
+            f"dpo.ld_alpha={dpo.ld_alpha}: not with lora=none; LD-DPO's reference is the base under the adapter"
+        )
     if not lora.target_modules:
         found.append("lora.target_modules=[]: nothing would be trained; the default is [all-linear]")
     if "all-linear" in lora.target_modules and len(lora.target_modules) > 1:

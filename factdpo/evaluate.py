@@ -3,16 +3,18 @@
 import math
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from factdpo.facts import Fact
 from factdpo.logps import Diverged
 from factdpo.pairs import Pairs
 from factdpo.reference import PairLogps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 NEUTRAL = Path(__file__).parent / "data" / "neutral.txt"
 MOST_ANSWERS = 20  # answer_shares lists no more than this
@@ -57,7 +59,7 @@ def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     p, z2 = hits / n, z * z
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # p is in it, whatever float rounding does
 
 
 def balanced_accuracy(facts: list[Fact], right: list[bool]) -> float:
@@ -86,17 +88,21 @@ def symmetry(pairs: dict[str, Pairs], logps: dict[str, PairLogps], split: str) -
         return None
     there, back = (
         {
-            f.prompt: ok
+            (f.prompt, f.chosen, f.rejected): ok
             for f, ok in zip(pairs[name].facts, (logps[name].chosen > logps[name].rejected).tolist(), strict=True)
         }
         for name in (split, f"{split}_reversed")
     )
-    same = [there[f.prompt] == back[f.reverse_prompt] for f in pairs[split].facts if f.reverse_prompt is not None]
+    same = [
+        there[f.prompt, f.chosen, f.rejected] == back[f.reverse_prompt, f.chosen, f.rejected]
+        for f in pairs[split].facts
+        if f.reverse_prompt is not None
+    ]
     return sum(same) / len(same)
 
 
-@torch.inference_mode()
-def retention_nats_per_token(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> float:
+@torch.no_grad()
+def retention_nats_per_token(model: nn.Module, tokenizer: "PreTrainedTokenizerBase") -> float:
     """Mean negative log-likelihood per token of the neutral text in the package; rises when a model forgets English."""
     ids = tokenizer(NEUTRAL.read_text(encoding="utf-8"))["input_ids"]
     device = next(model.parameters()).device
@@ -111,8 +117,10 @@ def retention_nats_per_token(model: nn.Module, tokenizer: PreTrainedTokenizerBas
     return total / count
 
 
-@torch.inference_mode()
-def continuations(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], max_new_tokens: int) -> list[str]:
+@torch.no_grad()
+def continuations(
+    model: Any, tokenizer: "PreTrainedTokenizerBase", prompts: list[str], max_new_tokens: int
+) -> list[str]:
     """What the model says next by greedy decoding, without the prompt; one prompt at a time, so nothing is padded."""
     said = []
     for prompt in prompts:

@@ -19,11 +19,10 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
-from omegaconf import OmegaConf
 
 import factdpo
 from factdpo import cache, display, results, tracker, weights
-from factdpo.config import Config, ConfigError, identity, to_dict, validate
+from factdpo.config import Config, ConfigError, from_dict, identity, to_dict, validate
 from factdpo.facts import data_file, load_facts
 from factdpo.splits import make_splits
 
@@ -79,7 +78,7 @@ def re_evaluate(folder: Path) -> None:
     if stored.result is None or stored.result["state"] != "FINISHED":
         found = f"its state is {stored.result['state']}" if stored.result else stored.reason
         raise ConfigError(f"run={folder}: {found}; give the folder of a finished run")
-    cfg = validate(OmegaConf.merge(OmegaConf.structured(Config), stored.result["config"]))  # type: ignore[arg-type]
+    cfg = from_dict(stored.result["config"])
     cfg.out = str(folder.resolve().parent.parent)  # runs/ and cache/ lie beside each other
     asked, now = json.loads((folder / "asked.json").read_text(encoding="utf-8")), what_is_asked(cfg)
     if changed := [key for key in asked if asked[key] != now[key]]:

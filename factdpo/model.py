@@ -87,11 +87,15 @@ def _config(folder: Path | None, weights: Weights) -> PreTrainedConfig:
     if folder is not None:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     layers, width, heads, vocabulary = PYTHIA_SHAPES[weights.name]
-    return GPTNeoXConfig(
-        num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, vocab_size=vocabulary,
-        intermediate_size=4 * width, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25},
-        max_position_embeddings=2048, tie_word_embeddings=False,
-    )  # fmt: skip
+    return GPTNeoXConfig(  # the rest, a quarter of each head rotated included, is the class's default
+        num_hidden_layers=layers,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_attention_heads=heads,
+        vocab_size=vocabulary,
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+    )
 
 
 def _without_dropout(config: PreTrainedConfig) -> tuple[PreTrainedConfig, list[str]]:

@@ -26,7 +26,7 @@ class PairLogps:
         return PairLogps(self.chosen[:count], self.rejected[:count], self.greedy[:count])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def pair_logps(model: nn.Module, pairs: Pairs, batch_size: int) -> PairLogps:
     """Score every pair, on the model's device, results on the CPU. Raises Diverged if one is not finite."""
     device = next(model.parameters()).device

@@ -210,9 +210,9 @@ def _arguments(cfg: Config, base: Base, scratch: str) -> DPOConfig:
         seed=c.seed,
         # D4: TRL's default sets LoRA's dropout to 0 with the rest. The base's own is 0 already (model.load_base).
         disable_dropout=cfg.lora.dropout == 0,
-        # the data is ready: nothing is cut, the reference is there
+        # The data is ready: nothing is cut, the reference is there; but LD-DPO weighs the reference's tokens too.
         max_length=None,
-        precompute_ref_log_probs=True,
+        precompute_ref_log_probs=c.ld_alpha is None,
         # the machine
         use_cpu=base.device.type == "cpu",
         bf16=c.bf16,

@@ -121,7 +121,7 @@ def test_random_init_gives_the_same_weights_each_time(tmp_path: Path) -> None:
     first, second = (load_base(cfg, CPU, tmp_path) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
     assert set(PYTHIA_SHAPES) == {
-        f"EleutherAI/pythia-{s}" for s in "14m 31m 70m 160m 410m 1b 1.4b 2.8b 6.9b 12b".split()
+        f"EleutherAI/pythia-{s}" for s in ["14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b"]
     }
 
 
