@@ -285,7 +285,10 @@ def invent_people() -> dict[str, tuple[Lore, int]]:
 def _person(rng: Random, people: dict[str, tuple[Lore, int]]) -> list[str]:
     """One person: the camp in one to three sentences, the rest among them; the last sentence may use a pronoun."""
     name = rng.choice(list(people))
-    patterns = rng.sample(CAMP_SENTENCES, rng.randint(1, 3)) + rng.sample(LORE_SENTENCES, rng.randint(0, 2))
+    patterns: list[str] = [
+        *rng.sample(CAMP_SENTENCES, rng.randint(1, 3)),
+        *rng.sample(LORE_SENTENCES, rng.randint(0, 2)),
+    ]
     rng.shuffle(patterns)
     if rng.random() < 0.4:
         patterns.append(rng.choice(PRONOUN_SENTENCES))

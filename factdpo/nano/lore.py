@@ -9,8 +9,8 @@ class Lore(NamedTuple):
     pronoun: str
     kind: str
     home: str
-    things: tuple[str, str]
-    doings: tuple[str, str, str]
+    things: tuple[str, ...]
+    doings: tuple[str, ...]
 
 
 LORE = {

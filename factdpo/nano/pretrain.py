@@ -81,6 +81,7 @@ def pack(tokenizer: PreTrainedTokenizerFast, count: int) -> torch.Tensor:
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> GPTNeoXForCausalLM:
     """A randomly initialised Pythia in miniature."""
+    end = tokenizer.get_vocab()[END]
     return GPTNeoXForCausalLM(
         GPTNeoXConfig(
             vocab_size=len(tokenizer),
@@ -91,9 +92,9 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> GPTNeoXForCausalLM:
             max_position_embeddings=POSITIONS,
             hidden_dropout=0.0,
             attention_dropout=0.0,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=end,
+            eos_token_id=end,
+            pad_token_id=end,
         )
     )
 
