@@ -1,5 +1,6 @@
 """What a rule that understands nothing would score on each split, and what the training facts logically imply (D2)."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
@@ -47,7 +48,7 @@ def _accuracy(rule: Rule, facts: list[Fact]) -> float:
     points = 0.0
     for fact in facts:
         scores = rule(fact)
-        chosen, rejected = scores.get(fact.chosen, 0.0), scores.get(fact.rejected, 0.0)
+        chosen, rejected = scores.get(fact.chosen, -math.inf), scores.get(fact.rejected, -math.inf)
         points += 0.5 if chosen == rejected else float(chosen > rejected)
     return points / len(facts)
 
@@ -126,6 +127,8 @@ def _implied(train: list[Fact], counts: Counter[str]) -> Rule | None:
 
     def rule(fact: Fact) -> dict[str, float]:
         (a, parity_a), (b, parity_b) = root(str(fact.subject)), root(str(fact.object))
-        return {answers[parity_a == parity_b]: 1.0} if a == b else dict(counts)
+        if a != b:
+            return {answer: float(count) for answer, count in counts.items()}
+        return {answers[parity_a == parity_b]: 1.0}
 
     return rule

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import itertools
 import json
 from collections.abc import Iterator
@@ -164,21 +165,24 @@ def _rows(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
-    reader = csv.DictReader(_text(path).splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
     try:
         for row in reader:
             if None in row or None in row.values():
+                beyond = row.pop(None, [])
+                found = sum(value is not None for value in row.values()) + len(beyond)
                 raise FactError(
-                    f"{path}:{reader.line_num}: {len([v for v in row.values() if v is not None])} values for "
-                    f"{len(reader.fieldnames or [])} columns; quote a value that holds a comma"
+                    f"{path}:{reader.line_num}: {found} values for {len(reader.fieldnames or [])} columns; quote a "
+                    "value that holds a comma"
                 )
             yield reader.line_num, row
     except csv.Error as error:
-        raise FactError(f"{path}:{reader.line_num}: not CSV: {error}") from None
+        # line_num is still that of the row before: an open quote swallows the rest of the file
+        raise FactError(f"{path}:{reader.line_num + 1}: not CSV: {error}; is a quote left open?") from None
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
-    for line, text in enumerate(_text(path).splitlines(), start=1):
+    for line, text in enumerate(_text(path).split("\n"), start=1):
         if not text.strip():
             continue
         try:
@@ -196,8 +200,9 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict]]:
 
     try:
         table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
-        raise FactError(f"{path}: not a Parquet file: {error}") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise FactError(f"{path}: not a Parquet file, or a damaged one: {reason}") from None
     yield from enumerate(table.to_pylist(), start=1)
 
 
@@ -207,7 +212,6 @@ def _text(path: Path) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise FactError(
-            f"{path}:{line}: byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8 (iconv -t UTF-8)"
-        ) from None
+        line = error.object[: error.start].count(b"\n") + 1
+        byte = f"0x{error.object[error.start]:02x}"
+        raise FactError(f"{path}:{line}: byte {byte} is not UTF-8; save the file as UTF-8 (iconv -t UTF-8)") from None
