@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -24,3 +25,54 @@ def compose() -> Iterator[Callable[..., Config]]:
 
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
         yield lambda *overrides: validate(hydra.compose("config", overrides=list(overrides)))
+
+
+@pytest.fixture
+def make_tiny_model() -> Callable[[], Any]:
+    """make_tiny_model(): a random GPT-NeoX (width 32, 2 layers, 2048 tokens) in eval mode, the same each time."""
+    import torch
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    config = GPTNeoXConfig(
+        vocab_size=2048, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=256, initializer_range=0.3, bos_token_id=0, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+
+    def make() -> Any:
+        torch.manual_seed(0)
+        return GPTNeoXForCausalLM(config).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def nano_base(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The embedded model as a run loads it; shared by all tests, so none may train it."""
+    import torch
+
+    from factdpo.config import ModelConfig
+    from factdpo.model import load_base
+
+    return load_base(ModelConfig(), torch.device("cpu"), tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def trl_trainer(make_tiny_model: Callable[[], Any], nano_base: Any, tmp_path: Any) -> Callable[..., Any]:
+    """trl_trainer(pairs, refs): TRL's own DPOTrainer on the tiny model, given token ids and reference log-probs."""
+    from trl import DPOConfig
+
+    from factdpo import train
+
+    def make(pairs: Any, refs: Any) -> Any:
+        arguments = DPOConfig(
+            output_dir=str(tmp_path / "trl"), precompute_ref_log_probs=True, max_length=None, use_cpu=True, bf16=False,
+            gradient_checkpointing=False, per_device_train_batch_size=len(pairs), report_to=[], disable_tqdm=True,
+        )  # fmt: skip
+        return train._PairsTrainer(
+            model=make_tiny_model(),
+            args=arguments,
+            train_dataset=train._dataset(pairs, refs),
+            processing_class=nano_base.tokenizer,
+        )
+
+    return make
