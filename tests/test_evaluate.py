@@ -143,13 +143,13 @@ def both_orders(pairs: Pairs) -> dict[str, Pairs]:
 
 
 def test_symmetry_is_the_share_of_pairs_ranked_the_same_in_both_orders():
-    pairs = both_orders(pairs_of([FRIEND, ENEMY, FRIEND]))
+    pairs = both_orders(pairs_of([FRIEND, ENEMY, FRIEND, ENEMY]))
     right, wrong = -1.0, -3.0
     logps = {
-        "test": logps_of([right, wrong, right], [-2, -2, -2]),
-        "test_reversed": logps_of([wrong, wrong, right], [-2, -2, -2]),  # of pair 2, 1, 0
+        "test": logps_of([wrong, wrong, right, wrong], [-2] * 4),  # of pair 0, 1, 2, 3
+        "test_reversed": logps_of([right, right, wrong, wrong], [-2] * 4),  # of pair 3, 2, 1, 0
     }
-    assert symmetry(pairs, logps, "test") == pytest.approx(2 / 3)  # pairs 0 and 1 agree
+    assert symmetry(pairs, logps, "test") == 3 / 4  # pairs 0, 1 and 2 agree, right or wrong
 
 
 def test_symmetry_tells_facts_of_one_prompt_apart():

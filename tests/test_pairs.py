@@ -62,11 +62,18 @@ def test_every_fact_of_the_package_has_answers_of_one_token_with_a_space(tokeniz
     assert {tuple(tokens(tokenizer, list(ids))) for ids in answers} == {("Ġfriend",), ("Ġenemy",)}
 
 
-def test_without_the_space_other_tokens_are_trained_than_evaluation_reads(pythia: PreTrainedTokenizerBase):
+def test_without_the_space_other_tokens_are_trained_than_evaluation_reads(tokenizer: PreTrainedTokenizerBase):
+    trained = tokenise([FACT], tokenizer, DataConfig(), Boundary.none)
+    scored = tokenise([FACT], tokenizer, DataConfig())
+    assert trained.prompt_ids == scored.prompt_ids
+    assert not set(trained.chosen_ids[0]) & set(scored.chosen_ids[0])
+    assert tokenizer.decode(trained.prompt_ids[0] + trained.chosen_ids[0]) == f"{PROMPT}enemy"
+
+
+def test_without_the_space_pythia_has_answers_of_two_tokens_and_of_one(pythia: PreTrainedTokenizerBase):
     pairs = tokenise([FACT], pythia, DataConfig(), Boundary.none)
     assert tokens(pythia, pairs.chosen_ids[0]) == ["en", "emy"]
     assert tokens(pythia, pairs.rejected_ids[0]) == ["friend"]
-    assert pairs.prompt_ids[0] == tokenise([FACT], pythia, DataConfig()).prompt_ids[0]
 
 
 def test_the_boundary_is_only_dropped_where_the_caller_says_so(nano_base: Any):
