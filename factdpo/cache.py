@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,15 +39,15 @@ def folder_sha256(folder: Path) -> dict[str, str]:
 def write_atomic(path: Path, text: str) -> None:
     """Write a file so that a reader, even after a crash, sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     _fsync_folder(path.parent)
 
@@ -66,7 +65,9 @@ def fetch(folder: Path, make: Callable[[Path], None]) -> bool:
                 return True
             log.warning("%s is not whole (%s): it is made again", folder, damage)
             shutil.rmtree(folder)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        temporary = folder.with_name(f".{folder.name}.part")  # ours by the lock; a kill may have left one
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
         try:
             make(temporary)
             write_atomic(temporary / MANIFEST, json.dumps(folder_sha256(temporary), indent=1))
@@ -88,9 +89,9 @@ def damaged_files(folder: Path, expected: dict[str, str]) -> list[str]:
 def _damage(folder: Path) -> str | None:
     try:
         expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        wrong = damaged_files(folder, dict(expected))
+    except (OSError, ValueError, TypeError) as error:
         return f"manifest: {error}"
-    wrong = damaged_files(folder, expected)
     return f"missing or changed: {', '.join(wrong)}" if wrong else None
 
 

@@ -49,24 +49,28 @@ class Batch(NamedTuple):
 def tokenise(
     facts: list[Fact], tokenizer: PreTrainedTokenizerBase, cfg: DataConfig, boundary: Boundary = Boundary.space
 ) -> Pairs:
-    """The pairs of a split: prompt, one space, answer (boundary=none: no space), and EOS only if data.eos asks for it.
+    """The pairs of a split: prompt, one space, answer; and EOS only if data.eos asks for it.
 
     The tokens of the prompt must be a prefix of the tokens of prompt + answer, else training and evaluation would see
     another prompt than the model does. Raises ConfigError with file and line for that, and for a row too long.
+    boundary=none is the mistake on purpose, as TRL makes it with strings: no space, and where the prompt's last token
+    merges with an answer, the completion starts where their tokens part.
     """
-    space = " " if boundary is Boundary.space else ""
-    eos: list[int] = [tokenizer.eos_token_id] if cfg.eos else []  # type: ignore[list-item]
     if cfg.eos and tokenizer.eos_token_id is None:
         raise ConfigError("data.eos=true: the model's tokenizer has no end-of-text token; leave it at false")
+    eos: list[int] = [tokenizer.eos_token_id] if cfg.eos else []  # type: ignore[list-item]
+    space = " " if boundary is Boundary.space else ""
     limit = min(cfg.max_length or tokenizer.model_max_length, tokenizer.model_max_length)
-    prompt_ids = _encode(tokenizer, [fact.prompt for fact in facts])
-    completions: dict[str, list[list[int]]] = {}
-    for side in ("chosen", "rejected"):
-        completions[side] = []
-        rows = _encode(tokenizer, [f"{fact.prompt}{space}{getattr(fact, side)}" for fact in facts])
-        for fact, prompt, row in zip(facts, prompt_ids, rows, strict=True):
-            where = f"{fact.where}: '{fact.prompt}' + '{space}{getattr(fact, side)}'"
-            if row[: len(prompt)] != prompt or len(row) == len(prompt):
+    prompts = _encode(tokenizer, [fact.prompt for fact in facts])
+    chosen = _encode(tokenizer, [f"{fact.prompt}{space}{fact.chosen}" for fact in facts])
+    rejected = _encode(tokenizer, [f"{fact.prompt}{space}{fact.rejected}" for fact in facts])
+    # any padding id will do: padding is masked and comes last
+    pairs = Pairs(facts, [], [], [], pad_id=tokenizer.pad_token_id or 0)  # type: ignore[arg-type]
+    for fact, prompt, *rows in zip(facts, prompts, chosen, rejected, strict=True):
+        start = min(_common_prefix(prompt, row) for row in rows)
+        for row, answer in zip(rows, (fact.chosen, fact.rejected), strict=True):
+            where = f"{fact.where}: '{fact.prompt}' + '{space}{answer}'"
+            if (start < len(prompt) and boundary is Boundary.space) or start in (0, len(row)):
                 raise ConfigError(
                     f"{where}: the prompt's tokens {tokenizer.convert_ids_to_tokens(prompt)} are not a prefix of the "
                     f"whole's {tokenizer.convert_ids_to_tokens(row)}; end the prompt where a token ends"
@@ -76,9 +80,10 @@ def tokenise(
                     f"{where}: {len(row) + len(eos)} tokens, and the limit is {limit} (the model's own, or "
                     "data.max_length if that is less); shorten the row or leave it out"
                 )
-            completions[side].append(row[len(prompt) :] + eos)
-    pad_id = tokenizer.pad_token_id or 0  # any id will do: padding is masked and comes last
-    return Pairs(facts, prompt_ids, completions["chosen"], completions["rejected"], pad_id)  # type: ignore[arg-type]
+        pairs.prompt_ids.append(prompt[:start])
+        pairs.chosen_ids.append(rows[0][start:] + eos)
+        pairs.rejected_ids.append(rows[1][start:] + eos)
+    return pairs
 
 
 def show(pairs: Pairs, tokenizer: PreTrainedTokenizerBase, row: int = 0) -> str:
@@ -116,3 +121,7 @@ def batches(pairs: Pairs, size: int) -> Iterator[tuple[list[int], Batch]]:
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     return tokenizer(texts)["input_ids"]  # type: ignore[return-value]
+
+
+def _common_prefix(a: list[int], b: list[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

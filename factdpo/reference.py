@@ -28,7 +28,7 @@ class PairLogps:
 
 @torch.no_grad()
 def pair_logps(model: nn.Module, pairs: Pairs, batch_size: int) -> PairLogps:
-    """Score every pair, on the model's device, results on the CPU. Raises Diverged if one is not finite."""
+    """Score every pair in eval mode, on the model's device, results on the CPU. Raises Diverged if one is not finite."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -60,6 +60,7 @@ def reference_logps(base: Base, pairs: Pairs, batch_size: int, cache_dir: Path) 
     asked = {
         "model": base.identity,
         "device": base.device.type,
+        "batch_size": batch_size,  # decides the last bits
         "ids": [pairs.prompt_ids, pairs.chosen_ids, pairs.rejected_ids],
         "versions": {stage: cache.STAGE_VERSIONS[stage] for stage in ("logps",)},
     }

@@ -75,7 +75,7 @@ def run(cfg: Config, out: Path, tracker: Trackers) -> tuple[Row, list[Row], list
             "score_seconds": time.monotonic() - scored,
         },
     }
-    scores["warnings"] = _alarms(scores, training)
+    scores["warnings"] = _alarms(scores, pairs, training)
     rows = [
         row
         for name, p in pairs.items()
@@ -204,18 +204,23 @@ def _prompts(pairs: dict[str, Pairs], cfg: Config) -> list[tuple[str, str, str |
     return prompts
 
 
-def _alarms(scores: Row, training: str) -> list[str]:
-    """D6: the training pairs moved the right way, and the model still does not rank the facts first."""
+def _alarms(scores: Row, pairs: dict[str, Pairs], training: str) -> list[str]:
+    """What is suspicious in the numbers (D1, D6), each as a sentence."""
+    said = []
+    if training == AS_TRAINED:
+        merged = sum(a != b for a, b in zip(pairs[training].prompt_ids, pairs["train"].prompt_ids, strict=True))
+        said.append(
+            "data.boundary=none: the answers were trained without the space that the evaluation reads"
+            + (f"; in {merged} of {len(pairs[training])} pairs the prompt's last token merged with them" * (merged > 0))
+        )
     reward = scores["trained"][training]["reward_accuracy"]
     accuracy = scores["trained"]["train"]["accuracy"]
-    if reward - accuracy <= ALARM:
-        return []
-    why = (
-        "the pairs were trained without the space that the evaluation reads (data.boundary=none)"
-        if training == AS_TRAINED
-        else "the facts moved up against the reference and not yet past the fictions"
-    )
-    return [f"reward accuracy on the training pairs is {reward:.2f}, accuracy on train only {accuracy:.2f}: {why}"]
+    if reward - accuracy > ALARM:
+        said.append(
+            f"reward accuracy on the training pairs is {reward:.2f}, accuracy on train only {accuracy:.2f}: what was "
+            "trained moved the right way, and the model still does not rank the facts above the fictions"
+        )
+    return said
 
 
 def _write_artefacts(

@@ -101,12 +101,25 @@ def test_eos_is_refused_where_the_tokenizer_has_none():
 
 
 def test_a_prompt_whose_tokens_are_no_prefix_is_refused_with_file_and_line():
-    # "art" + "ist" is one word without the space, and this tokenizer has a token for it.
-    fact = Fact(0, "art", "ist", "work", where="own.csv:3")
+    # This tokenizer drops spaces, and has a token for "art" + "ist".
+    fact = Fact(0, "work art", "ist", "work", where="own.csv:3")
     with pytest.raises(ConfigError) as refusal:
-        tokenise([fact], word_pieces(), DataConfig(), Boundary.none)
-    for words in ("own.csv:3", "'art' + 'ist'", "['art']", "not a prefix", "['artist']"):
+        tokenise([fact], word_pieces(drop=" "), DataConfig())
+    for words in ("own.csv:3", "'work art' + ' ist'", "not a prefix", "[UNK]"):
         assert words in str(refusal.value)
+
+
+def test_without_the_space_a_merging_prompt_is_cut_where_the_tokens_part_as_trl_does():
+    facts = [Fact(0, "work art", "ist", "work", where="own.csv:3")]
+    pairs = tokenise(facts, word_pieces(), DataConfig(), Boundary.none)
+    # "work artist" and "work artwork" share "work" alone: the prompt's "art" is lost to the completions
+    assert (pairs.prompt_ids, pairs.chosen_ids, pairs.rejected_ids) == ([[3]], [[4]], [[5]])
+
+
+def test_a_prompt_that_merges_away_is_refused_even_without_the_space():
+    fact = Fact(0, "art", "ist", "work", where="own.csv:3")
+    with pytest.raises(ConfigError, match=r"own\.csv:3: 'art' \+ 'ist'.*not a prefix"):
+        tokenise([fact], word_pieces(), DataConfig(), Boundary.none)
 
 
 def test_an_answer_without_tokens_is_refused_with_file_and_line():
