@@ -231,8 +231,8 @@ class Config:
     out: str = "outputs"  # runs/ and cache/ are made in it
 
 
-# What cannot change a number: it is left out of a run's identity.
-NOT_IDENTITY = ("track", "out", "seed", "model.name")
+# What cannot change a number, or stands in a run's identity by its bytes instead of its place.
+NOT_IDENTITY = ("track", "out", "seed", "model.name", "model.id", "model.revision", "data.path")
 
 SMOOTHED = {Loss.robust, Loss.exo_pair, Loss.aot, Loss.aot_unpaired}
 # TRL: the partition function cancels in the reward difference only, so only these take another f-divergence.

@@ -152,7 +152,7 @@ def _fit(
         "device": base.device.type,
         "ids": ids,
         **{key: to_dict(getattr(cfg, key)) for key in ("lora", "dpo", "engine")},
-        "eval": cfg.eval.every,
+        "eval": [cfg.eval.every, cfg.eval.batch_size],
         "log_every": cfg.track.log_every,
         "versions": {stage: cache.STAGE_VERSIONS[stage] for stage in ("logps", "train")},
     }

@@ -63,15 +63,16 @@ def test_places_and_names_do_not_change_the_id_and_every_number_does(tmp_path: P
     assert base not in others
 
 
-def test_the_datas_bytes_are_part_of_the_id(tmp_path: Path) -> None:
-    table = tmp_path / "characters.csv"
+def test_the_datas_bytes_are_part_of_the_id_and_its_place_is_not(tmp_path: Path) -> None:
     ids = []
-    for text in ("name,side\nAnn,0\nBob,1\n", "name,side\nAnn,0\nBob,0\n"):
+    for name, text in [("a", "name,side\nAnn,0\nBob,1\n"), ("b", "name,side\nAnn,0\nBob,0\n")] * 2:
+        table = tmp_path / str(len(ids)) / f"{name}.csv"
+        table.parent.mkdir()
         table.write_text(text)
         cfg = Config()
         cfg.data.path = str(table)
         ids.append(run_id(cfg))
-    assert ids[0] != ids[1]
+    assert ids[0] == ids[2] != ids[1] == ids[3]
 
 
 def test_a_folders_name_never_leaves_its_place(tmp_path: Path) -> None:
