@@ -156,7 +156,15 @@ def test_training_without_the_space_raises_the_alarm(tmp_path: Path) -> None:
     trained = result["trained"]
     assert trained["train_as_trained"]["reward_accuracy"] >= 0.9
     assert trained["train_as_trained"]["reward_accuracy"] - trained["train"]["accuracy"] > 0.2
-    assert any("without the space" in sentence for sentence in result["warnings"])
+    boundary, alarm = result["warnings"]
+    assert "trained without the space that the evaluation reads" in boundary
+    assert alarm.startswith("reward accuracy on the training pairs is")
+
+
+def test_a_sound_run_raises_no_alarm(done: tuple[Path, dict[str, Any]]) -> None:
+    _, result = done
+    gap = result["trained"]["train"]["reward_accuracy"] - result["trained"]["train"]["accuracy"]
+    assert result["warnings"] == [] and gap <= 0.2
 
 
 def test_facts_without_a_reverse_have_no_reversed_splits_and_no_graph(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from torch import nn
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from factdpo import nano, train
@@ -115,12 +114,6 @@ def test_lora_dropout_is_really_on_when_asked_for(fit: Callable[..., Fit]) -> No
     for dropout in (0.0, 0.5):
         cfg = config()
         cfg.lora.dropout = dropout
-        seen: list[float] = []
-
-        def look(model: nn.Module, seen: list[float] = seen) -> dict[str, float]:
-            seen.extend(m.p for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0)
-            return {}
-
         _, histories[dropout] = fit(cfg)
     assert histories[0.0][0]["loss"] == pytest.approx(histories[0.5][0]["loss"], abs=1e-5), "B is 0: nothing to drop"
     assert histories[0.0][-1]["loss"] != histories[0.5][-1]["loss"]
