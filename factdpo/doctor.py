@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import factdpo
-from factdpo import tracker, weights
+from factdpo import wandb_env, weights
 from factdpo.config import ConfigError, ModelConfig, ModelSource, TrackConfig
 
 TIMEOUT_SECONDS = 3.0
@@ -123,14 +123,14 @@ def _offline() -> str:
 
 
 def _wandb_address() -> str:
-    return tracker._setting("base_url", os.environ) or "https://api.forge.coreweave.com"  # wandb's own default
+    return wandb_env.setting("base_url", os.environ) or wandb_env.DEFAULT_BASE_URL
 
 
 def _network(answers: dict[str, str], hub: str, wandb: str) -> Iterable[tuple[str, str]]:
     switched = f"; but {_offline()} is set, so it will not be asked" if _offline() else ""
     yield f"hub ({hub})", answers["hub"] + switched
     yield f"W&B ({wandb})", answers["W&B"]
-    mode, why = tracker.wandb_mode(TrackConfig())
+    mode, why = wandb_env.wandb_mode(TrackConfig())
     yield "W&B would be", f"{mode} ({why})" if why else mode
 
 

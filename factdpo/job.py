@@ -21,7 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 import factdpo
-from factdpo import cache, display, results, tracker, weights
+from factdpo import cache, display, results, tracker, wandb_env, weights
 from factdpo.config import Config, ConfigError, from_dict, identity, to_dict, validate
 from factdpo.facts import data_file, load_facts
 from factdpo.splits import make_splits
@@ -145,7 +145,7 @@ def _attempt(cfg: Config, asked: dict[str, Any], run_id: str, name: str, folder:
     with display.log_file(folder / "run.log"), _sigterm_raises():
         log.info("%s  %s", name, folder)
         if cfg.track.wandb:
-            log.info(tracker.wandb_sentence(cfg.track, folder))
+            log.info(wandb_env.wandb_sentence(cfg.track, folder))
         trackers = tracker.open_trackers(cfg, run_id, name, folder)
         rows: list[dict[str, Any]] = []
         generations: list[dict[str, Any]] = []

@@ -28,7 +28,7 @@ class PairLogps:
 
 @torch.no_grad()
 def pair_logps(model: nn.Module, pairs: Pairs, batch_size: int) -> PairLogps:
-    """Score every pair in eval mode, on the model's device, results on the CPU. Raises Diverged if one is not finite."""
+    """Score every pair in eval mode, on the model's device; results on the CPU. Raises Diverged for NaN or Inf."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()

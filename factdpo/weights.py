@@ -148,7 +148,12 @@ def _commit(repo: str, revision: str) -> str:
 def _ask_hub(repo: str, revision: str) -> str:
     """The commit of a revision, from the hub; raises ConfigError, which says what to do, when it does not answer."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HTTPError,  # type: ignore  # of whichever httpx the client was built on
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         return str(HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT_SECONDS).sha)

@@ -12,8 +12,8 @@ PLUGINS = PACKAGE.parent / "hydra_plugins"
 # From the bottom up; a module imports from lower rows only, so siblings never import each other.
 LAYERS = [
     {"config"},
-    {"cache", "facts", "tracker", "display", "nano"},
-    {"splits", "baselines", "weights", "results"},  # results reads files, and never the training side
+    {"cache", "facts", "wandb_env", "display", "nano"},
+    {"splits", "baselines", "tracker", "weights", "results"},  # results reads files, and never the training side
     {"logps", "dpo"},
     {"pairs", "model"},
     {"reference"},

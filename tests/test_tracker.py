@@ -17,10 +17,8 @@ from factdpo.tracker import (
     open_trackers,
     read_history,
     summary,
-    wandb_mode,
-    wandb_sentence,
-    without_secrets,
 )
+from factdpo.wandb_env import wandb_mode, wandb_sentence, without_secrets
 
 ITEMS = [
     {
