@@ -10,12 +10,11 @@ from factdpo.facts import Fact
 
 Rule = Callable[[Fact], dict[str, float]]  # answer -> score; the higher-scored of chosen and rejected is the prediction
 
-RULES = ("majority", "first_name", "second_name", "additive")
 MAX_ANSWERS = 20  # with more different answers than this, no additive rule is fitted
 
 
 def baselines(train: list[Fact], splits: dict[str, list[Fact]]) -> dict[str, dict[str, float | None]]:
-    """Per split the accuracy of each rule of RULES and of `implied`, learned from the training facts.
+    """Per split the accuracy of each rule, `implied` included, learned from the training facts.
 
     majority: the commonest answer; first_name, second_name: the commonest answer beside that name; additive: one weight
     per first name plus one per second name (logistic regression), so no interaction of the two; implied: what
@@ -35,13 +34,6 @@ def baselines(train: list[Fact], splits: dict[str, list[Fact]]) -> dict[str, dic
         name: {rule_name: _accuracy(rule, facts) if rule else None for rule_name, rule in rules.items()}
         for name, facts in splits.items()
     }
-
-
-def best_rule(of_split: dict[str, float | None]) -> tuple[str, float]:
-    """Name and accuracy of the best rule that understands nothing (`implied` is logic, not one of them)."""
-    known = {name: value for name in RULES if (value := of_split[name]) is not None}
-    name = max(known, key=lambda rule: known[rule])
-    return name, known[name]
 
 
 def _accuracy(rule: Rule, facts: list[Fact]) -> float:

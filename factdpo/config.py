@@ -377,6 +377,14 @@ def _combinations(cfg: Config) -> list[str]:
         found.append(
             f"dpo.ld_alpha={dpo.ld_alpha}: not with lora=none; LD-DPO's reference is the base under the adapter"
         )
+    if dpo.wpo and Loss.sft in losses:
+        found.append("dpo.wpo=true: weighs pairs, and sft has one loss for the whole batch; leave one of them out")
+    if dpo.bf16 and cfg.model.dtype is Dtype.float16:
+        found.append("dpo.bf16=true: not on float16 weights; use model.dtype=float32 or bfloat16")
+    if dpo.loss_weights is not None and not (all(map(math.isfinite, dpo.loss_weights)) and any(dpo.loss_weights)):
+        found.append(f"dpo.loss_weights={dpo.loss_weights}: must be finite, and not all 0")
+    if not math.isfinite(dpo.f_alpha):
+        found.append(f"dpo.f_alpha={dpo.f_alpha}: must be finite")
     if not lora.target_modules:
         found.append("lora.target_modules=[]: nothing would be trained; the default is [all-linear]")
     if "all-linear" in lora.target_modules and len(lora.target_modules) > 1:
@@ -416,6 +424,8 @@ def _without_effect(cfg: Config) -> list[str]:
             refuse(f"dpo.{key}", getattr(dpo, key), getattr(default.dpo, key), "with dpo.loss=[sft]")
     if dpo.lr_scheduler is Schedule.constant:
         refuse("dpo.warmup_ratio", dpo.warmup_ratio, 0.0, "with dpo.lr_scheduler=constant (use constant_with_warmup)")
+    if cfg.eval.every == "never":
+        refuse("eval.max_facts", cfg.eval.max_facts, default.eval.max_facts, "with eval.every=never")
     if cfg.model.source is not ModelSource.pretrained:
         for key in ("id", "revision"):
             refuse(f"model.{key}", getattr(cfg.model, key), None, f"with model.source={cfg.model.source.name}")

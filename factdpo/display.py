@@ -24,6 +24,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")
     logging.captureWarnings(True)
+    for name in ("httpx", "httpx2"):  # the hub client's, which tell every request
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @contextmanager

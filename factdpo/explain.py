@@ -32,7 +32,7 @@ def help_keys() -> str:
     lines = []
     for name, key in schema_keys().items():
         what = "; ".join(part for part in (key.comment, " | ".join(key.options)) if part)
-        start = f"  {name:<34}{key.default:<14}"
+        start = f"  {name:<34}{key.default:<12}  "
         lines += textwrap.wrap(what, 120, initial_indent=start, subsequent_indent=" " * 50) or [start.rstrip()]
     return "\n".join(lines)
 

@@ -167,6 +167,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict]]:
 def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
     try:
+        columns = list(reader.fieldnames or [])
+        if doubles := sorted({name for name in columns if columns.count(name) > 1}):
+            raise FactError(f"{path}:1: two columns are called '{doubles[0]}'; rename or remove one")
         for row in reader:
             if None in row or None in row.values():
                 beyond = row.pop(None, [])

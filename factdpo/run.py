@@ -14,24 +14,21 @@ from torch import nn
 
 from factdpo import cache, evaluate, graph, train
 from factdpo.baselines import baselines
-from factdpo.config import Boundary, Config, DataSource, DpoConfig, to_dict
+from factdpo.config import Boundary, Config, DpoConfig, to_dict
 from factdpo.display import Bar
 from factdpo.evaluate import score
-from factdpo.facts import load_facts, sides
+from factdpo.facts import CHARACTERS, data_file, load_facts, sides
 from factdpo.model import Base, load_base, pick_device
 from factdpo.pairs import Pairs, show, tokenise
 from factdpo.reference import PairLogps, pair_logps, reference_logps
+from factdpo.results import AS_TRAINED
 from factdpo.splits import Splits, make_splits
 from factdpo.tracker import HISTORY, Row, Trackers, read_history
 
 log = logging.getLogger("factdpo")
 
-# Prompts continued by the base and the trained model, whichever facts are drawn.
-FIXED_PROMPTS = {
-    DataSource.harry_potter: ["Harry Potter is Ron Weasley's", "Lord Voldemort is Harry Potter's", "Severus Snape is"],
-    DataSource.pairs: [],
-}
-AS_TRAINED = "train_as_trained"  # the training pairs without the space, only with data.boundary=none
+# Continued by the base and the trained model, whichever of our facts are drawn.
+FIXED_PROMPTS = ("Harry Potter is Ron Weasley's", "Lord Voldemort is Harry Potter's", "Severus Snape is")
 ALARM = 0.2  # D6: reward accuracy above accuracy by more than this is said
 
 
@@ -42,6 +39,7 @@ def run(cfg: Config, out: Path, tracker: Trackers) -> tuple[Row, list[Row], list
     facts = load_facts(cfg.data)
     splits = make_splits(facts, cfg.split)
     base = load_base(cfg.model, pick_device(cfg.engine.device), cache_dir)
+    train.check_targets(cfg, base)
     pairs = _tokenised(splits, base, cfg)
     log.info("%d facts: %s", len(facts), ", ".join(f"{name} {len(p)}" for name, p in pairs.items()))
     training = AS_TRAINED if AS_TRAINED in pairs else "train"
@@ -51,10 +49,16 @@ def run(cfg: Config, out: Path, tracker: Trackers) -> tuple[Row, list[Row], list
     before = _describe(base.model, base, pairs, refs, cfg)
     reference_seconds = time.monotonic() - started
 
-    trained = _fit(base, pairs, training, refs, cfg, cache_dir, tracker)
-    base = load_base(cfg.model, base.device, cache_dir)  # training changed the other one
+    trained = _fit(base, pairs, training, refs, cfg, cache_dir, tracker, out)
+    device = base.device
+    del base  # training changed it
+    base = load_base(cfg.model, device, cache_dir)
     model = train.load_trained(base, trained)
-    train.check_reloaded(model, trained, pairs[training], cfg.eval.batch_size)
+    try:
+        train.check_reloaded(model, trained, pairs[training], cfg.eval.batch_size)
+    except train.CanaryError:
+        shutil.rmtree(trained)  # so that the next call trains again
+        raise
     fit = json.loads((trained / "fit.json").read_text(encoding="utf-8"))
     scored = time.monotonic()
     logps = {name: pair_logps(model, p, cfg.eval.batch_size) for name, p in pairs.items()}
@@ -134,6 +138,7 @@ def _fit(
     cfg: Config,
     cache_dir: Path,
     tracker: Trackers,
+    out: Path,
 ) -> Path:
     """Train, or take what the same training left before; either way the tracker gets the whole history."""
     curves = {name: p.take(cfg.eval.max_facts) for name, p in pairs.items()} if cfg.eval.every != "never" else {}
@@ -154,22 +159,19 @@ def _fit(
         **{key: to_dict(getattr(cfg, key)) for key in ("lora", "dpo", "engine")},
         "eval": [cfg.eval.every, cfg.eval.batch_size],
         "log_every": cfg.track.log_every,
-        "versions": {stage: cache.STAGE_VERSIONS[stage] for stage in ("logps", "train")},
+        "versions": {stage: cache.STAGE_VERSIONS[stage] for stage in ("logps", "train", "evaluate")},
     }
     folder = cache_dir / "adapters" / cache.signature(asked)
 
     def make(target: Path) -> None:
-        history: list[Row] = []
         with Bar(planned_steps(len(pairs[training]), cfg.dpo), cfg.track.progress) as bar:
 
             def record(row: Row) -> None:
                 tracker.log(row)
-                history.append(row)
                 bar(row)
 
             train.fit(base, pairs[training], refs[training], cfg, target, record, curve_points)
-        lines = "".join(json.dumps(row) + "\n" for row in history)
-        (target / HISTORY).write_text(lines, encoding="utf-8")
+        shutil.copyfile(out / HISTORY, target / HISTORY)
 
     if cache.fetch(folder, make):
         log.info("training: found in %s", folder)
@@ -196,8 +198,8 @@ def _describe(
 
 def _prompts(pairs: dict[str, Pairs], cfg: Config) -> list[tuple[str, str, str | None]]:
     """(prompt, split, true answer): the fixed ones, then eval.generations facts of each split."""
-    fixed = FIXED_PROMPTS[cfg.data.source] if cfg.data.path is None else []
-    prompts: list[tuple[str, str, str | None]] = [(prompt, "fixed", None) for prompt in fixed]
+    ours = data_file(cfg.data).read_bytes() == CHARACTERS.read_bytes()  # by its bytes, as in the run's id
+    prompts: list[tuple[str, str, str | None]] = [(prompt, "fixed", None) for prompt in FIXED_PROMPTS if ours]
     for name, p in pairs.items():
         if name != AS_TRAINED:
             prompts += [(fact.prompt, name, fact.chosen) for fact in p.facts[: cfg.eval.generations]]
@@ -219,6 +221,11 @@ def _alarms(scores: Row, pairs: dict[str, Pairs], training: str) -> list[str]:
         said.append(
             f"reward accuracy on the training pairs is {reward:.2f}, accuracy on train only {accuracy:.2f}: what was "
             "trained moved the right way, and the model still does not rank the facts above the fictions"
+        )
+    if accuracy - reward > ALARM:
+        said.append(
+            f"reward accuracy on the training pairs is only {reward:.2f}, accuracy on train {accuracy:.2f}: the base "
+            "ranked them so before, and training moved many of them the wrong way"
         )
     return said
 

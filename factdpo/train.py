@@ -8,11 +8,13 @@ norm is finite.
 import json
 import logging
 import math
+import os
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +79,17 @@ def fit(
             peft_config=_lora(cfg, base) if cfg.lora.method is Method.lora else None,
         )
         trainer.remove_callback(PrinterCallback)
-        watch = _Watch(cfg, trainer, refs, pairs, record, evaluate, started)
+        watch = _Watch(cfg, trainer, record, evaluate, started)
         trainer.add_callback(watch)
         trainer.train()
+        watch.check_end()
     model: Any = trainer.model
     trained = folder / ("adapter" if cfg.lora.method is Method.lora else "model")
     # PEFT would ask the hub whether the vocabulary was changed; no embedding is ever trained here.
     model.save_pretrained(trained, **({"save_embedding_layers": False} if trained.name == "adapter" else {}))
-    save_file(vars(pair_logps(model, pairs.take(PROBE_PAIRS), cfg.eval.batch_size)), folder / "probe.safetensors")
+    with _without_autocast(model):
+        probe = pair_logps(model, pairs.take(PROBE_PAIRS), cfg.eval.batch_size)
+    save_file(vars(probe), folder / "probe.safetensors")
     facts = {
         "steps": trainer.state.global_step,
         "trainable_parameters": watch.trainable,
@@ -129,6 +134,34 @@ def peak_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
+def check_targets(cfg: Config, base: Base) -> None:
+    """Raises ConfigError if lora.target_modules names a module that the base does not have."""
+    targets = cfg.lora.target_modules
+    if cfg.lora.method is Method.full or targets == ["all-linear"]:
+        return
+    names = [name for name, _ in base.model.named_modules()]
+    unknown = [target for target in targets if not any(n == target or n.endswith(f".{target}") for n in names)]
+    if unknown:
+        head = base.model.get_output_embeddings()  # not adaptable: TRL reads its weight directly
+        linear = [n for n, m in base.model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+        leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
+        raise ConfigError(
+            f"lora.target_modules={targets}: {base.weights.name} has no module {', '.join(unknown)}; "
+            f"its linear layers are {', '.join(leaves)}"
+        )
+
+
+@contextmanager
+def _without_autocast(model: nn.Module) -> Iterator[None]:
+    """Score in the weights' own dtype: with bf16, accelerate has wrapped `forward` in autocast for the training."""
+    wrapped = model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            model.forward = wrapped
+
+
 class _PairsTrainer(DPOTrainer):
     """DPOTrainer that takes token ids and reference log-probs as they are: TRL would tokenise strings its own way."""
 
@@ -153,17 +186,6 @@ def _dataset(pairs: Pairs, refs: PairLogps) -> Dataset:
 
 def _lora(cfg: Config, base: Base) -> LoraConfig:
     lora, targets = cfg.lora, cfg.lora.target_modules
-    if targets != ["all-linear"]:
-        names = {name for name, _ in base.model.named_modules()}
-        unknown = [target for target in targets if not any(n == target or n.endswith(f".{target}") for n in names)]
-        if unknown:
-            head = base.model.get_output_embeddings()  # not adaptable: TRL reads its weight directly
-            linear = [n for n, m in base.model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
-            leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
-            raise ConfigError(
-                f"lora.target_modules={targets}: {base.weights.name} has no module {', '.join(unknown)}; "
-                f"its linear layers are {', '.join(leaves)}"
-            )
     adapter = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
@@ -182,7 +204,9 @@ def _lora(cfg: Config, base: Base) -> LoraConfig:
 def _arguments(cfg: Config, base: Base, scratch: str) -> DPOConfig:
     """TRL's arguments for our config; what we do not name keeps TRL's default."""
     c = cfg.dpo
-    return DPOConfig(
+    if (mixed := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
+        raise ConfigError(f"ACCELERATE_MIXED_PRECISION={mixed}: would train in it unseen; unset it, use dpo.bf16=true")
+    arguments = DPOConfig(
         output_dir=scratch,
         # the loss
         loss_type=[loss.name for loss in c.loss],
@@ -222,9 +246,13 @@ def _arguments(cfg: Config, base: Base, scratch: str) -> DPOConfig:
         report_to=[],
         save_strategy="no",
         logging_steps=cfg.track.log_every,
+        logging_first_step=True,  # the canary's
         logging_nan_inf_filter=False,  # HF's default logs a NaN loss as 0
         disable_tqdm=True,
     )
+    if arguments.device.type == "cuda":
+        arguments._n_gpu = 1  # a run has one GPU; with more in sight the Trainer would multiply the batch
+    return arguments
 
 
 class _Watch(TrainerCallback):
@@ -234,8 +262,6 @@ class _Watch(TrainerCallback):
         self,
         cfg: Config,
         trainer: DPOTrainer,
-        refs: PairLogps,
-        pairs: Pairs,
         record: Callable[[Row], None],
         evaluate: Callable[[nn.Module], Row],
         started: float,
@@ -244,7 +270,7 @@ class _Watch(TrainerCallback):
         self.canaries: dict[str, Any] = {}
         self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]  # type: ignore[union-attr]
         self.trainable = sum(p.numel() for p in self.parameters)
-        self.expected_first_loss = _loss_at_zero_margin(cfg, pairs, refs)
+        self.expected_first_loss = _loss_at_zero_margin(cfg)
         if self.trainable == 0:
             raise CanaryError(f"lora.target_modules={cfg.lora.target_modules}: nothing is trainable")
 
@@ -267,10 +293,12 @@ class _Watch(TrainerCallback):
         for key in ("loss", "grad_norm"):
             if not math.isfinite(row.get(key, 0.0)):
                 raise Diverged(f"{key} is {row[key]} at step {state.global_step}")
-        if not self.canaries.get("first_step_checked"):
+        if state.global_step == 1:  # logged whatever log_every is
             self._check_first_step(row)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == state.max_steps:
+            control.should_log = True  # the last steps, when log_every does not divide their number
         every = self.cfg.eval.every
         if every.isdigit() and state.global_step % int(every) == 0:
             self._evaluate(state)
@@ -280,39 +308,57 @@ class _Watch(TrainerCallback):
             self._evaluate(state)
 
     def _evaluate(self, state: Any) -> None:
-        scores = self.evaluate(self.trainer.model)  # type: ignore[arg-type]
+        model: Any = self.trainer.model
+        with _without_autocast(model):
+            scores = self.evaluate(model)
         self.record(
             {"step": state.global_step, "epoch": state.epoch, **scores, "time_seconds": time.monotonic() - self.started}
         )
 
     def _check_first_step(self, row: Row) -> None:
-        """At step 1 the policy is the reference: with log_every=1, rewards are 0 and the loss is that of no margin."""
-        self.canaries["first_step_checked"] = True
-        if row["step"] != 1:
-            self.canaries["first_step_checked"] = f"no: track.log_every={self.cfg.track.log_every} averages it away"
-            return
+        """At step 1 the policy is the reference: its log-ratios are 0 and the loss is that of no margin."""
         tolerance = CANARY_TOLERANCE["bfloat16" if self.cfg.dpo.bf16 else self.cfg.model.dtype.name]
-        found = {"rewards/chosen": row["rewards/chosen"], "rewards/rejected": row["rewards/rejected"]}
-        wrong = [f"{key} is {value}, not 0" for key, value in found.items() if abs(value) > tolerance]
+        nats = {side: row[f"rewards/{side}"] / self.cfg.dpo.beta for side in ("chosen", "rejected")}
+        wrong = [f"{side} differs by {value:.3g} nats" for side, value in nats.items() if abs(value) > tolerance]
         if self.expected_first_loss is not None:
             self.canaries |= {"first_loss": row["loss"], "expected_first_loss": self.expected_first_loss}
             if abs(row["loss"] - self.expected_first_loss) > tolerance * max(1.0, abs(self.expected_first_loss)):
-                wrong.append(f"the loss is {row['loss']}, not {self.expected_first_loss}")
+                wrong.append(f"the loss is {row['loss']:.6g} and not {self.expected_first_loss:.6g}")
         if wrong:
             raise CanaryError(
                 f"before its first step the model should be its own reference, but {'; '.join(wrong)} "
                 f"(tolerance {tolerance})"
             )
+        self.canaries["first_step_is_the_reference"] = True
+
+    def check_end(self) -> None:
+        """Raises CanaryError if the run ended without the checks above, for instance because every rate was 0."""
+        for canary in ("first_step_is_the_reference", "weights_changed_at_step"):
+            if canary not in self.canaries:
+                raise CanaryError(f"training ended without {canary}: no optimizer step had a learning rate above 0")
 
 
-def _loss_at_zero_margin(cfg: Config, pairs: Pairs, refs: PairLogps) -> float | None:
+def _loss_at_zero_margin(cfg: Config) -> float | None:
     """The loss of a policy that equals its reference (ln 2 for sigmoid); None where it depends on the batch."""
     c = cfg.dpo
-    if c.wpo or Loss.sft in c.loss or any(loss.name not in dpo.LOSSES for loss in c.loss):
+    if c.wpo or Loss.sft in c.loss:
         return None
+    smooth = c.label_smoothing
+    known = {
+        Loss.bco_pair: 2 * math.log(2),
+        Loss.aot: math.log(2),
+        Loss.aot_unpaired: math.log(2),
+        Loss.sigmoid_norm: math.log(2),
+        Loss.discopop: 0.5 * math.log(2) + 0.5,
+        Loss.exo_pair: -math.log(2) - 0.5 * math.log(smooth * (1 - smooth)) if smooth else math.nan,
+    }
     zero, one = torch.zeros(1), torch.ones(1, dtype=torch.long)
-    weights = c.loss_weights or [1.0] * len(c.loss)
+
+    def at_zero(loss: Loss) -> float:
+        if loss in known:
+            return known[loss]
+        return dpo.dpo_loss(loss.name, zero, zero, zero, zero, one, one, c.beta, smooth).item()
+
     return sum(
-        weight * dpo.dpo_loss(loss.name, zero, zero, zero, zero, one, one, c.beta, c.label_smoothing).item()
-        for loss, weight in zip(c.loss, weights, strict=True)
+        weight * at_zero(loss) for loss, weight in zip(c.loss, c.loss_weights or [1.0] * len(c.loss), strict=True)
     )

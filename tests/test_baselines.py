@@ -2,9 +2,10 @@
 
 import pytest
 
-from factdpo.baselines import baselines, best_rule
+from factdpo.baselines import baselines
 from factdpo.config import DataConfig, Orientation, SplitConfig
 from factdpo.facts import Fact, load_facts
+from factdpo.results import best_baseline
 from factdpo.splits import make_splits
 
 SEEDS = [0, 1, 2]
@@ -128,7 +129,7 @@ def test_facts_without_names_have_the_majority_only():
     train = [Fact(0, "p", "x", "y"), Fact(1, "q", "x", "y"), Fact(2, "r", "y", "x")]
     found = baselines(train, {"train": train})["train"]
     assert found == {"majority": 2 / 3, "first_name": None, "second_name": None, "additive": None, "implied": None}
-    assert best_rule(found) == ("majority", 2 / 3)
+    assert best_baseline(found) == ("majority", 2 / 3)
 
 
 def test_with_one_answer_only_no_additive_rule_is_fitted():
@@ -139,4 +140,4 @@ def test_with_one_answer_only_no_additive_rule_is_fitted():
 
 def test_the_best_rule_is_the_best_that_understands_nothing():
     values = {"majority": 0.5, "first_name": 0.7, "second_name": 0.6, "additive": None, "implied": 1.0}
-    assert best_rule(values) == ("first_name", 0.7)
+    assert best_baseline(values) == ("first_name", 0.7)

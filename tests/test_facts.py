@@ -239,6 +239,12 @@ BAD_INPUTS: list[tuple[str, dict[str, Any], tuple[str, bytes] | None, list[str]]
     ("not in the list", {"split.orientation": "sorted"}, None, ["split.orientation", "sorted", "canonical"]),
     ("out of range", {"dpo.beta": -0.1}, None, ["dpo.beta=-0.1", "above 0"]),
     ("not a number", {"dpo.learning_rate": float("nan")}, None, ["dpo.learning_rate=nan", "finite"]),
+    (
+        "a column twice",
+        {},
+        ("a.csv", b"prompt,chosen,rejected,chosen\na,b,c,d\n"),
+        ["a.csv:1", "two columns", "chosen"],
+    ),
     ("two that exclude each other", {"dpo.max_steps": 10}, None, ["dpo.max_steps=10", "dpo.epochs=null"]),
     ("without effect", {"lora.method": "full", "lora.dropout": 0.1}, None, ["lora.dropout=0.1", "no effect"]),
     ("no file named", {"data.source": "pairs"}, None, ["data.path: missing", "CSV"]),

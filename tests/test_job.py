@@ -107,7 +107,7 @@ def test_sigterm_leaves_a_preempted_run_and_exits_with_143(tmp_path: Path) -> No
     process = start(tmp_path)
     wait_for_history(tmp_path, process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143, process.stdout.read() if process.stdout else ""
+    assert process.wait(120) == 143, process.stdout.read() if process.stdout else ""
     assert stored(tmp_path)["state"] == "PREEMPTED"
 
 
@@ -146,6 +146,18 @@ def test_the_answer_of_a_finished_run_needs_no_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_place_that_cannot_be_written_and_a_damaged_record_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"out: .*file/runs cannot be written"):
+        job.execute(small(tmp_path / "file"))
+    cfg = small(tmp_path)
+    folder = tmp_path / "runs" / f"{job.slug(cfg)}-{run_id(cfg)}"
+    folder.mkdir(parents=True)
+    (folder / "asked.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"asked\.json: not JSON"):
+        job.execute(cfg)
 
 
 def test_a_folder_that_holds_another_run_is_refused_by_name(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ LAYERS = [
     {"reference"},
     {"train", "batched", "evaluate", "graph"},
     {"run"},
-    {"job", "report", "doctor", "explain"},
+    {"job", "report", "explain"},
+    {"doctor"},
     {"__main__"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}

@@ -65,10 +65,11 @@ def test_a_finished_result_is_read_back_when_its_files_are_whole(tmp_path):
 def test_a_changed_or_missing_file_is_the_reason_to_redo_a_run(tmp_path):
     stored(tmp_path)
     file = tmp_path / "adapter" / "weights"
+    reason = f"{tmp_path}: missing, or changed since the run wrote it: adapter/weights"
     file.write_text("weightz")
-    assert read_result(tmp_path) == Stored(None, f"{file}: changed since the run wrote it")
+    assert read_result(tmp_path) == Stored(None, reason)
     file.unlink()
-    assert read_result(tmp_path) == Stored(None, f"{file}: missing")
+    assert read_result(tmp_path) == Stored(None, reason)
 
 
 def test_a_failed_result_needs_no_files(tmp_path):

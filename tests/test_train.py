@@ -131,8 +131,23 @@ def test_a_reference_of_another_model_trips_the_first_step_canary(fit: Callable[
     def shift(base: Base, refs: PairLogps) -> None:
         refs.chosen.sub_(1.0)
 
-    with pytest.raises(train.CanaryError, match=r"should be its own reference, but rewards/chosen is 0\.2"):
-        fit(config(), shift)
+    for log_every in (1, 3):
+        cfg = config()
+        cfg.track.log_every = log_every
+        with pytest.raises(train.CanaryError, match=r"should be its own reference, but chosen differs by 1 nats"):
+            fit(cfg, shift)
+
+
+def test_the_first_and_the_last_step_are_logged_whatever_log_every_is(fit: Callable[..., Fit]) -> None:
+    cfg = config(max_steps=8)
+    cfg.track.log_every = 3
+    _, history = fit(cfg)
+    assert [row["step"] for row in history] == [1, 3, 6, 8]
+
+
+def test_a_run_whose_every_rate_is_0_is_no_training(fit: Callable[..., Fit]) -> None:
+    with pytest.raises(train.CanaryError, match="no optimizer step had a learning rate above 0"):
+        fit(config(max_steps=1, warmup_ratio=0.5))
 
 
 def test_a_step_that_changes_nothing_trips_the_canary(fit: Callable[..., Fit]) -> None:
@@ -153,7 +168,9 @@ def test_every_loss_of_trl_trains_and_starts_where_it_should(loss: Loss, fit: Ca
     canaries = json.loads((folder / "fit.json").read_text())["canaries"]
     expected = {
         "sigmoid": math.log(2), "hinge": 1.0, "ipo": 6.25, "robust": math.log(2), "apo_zero": 1.0, "apo_down": 1.0,
-        "nca_pair": 2 * math.log(2), "sppo_hard": 12.5,
+        "nca_pair": 2 * math.log(2), "sppo_hard": 12.5, "bco_pair": 2 * math.log(2), "aot": math.log(2),
+        "aot_unpaired": math.log(2), "sigmoid_norm": math.log(2), "discopop": 0.5 * math.log(2) + 0.5,
+        "exo_pair": math.log(0.5) - 0.5 * math.log(0.001 * 0.999),
     }  # fmt: skip
     assert canaries.get("expected_first_loss") == (
         pytest.approx(expected[loss.name]) if loss.name in expected else None
@@ -227,11 +244,15 @@ def test_other_architectures_train_too(family: str, fit: Callable[..., Fit], tmp
     assert history[-1]["loss"] < history[0]["loss"]
 
 
-def test_unknown_target_modules_are_refused_with_those_there_are(fit: Callable[..., Fit]) -> None:
+def test_unknown_target_modules_are_refused_with_those_there_are(nano_base: Base) -> None:
     cfg = config()
     cfg.lora.target_modules = ["q_proj"]
-    with pytest.raises(ConfigError, match=r"has no module q_proj; its linear layers are dense, .*query_key_value"):
-        fit(cfg)
+    with pytest.raises(
+        ConfigError, match=r"has no module q_proj; its linear layers are dense, dense_4h_to_h, dense_h_to_4h, query"
+    ):
+        train.check_targets(cfg, nano_base)
+    cfg.lora.target_modules = ["query_key_value"]
+    train.check_targets(cfg, nano_base)
 
 
 def test_answers_of_many_tokens_train(fit: Callable[..., Fit], tmp_path: Path) -> None:
