@@ -76,7 +76,7 @@ def test_the_datas_bytes_are_part_of_the_id_and_its_place_is_not(tmp_path: Path)
 
 
 def test_a_folders_name_never_leaves_its_place(tmp_path: Path) -> None:
-    cfg = small(tmp_path)
+    cfg = validate(small(tmp_path))
     cfg.model.name = "../../evil/ " + "x" * 300 + " ünï, code"
     assert re.fullmatch(r"[A-Za-z0-9_=][A-Za-z0-9._=-]{0,79}", job.slug(cfg))
 
@@ -152,7 +152,7 @@ def test_a_place_that_cannot_be_written_and_a_damaged_record_are_refused_by_name
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"out: .*file/runs cannot be written"):
         job.execute(small(tmp_path / "file"))
-    cfg = small(tmp_path)
+    cfg = validate(small(tmp_path))
     folder = tmp_path / "runs" / f"{job.slug(cfg)}-{run_id(cfg)}"
     folder.mkdir(parents=True)
     (folder / "asked.json").write_text("{")
