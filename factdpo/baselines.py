@@ -16,9 +16,9 @@ MAX_ANSWERS = 20  # with more different answers than this, no additive rule is f
 def baselines(train: list[Fact], splits: dict[str, list[Fact]]) -> dict[str, dict[str, float | None]]:
     """Per split the accuracy of each rule, `implied` included, learned from the training facts.
 
-    majority: of the two answers the one that was true more often; first_name, second_name: the same beside that name; additive: one weight
-    per first name plus one per second name (logistic regression), so no interaction of the two; implied: what
-    2-colouring the graph of training facts proves, and the majority elsewhere. A tie counts one half. None where the
+    majority: of the two answers the one that was true more often; first_name, second_name: the same beside that name;
+    additive: one weight per first name plus one per second name (logistic regression), so no interaction of the two;
+    implied: what 2-colouring the graph of training facts proves, and the majority elsewhere. A tie counts one half. None where the
     facts name no subject and object (name rules) or their relation tells no sides (implied).
     """
     counts = Counter(fact.chosen for fact in train)

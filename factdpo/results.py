@@ -52,7 +52,7 @@ KEYS: dict[str, str] = {
     "trained.<split>.reward_accuracy": "share of facts whose margin grew against the base, in [0, 1]; TRL's accuracy",
     "trained.<split>.wrong_to_right": "facts that the base got wrong and the trained model gets right",
     "trained.<split>.right_to_wrong": "facts that the base got right and the trained model gets wrong",
-    "baselines.<split>.majority": "accuracy of taking, of the two answers, the one that was true more often in training",
+    "baselines.<split>.majority": "accuracy of taking the answer, of the two, that was true more often in training",
     "baselines.<split>.first_name": "accuracy of a rule that looks at the first name alone; null without names",
     "baselines.<split>.second_name": "accuracy of a rule that looks at the second name alone; null without names",
     "baselines.<split>.additive": "accuracy of one weight per first plus one per second name; null without names",
