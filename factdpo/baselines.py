@@ -18,8 +18,8 @@ def baselines(train: list[Fact], splits: dict[str, list[Fact]]) -> dict[str, dic
 
     majority: of the two answers the one that was true more often; first_name, second_name: the same beside that name;
     additive: one weight per first name plus one per second name (logistic regression), so no interaction of the two;
-    implied: what 2-colouring the graph of training facts proves, and the majority elsewhere. A tie counts one half. None where the
-    facts name no subject and object (name rules) or their relation tells no sides (implied).
+    implied: what 2-colouring the graph of training facts proves, and the majority elsewhere. A tie counts one half.
+    None where the facts name no subject and object (name rules) or their relation tells no sides (implied).
     """
     counts = Counter(fact.chosen for fact in train)
     named = all(fact.subject and fact.object for split in splits.values() for fact in split)
