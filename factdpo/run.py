@@ -34,7 +34,7 @@ ALARM = 0.2  # D6: reward accuracy above accuracy by more than this is said
 
 def run(cfg: Config, out: Path, tracker: Trackers) -> tuple[Row, list[Row], list[Row]]:
     """Do one run and leave its artefacts in `out`; returns the scores, the rows per fact and the generations."""
-    started = time.monotonic()
+    clock = [time.monotonic()]
     cache_dir = Path(cfg.out) / "cache"
     facts = load_facts(cfg.data)
     splits = make_splits(facts, cfg.split)
@@ -42,44 +42,19 @@ def run(cfg: Config, out: Path, tracker: Trackers) -> tuple[Row, list[Row], list
     train.check_targets(cfg, base)
     pairs = _tokenised(splits, base, cfg)
     log.info("%d facts: %s", len(facts), ", ".join(f"{name} {len(p)}" for name, p in pairs.items()))
-    training = AS_TRAINED if AS_TRAINED in pairs else "train"
-    log.info("first pair: %s", show(pairs[training], base.tokenizer))
+    log.info("first pair: %s", show(_training_pairs(pairs), base.tokenizer))
 
     refs = {name: reference_logps(base, p, cfg.eval.batch_size, cache_dir) for name, p in pairs.items()}
     before = _describe(base.model, base, pairs, refs, cfg)
-    reference_seconds = time.monotonic() - started
+    clock.append(time.monotonic())
 
-    trained = _fit(base, pairs, training, refs, cfg, cache_dir, tracker, out)
-    device = base.device
+    trained = _fit(base, pairs, refs, cfg, tracker, out)
     del base  # training changed it
-    base = load_base(cfg.model, device, cache_dir)
-    model = train.load_trained(base, trained)
-    try:
-        train.check_reloaded(model, trained, pairs[training], cfg.eval.batch_size)
-    except train.CanaryError:
-        shutil.rmtree(trained)  # so that the next call trains again
-        raise
-    fit = json.loads((trained / "fit.json").read_text(encoding="utf-8"))
-    scored = time.monotonic()
+    base, model = _reloaded(trained, pairs, cfg, cache_dir)
+    clock.append(time.monotonic())
+
     logps = {name: pair_logps(model, p, cfg.eval.batch_size) for name, p in pairs.items()}
     after = _describe(model, base, pairs, logps, cfg)
-
-    scores: Row = {
-        "device": str(base.device),
-        **_scores(pairs, refs, logps),
-        "baselines": baselines(splits["train"], splits),
-        "across": {"base": before["across"], "trained": after["across"]},
-        "warnings": [],
-        "adjusted": base.adjusted,
-        "canaries": fit["canaries"],
-        "training": {key: fit[key] for key in ("steps", "trainable_parameters", "peak_gib")},
-        "timing": {
-            "reference_seconds": reference_seconds,
-            "train_seconds": fit["train_seconds"],
-            "score_seconds": time.monotonic() - scored,
-        },
-    }
-    scores["warnings"] = _alarms(scores, pairs, training)
     rows = [
         row
         for name, p in pairs.items()
@@ -93,8 +68,25 @@ def run(cfg: Config, out: Path, tracker: Trackers) -> tuple[Row, list[Row], list
         )
     ]
     _write_artefacts(out, trained, rows, generations, sides(cfg.data))
-    scores["timing"]["total_seconds"] = time.monotonic() - started
-    return scores, rows, generations
+    clock.append(time.monotonic())
+
+    fit = json.loads((trained / "fit.json").read_text(encoding="utf-8"))
+    scores: Row = {
+        "device": str(base.device),
+        **_scores(pairs, refs, logps),
+        "baselines": baselines(splits["train"], splits),
+        "across": {"base": before["across"], "trained": after["across"]},
+        "adjusted": base.adjusted,
+        "canaries": fit["canaries"],
+        "training": {key: fit[key] for key in ("steps", "trainable_parameters", "peak_gib")},
+        "timing": {
+            "reference_seconds": clock[1] - clock[0],
+            "train_seconds": fit["train_seconds"],  # of the training itself, also when it was found in the cache
+            "score_seconds": clock[3] - clock[2],
+            "total_seconds": clock[3] - clock[0],
+        },
+    }
+    return scores | {"warnings": _alarms(scores, pairs)}, rows, generations
 
 
 def rescore(cfg: Config, folder: Path) -> Row:
@@ -123,6 +115,10 @@ def _tokenised(splits: Splits, base: Base, cfg: Config) -> dict[str, Pairs]:
     return pairs
 
 
+def _training_pairs(pairs: dict[str, Pairs]) -> Pairs:
+    return pairs.get(AS_TRAINED, pairs["train"])
+
+
 def _scores(pairs: dict[str, Pairs], refs: dict[str, PairLogps], logps: dict[str, PairLogps]) -> Row:
     return {
         "base": {name: score(p, refs[name]) for name, p in pairs.items()},
@@ -131,16 +127,10 @@ def _scores(pairs: dict[str, Pairs], refs: dict[str, PairLogps], logps: dict[str
 
 
 def _fit(
-    base: Base,
-    pairs: dict[str, Pairs],
-    training: str,
-    refs: dict[str, PairLogps],
-    cfg: Config,
-    cache_dir: Path,
-    tracker: Trackers,
-    out: Path,
+    base: Base, pairs: dict[str, Pairs], refs: dict[str, PairLogps], cfg: Config, tracker: Trackers, out: Path
 ) -> Path:
     """Train, or take what the same training left before; either way the tracker gets the whole history."""
+    training, training_refs = _training_pairs(pairs), refs.get(AS_TRAINED, refs["train"])
     curves = {name: p.take(cfg.eval.max_facts) for name, p in pairs.items()} if cfg.eval.every != "never" else {}
 
     def curve_points(model: nn.Module) -> Row:
@@ -151,7 +141,7 @@ def _fit(
             row |= {f"eval/{name}/{key}": values[key] for key in keys}
         return row
 
-    ids = {name: [p.prompt_ids, p.chosen_ids, p.rejected_ids] for name, p in (*curves.items(), ("", pairs[training]))}
+    ids = {name: [p.prompt_ids, p.chosen_ids, p.rejected_ids] for name, p in (*curves.items(), ("", training))}
     asked = {
         "model": base.identity,
         "device": base.device.type,
@@ -161,16 +151,16 @@ def _fit(
         "log_every": cfg.track.log_every,
         "versions": {stage: cache.STAGE_VERSIONS[stage] for stage in ("logps", "train", "evaluate")},
     }
-    folder = cache_dir / "adapters" / cache.signature(asked)
+    folder = Path(cfg.out) / "cache" / "adapters" / cache.signature(asked)
 
     def make(target: Path) -> None:
-        with Bar(planned_steps(len(pairs[training]), cfg.dpo), cfg.track.progress) as bar:
+        with Bar(planned_steps(len(training), cfg.dpo), cfg.track.progress) as bar:
 
             def record(row: Row) -> None:
                 tracker.log(row)
                 bar(row)
 
-            train.fit(base, pairs[training], refs[training], cfg, target, record, curve_points)
+            train.fit(base, training, training_refs, cfg, target, record, curve_points)
         shutil.copyfile(out / HISTORY, target / HISTORY)
 
     if cache.fetch(folder, make):
@@ -178,6 +168,18 @@ def _fit(
         for row in read_history(folder / HISTORY):
             tracker.log(row)
     return folder
+
+
+def _reloaded(trained: Path, pairs: dict[str, Pairs], cfg: Config, cache_dir: Path) -> tuple[Base, nn.Module]:
+    """The trained weights from disk in a fresh base, proven to score as the model in training did."""
+    base = load_base(cfg.model, pick_device(cfg.engine.device), cache_dir)
+    model = train.load_trained(base, trained)
+    try:
+        train.check_reloaded(model, trained, _training_pairs(pairs), cfg.eval.batch_size)
+    except train.CanaryError:
+        shutil.rmtree(trained)  # so that the next call trains again
+        raise
+    return base, model
 
 
 def _describe(
@@ -206,16 +208,17 @@ def _prompts(pairs: dict[str, Pairs], cfg: Config) -> list[tuple[str, str, str |
     return prompts
 
 
-def _alarms(scores: Row, pairs: dict[str, Pairs], training: str) -> list[str]:
+def _alarms(scores: Row, pairs: dict[str, Pairs]) -> list[str]:
     """What is suspicious in the numbers (D1, D6), each as a sentence."""
     said = []
-    if training == AS_TRAINED:
-        merged = sum(a != b for a, b in zip(pairs[training].prompt_ids, pairs["train"].prompt_ids, strict=True))
+    if AS_TRAINED in pairs:
+        trained, read = pairs[AS_TRAINED].prompt_ids, pairs["train"].prompt_ids
+        merged = sum(a != b for a, b in zip(trained, read, strict=True))
         said.append(
             "data.boundary=none: the answers were trained without the space that the evaluation reads"
-            + (f"; in {merged} of {len(pairs[training])} pairs the prompt's last token merged with them" * (merged > 0))
+            + (f"; in {merged} of {len(trained)} pairs the prompt's last token merged with them" * (merged > 0))
         )
-    reward = scores["trained"][training]["reward_accuracy"]
+    reward = scores["trained"][AS_TRAINED if AS_TRAINED in pairs else "train"]["reward_accuracy"]
     accuracy = scores["trained"]["train"]["accuracy"]
     if reward - accuracy > ALARM:
         said.append(
