@@ -276,4 +276,9 @@ def versions() -> dict[str, str | None]:
 
 
 def _hardware() -> dict[str, Any]:
-    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.platform()}
+    info = Path("/proc/cpuinfo")  # Linux's platform.processor() is empty
+    names = (
+        re.findall(r"^model name\s*: (.*)$", info.read_text(encoding="utf-8"), re.MULTILINE) if info.exists() else []
+    )
+    cpu = names[0] if names else platform.processor() or platform.machine()
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform()}

@@ -268,3 +268,20 @@ def test_answers_of_many_tokens_train(fit: Callable[..., Fit], tmp_path: Path) -
 def test_bf16_autocast_starts_within_its_own_tolerance(fit: Callable[..., Fit]) -> None:
     _, history = fit(config(bf16=True, lr_scheduler=Schedule.constant))
     assert history[0]["loss"] == pytest.approx(math.log(2), abs=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_trains_as_the_cpu_does(tmp_path: Path) -> None:
+    """The same steps in float32: the devices differ by rounding, and their adapters' init by nothing (PEFT's CPU draw)."""
+    losses = []
+    for name in ("cpu", "cuda"):
+        cfg = validate(config())
+        base = load_base(cfg.model, torch.device(name), tmp_path)
+        pairs = training_pairs(cfg, base)
+        history: list[dict[str, Any]] = []
+        folder = tmp_path / name
+        folder.mkdir()
+        train.fit(base, pairs, pair_logps(base.model, pairs, 64), cfg, folder, history.append, lambda model: {})
+        losses.append([row["loss"] for row in history])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3)
