@@ -273,7 +273,7 @@ def test_bf16_autocast_starts_within_its_own_tolerance(fit: Callable[..., Fit]) 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_trains_as_the_cpu_does(tmp_path: Path) -> None:
-    """The same steps in float32: the devices differ by rounding, and their adapters' init by nothing (PEFT's CPU draw)."""
+    """The same steps in float32: the devices differ by rounding alone, since PEFT draws the init on the CPU."""
     losses = []
     for name in ("cpu", "cuda"):
         cfg = validate(config())
