@@ -108,6 +108,8 @@ def _composition(error: Exception) -> str:
     override = re.search(r"Could not override '(.*)'|Error merging override ([^=\n]*)=?(.*)", said)
     file = re.search(r"^In '(.*)':", said)
     place = f" (in {file[1]}.yaml)" if file else ""
+    if problem[0].startswith("Key ") and file and key[1] == file[1].split("/")[0]:
+        return f"{file[1]}.yaml: sets keys outside its group; its first line must be: # @package _global_"
     if problem[0].startswith("Key "):
         groups = [p.name for p in conf_folder().iterdir() if p.is_dir() and p.name != "hydra"]
         return explain.unknown_key(override[1] if override and override[1] else key[1], [*groups, "sweeps"]) + place

@@ -128,7 +128,7 @@ class ColumnsConfig:
     subject: str = "subject"  # optional: the first name
     object: str = "object"  # optional: the second name
     relation: str = "relation"  # optional: how the two are related
-    reverse_prompt: str = "reverse_prompt"  # optional: the prompt with the names in the other order
+    reverse_prompt: str = "reverse_prompt"  # optional: the prompt with its names swapped, true of the same answers
 
 
 @dataclass

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,12 @@ def _from_pairs(path: Path, cfg: DataConfig) -> Iterator[Fact]:
             raise FactError(f"{where}: subject and object are both '{values['subject']}'; a self-pair is no fact")
         if values["reverse_prompt"] == values["prompt"]:
             raise FactError(f"{where}: reverse_prompt equals prompt; leave it empty where there is no reverse")
+        for answer in (values["chosen"], values["rejected"]):
+            if re.search(rf"\b{re.escape(str(answer))}\b", str(values["reverse_prompt"] or "")):
+                raise FactError(
+                    f"{where}: reverse_prompt '{values['reverse_prompt']}' holds the answer '{answer}'; a reverse has "
+                    "its names swapped and takes the same answers; leave it empty where there is no such reverse"
+                )
         yield Fact(index, where=where, **{field: value or None for field, value in values.items()})  # type: ignore
 
 

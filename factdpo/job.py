@@ -116,7 +116,10 @@ def re_evaluate(folder: Path) -> None:
     )
     if apart > EVAL_TOLERANCE_NATS:
         raise RunFailed("FINISHED", f"{folder}: mean log-probs differ from the record by up to {apart:.3g} nats", 1)
-    display.console.print(f"scored anew: mean log-probs within {apart:.1g} nats of the record", highlight=False)
+    display.console.print(
+        f"The table was scored anew; its mean log-probs differ from the record's by {apart:.1g} nats at most.",
+        highlight=False,
+    )
 
 
 def what_is_asked(cfg: Config) -> dict[str, Any]:
@@ -185,7 +188,11 @@ def _attempt(cfg: Config, asked: dict[str, Any], run_id: str, name: str, folder:
             except BaseException as error:
                 result["state"], result["error"], exit_code = _ending(error, bool(told_to_stop))
                 log.error("%s", result["error"], exc_info=True)
-        cache.write_atomic(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
+        try:
+            cache.write_atomic(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
+        except OSError as error:
+            why = f"{folder}: result.json cannot be written ({error}); make room, then the same command again"
+            raise RunFailed("FAILED", why, 1) from error
         trackers.finish(result, rows, generations, folder)
     return result, exit_code
 
@@ -209,9 +216,9 @@ def _ending(error: BaseException, told_to_stop: bool) -> tuple[str, str, int]:
     After SIGTERM any error is its doing: compiled code turns the signal's exception into one of its own.
     """
     if isinstance(error, KeyboardInterrupt):
-        return "PREEMPTED", "interrupted from the keyboard", 130
+        return "PREEMPTED", "interrupted from the keyboard; the same command runs it again", 130
     if told_to_stop:
-        return "PREEMPTED", "ended by SIGTERM", 143
+        return "PREEMPTED", "ended by SIGTERM; the same command runs it again", 143
     diverged = type(error).__name__ == "Diverged"  # logps.Diverged, which cannot be imported without torch
     message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
     return "DIVERGED" if diverged else "FAILED", message, 1

@@ -74,7 +74,7 @@ def _take(order: list[list[Fact]], count: int, key: str, left: int) -> tuple[lis
             rest.append(group)
     if len(taken) != count:
         raise ConfigError(
-            f"{key}={count}: only {left} facts are left for it"
+            f"{key}={count}: the data has only {left} facts for it; give fewer (what is not trained on is held out)"
             if count > left
             else f"{key}={count}: facts about one pair stay together, and so only {len(taken)} fit; ask for that many"
         )

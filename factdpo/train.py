@@ -87,6 +87,7 @@ def fit(
     trained = folder / ("adapter" if cfg.lora.method is Method.lora else "model")
     # PEFT would ask the hub whether the vocabulary was changed; no embedding is ever trained here.
     model.save_pretrained(trained, **({"save_embedding_layers": False} if trained.name == "adapter" else {}))
+    (trained / "README.md").unlink(missing_ok=True)  # PEFT's blank model card, with a path of this machine
     with _without_autocast(model):
         probe = pair_logps(model, pairs.take(PROBE_PAIRS), cfg.eval.batch_size)
     save_file(vars(probe), folder / "probe.safetensors")
