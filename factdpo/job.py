@@ -73,7 +73,7 @@ def execute(cfg: Config) -> dict[str, Any]:
         stored = results.read_result(folder)
         if stored.result is not None and stored.result["state"] == "FINISHED":
             results.print_result(stored.result, folder, display.console)
-            if cfg.track.wandb and not (folder / "wandb").exists():
+            if wandb_env.wandb_mode(cfg.track)[0] != "disabled" and not (folder / "wandb").exists():
                 _show_to_wandb(cfg, run_id, name, folder, stored.result)
             return stored.result
         if stored.result is None and (folder / "result.json").exists():

@@ -58,7 +58,7 @@ class Trackers:
 def open_trackers(cfg: Config, run_id: str, name: str, folder: Path) -> Trackers:
     """The trackers that the config asks for; `run_id` is the run's id in W&B too, `name` what a person reads there."""
     trackers: list[Tracker] = [LocalTracker(folder)]
-    if cfg.track.wandb and wandb_mode(cfg.track)[0] != "disabled":
+    if wandb_mode(cfg.track)[0] != "disabled":
         trackers.append(WandbTracker(cfg, run_id, name, folder))
     return Trackers(trackers)
 

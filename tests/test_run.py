@@ -199,11 +199,17 @@ def test_an_adapter_that_is_refused_is_not_kept(tmp_path: Path, monkeypatch: pyt
     assert job.execute(small(tmp_path))["state"] == "FINISHED"
 
 
-def test_a_run_without_wandb_is_shown_to_it_later_from_the_record(tmp_path: Path) -> None:
+def test_a_run_without_wandb_is_shown_to_it_later_from_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = folder_of(tmp_path, job.execute(small(tmp_path)))
     assert not (folder / "wandb").exists()
     cfg = small(tmp_path)
     cfg.track.wandb, cfg.track.mode = True, TrackMode.offline
+    with monkeypatch.context() as off:
+        off.setenv("WANDB_MODE", "disabled")
+        job.execute(cfg)
+        assert not (folder / "wandb").exists()
     job.execute(cfg)
     assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
 
