@@ -1,20 +1,12 @@
-"""Engine "trl": TRL's DPOTrainer with PEFT, given ready token ids and reference log-probs; the slow twin of all others.
-
-Canary checks, each of which ends the run: something is trainable; at the first step the policy is the reference (loss
-at zero margin, rewards 0); the first optimizer step with a rate above 0 changes the weights; every loss and gradient
-norm is finite.
-"""
+"""Engine "trl": TRL's DPOTrainer with PEFT, given ready token ids and reference log-probs."""
 
 import json
-import logging
-import math
 import os
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +15,21 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from transformers.pytorch_utils import Conv1D
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from factdpo import dpo
-from factdpo.config import Config, ConfigError, Loss, Method
-from factdpo.logps import Diverged
+from factdpo.canaries import CanaryError, Watch, without_autocast
+from factdpo.config import Config, ConfigError, Method
 from factdpo.model import Base
 from factdpo.pairs import Pairs
 from factdpo.reference import PairLogps, pair_logps
-
-log = logging.getLogger("factdpo")
-
-# The policy's first loss against the loss at zero margin, and its first rewards against 0: float32 differs by rounding,
-# half precision by rounding of log-probs around 10 nats, 2^-8 relative.
-CANARY_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.02}
 
 PROBE_PAIRS = 64  # training pairs whose scores the reloaded model must reproduce
 RELOAD_TOLERANCE_NATS = 1e-3  # the same weights on the same device; another batch shape may round otherwise
 
 Row = dict[str, Any]
-
-
-class CanaryError(RuntimeError):
-    """Training did something that it cannot do if all is well; the message says what was expected and found."""
 
 
 def fit(
@@ -79,7 +60,7 @@ def fit(
             peft_config=_lora(cfg, base) if cfg.lora.method is Method.lora else None,
         )
         trainer.remove_callback(PrinterCallback)
-        watch = _Watch(cfg, trainer, record, evaluate, started)
+        watch = Watch(cfg, trainer, record, evaluate, started)
         trainer.add_callback(watch)
         trainer.train()
         watch.check_end()
@@ -88,7 +69,7 @@ def fit(
     # PEFT would ask the hub whether the vocabulary was changed; no embedding is ever trained here.
     model.save_pretrained(trained, **({"save_embedding_layers": False} if trained.name == "adapter" else {}))
     (trained / "README.md").unlink(missing_ok=True)  # PEFT's blank model card, with a path of this machine
-    with _without_autocast(model):
+    with without_autocast(model):
         probe = pair_logps(model, pairs.take(PROBE_PAIRS), cfg.eval.batch_size)
     save_file(vars(probe), folder / "probe.safetensors")
     facts = {
@@ -150,17 +131,6 @@ def check_targets(cfg: Config, base: Base) -> None:
             f"lora.target_modules={targets}: {base.weights.name} has no module {', '.join(unknown)}; "
             f"its linear layers are {', '.join(leaves)}"
         )
-
-
-@contextmanager
-def _without_autocast(model: nn.Module) -> Iterator[None]:
-    """Score in the weights' own dtype: with bf16, accelerate has wrapped `forward` in autocast for the training."""
-    wrapped = model.__dict__.pop("forward", None)
-    try:
-        yield
-    finally:
-        if wrapped is not None:
-            model.forward = wrapped
 
 
 class _PairsTrainer(DPOTrainer):
@@ -254,112 +224,3 @@ def _arguments(cfg: Config, base: Base, scratch: str) -> DPOConfig:
     if arguments.device.type == "cuda":
         arguments._n_gpu = 1  # a run has one GPU; with more in sight the Trainer would multiply the batch
     return arguments
-
-
-class _Watch(TrainerCallback):
-    """Hands on every row of the history, runs the canary checks, and evaluates as eval.every says."""
-
-    def __init__(
-        self,
-        cfg: Config,
-        trainer: DPOTrainer,
-        record: Callable[[Row], None],
-        evaluate: Callable[[nn.Module], Row],
-        started: float,
-    ):
-        self.cfg, self.trainer, self.record, self.evaluate, self.started = cfg, trainer, record, evaluate, started
-        self.canaries: dict[str, Any] = {}
-        self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]  # type: ignore[union-attr]
-        self.trainable = sum(p.numel() for p in self.parameters)
-        self.expected_first_loss = _loss_at_zero_margin(cfg)
-        if self.trainable == 0:
-            raise CanaryError(f"lora.target_modules={cfg.lora.target_modules}: nothing is trainable")
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if "weights_changed_at_step" not in self.canaries and kwargs["optimizer"].param_groups[0]["lr"] > 0:
-            self.before = [p.detach().clone() for p in self.parameters]
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if (before := self.__dict__.pop("before", None)) is None:
-            return
-        if all(torch.equal(old, new) for old, new in zip(before, self.parameters, strict=True)):
-            raise CanaryError("an optimizer step with a learning rate above 0 changed no weight")
-        self.canaries["weights_changed_at_step"] = state.global_step + 1
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if logs is None or "loss" not in logs:
-            return  # the trainer's closing summary
-        row = {"step": state.global_step, **logs, "time_seconds": time.monotonic() - self.started}
-        self.record(row)
-        for key in ("loss", "grad_norm"):
-            if not math.isfinite(row.get(key, 0.0)):
-                raise Diverged(f"{key} is {row[key]} at step {state.global_step}")
-        if state.global_step == 1:  # logged whatever log_every is
-            self._check_first_step(row)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == state.max_steps:
-            control.should_log = True  # the last steps, when log_every does not divide their number
-        every = self.cfg.eval.every
-        if every.isdigit() and state.global_step % int(every) == 0:
-            self._evaluate(state)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.cfg.eval.every == "epoch":
-            self._evaluate(state)
-
-    def _evaluate(self, state: Any) -> None:
-        model: Any = self.trainer.model
-        with _without_autocast(model):
-            scores = self.evaluate(model)
-        self.record(
-            {"step": state.global_step, "epoch": state.epoch, **scores, "time_seconds": time.monotonic() - self.started}
-        )
-
-    def _check_first_step(self, row: Row) -> None:
-        """At step 1 the policy is the reference: its log-ratios are 0 and the loss is that of no margin."""
-        tolerance = CANARY_TOLERANCE["bfloat16" if self.cfg.dpo.bf16 else self.cfg.model.dtype.name]
-        nats = {side: row[f"rewards/{side}"] / self.cfg.dpo.beta for side in ("chosen", "rejected")}
-        wrong = [f"{side} differs by {value:.3g} nats" for side, value in nats.items() if abs(value) > tolerance]
-        if self.expected_first_loss is not None:
-            self.canaries |= {"first_loss": row["loss"], "expected_first_loss": self.expected_first_loss}
-            if abs(row["loss"] - self.expected_first_loss) > tolerance * max(1.0, abs(self.expected_first_loss)):
-                wrong.append(f"the loss is {row['loss']:.6g} and not {self.expected_first_loss:.6g}")
-        if wrong:
-            raise CanaryError(
-                f"before its first step the model should be its own reference, but {'; '.join(wrong)} "
-                f"(tolerance {tolerance})"
-            )
-        self.canaries["first_step_is_the_reference"] = True
-
-    def check_end(self) -> None:
-        """Raises CanaryError if the run ended without the checks above, for instance because every rate was 0."""
-        for canary in ("first_step_is_the_reference", "weights_changed_at_step"):
-            if canary not in self.canaries:
-                raise CanaryError(f"training ended without {canary}: no optimizer step had a learning rate above 0")
-
-
-def _loss_at_zero_margin(cfg: Config) -> float | None:
-    """The loss of a policy that equals its reference (ln 2 for sigmoid); None where it depends on the batch."""
-    c = cfg.dpo
-    if c.wpo or Loss.sft in c.loss:
-        return None
-    smooth = c.label_smoothing
-    known = {
-        Loss.bco_pair: 2 * math.log(2),
-        Loss.aot: math.log(2),
-        Loss.aot_unpaired: math.log(2),
-        Loss.sigmoid_norm: math.log(2),
-        Loss.discopop: 0.5 * math.log(2) + 0.5,
-        Loss.exo_pair: -math.log(2) - 0.5 * math.log(smooth * (1 - smooth)) if smooth else math.nan,
-    }
-    zero, one = torch.zeros(1), torch.ones(1, dtype=torch.long)
-
-    def at_zero(loss: Loss) -> float:
-        if loss in known:
-            return known[loss]
-        return dpo.dpo_loss(loss.name, zero, zero, zero, zero, one, one, c.beta, smooth).item()
-
-    return sum(
-        weight * at_zero(loss) for loss, weight in zip(c.loss, c.loss_weights or [1.0] * len(c.loss), strict=True)
-    )

@@ -16,7 +16,7 @@ LAYERS = [
     {"splits", "baselines", "tracker", "weights", "results"},  # results reads files, and never the training side
     {"logps", "dpo"},
     {"pairs", "model"},
-    {"reference"},
+    {"reference", "canaries"},
     {"train", "batched", "evaluate", "graph"},
     {"run"},
     {"job", "report", "explain"},
@@ -29,7 +29,7 @@ OWNERS = {
     "peft": {"train", "batched"},
     "wandb": {"tracker"},
     "trackio": {"tracker"},
-    "transformers": {"model", "pairs", "train", "nano"},
+    "transformers": {"model", "pairs", "train", "canaries", "nano"},
     "hydra": {"config", "__main__", "hydra_plugins"},
     "omegaconf": {"config", "__main__", "hydra_plugins"},
     "plotly": {"report", "graph"},
