@@ -93,7 +93,9 @@ class Schedule(Enum):
 
 
 class EngineName(Enum):
-    trl = "trl"
+    auto = "auto"  # batched where it can, trl where it must; the record says which
+    batched = "batched"  # many runs at once on one frozen base
+    trl = "trl"  # TRL's DPOTrainer, one run at a time: the reference
 
 
 class Device(Enum):
@@ -190,8 +192,12 @@ class DpoConfig:
 
 @dataclass
 class EngineConfig:
-    name: EngineName = EngineName.trl  # what trains
+    name: EngineName = EngineName.auto  # what trains: auto, batched, trl
     device: Device = Device.auto  # auto: cuda, else mps, else cpu
+    max_runs: int | None = None  # batched: runs that train together; null: as many as fit
+    max_tokens: int | None = None  # batched: tokens per forward; null: 2048 on a CPU, 65536 on a GPU
+    save_every: int = 100  # batched: optimizer steps between checkpoints; a kill loses no more than that
+    cuda_graph: bool = False  # batched: replay the step as one CUDA graph; not yet measured on a GPU
 
 
 @dataclass
@@ -232,12 +238,22 @@ class Config:
 
 
 # What cannot change a number, or stands in a run's identity by its bytes instead of its place.
-NOT_IDENTITY = ("track", "out", "seed", "model.name", "model.id", "model.revision", "data.path")
+NOT_IDENTITY = (
+    "track", "out", "seed", "model.name", "model.id", "model.revision", "data.path",
+    "engine.max_runs", "engine.max_tokens", "engine.save_every", "engine.cuda_graph",
+)  # fmt: skip
 
 SMOOTHED = {Loss.robust, Loss.exo_pair, Loss.aot, Loss.aot_unpaired}
 # TRL: the partition function cancels in the reward difference only, so only these take another f-divergence.
 F_DIVERGENCE = {
     Loss.sigmoid, Loss.sigmoid_norm, Loss.hinge, Loss.ipo, Loss.exo_pair, Loss.robust, Loss.discopop, Loss.sft,
+}  # fmt: skip
+
+
+# The losses that the batched engine computes (factdpo/dpo.py); every other is TRL's.
+BATCHED_LOSSES = {
+    Loss.sigmoid, Loss.hinge, Loss.ipo, Loss.robust, Loss.apo_zero, Loss.apo_down, Loss.nca_pair, Loss.sppo_hard,
+    Loss.sft,
 }  # fmt: skip
 
 
@@ -292,6 +308,41 @@ def identity(cfg: Config) -> dict[str, Any]:
     return asked
 
 
+def choose_engine(cfg: Config) -> tuple[Config, str]:
+    """The config with the engine that really runs in place of `auto`, and why in a few words."""
+    if cfg.engine.name is not EngineName.auto:
+        return cfg, "as asked"
+    if alone := needs_trl(cfg):
+        engine = EngineConfig(name=EngineName.trl, device=cfg.engine.device)
+        return dataclasses.replace(cfg, engine=engine), f"auto: only TRL does {', '.join(alone)}"
+    return dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, name=EngineName.batched)), "auto"
+
+
+def needs_trl(cfg: Config) -> list[str]:
+    """What of a run the batched engine cannot do, as `key=value`; empty where it can."""
+    dpo, lora = cfg.dpo, cfg.lora
+    found = []
+    if lora.method is Method.full:
+        found.append("lora.method=full")
+    if lora.dora:
+        found.append("lora.dora=true")
+    if others := [loss.name for loss in dpo.loss if loss not in BATCHED_LOSSES]:
+        found.append(f"dpo.loss=[{', '.join(others)}]")
+    if dpo.f_divergence is not Divergence.reverse_kl:
+        found.append(f"dpo.f_divergence={dpo.f_divergence.name}")
+    if dpo.ld_alpha is not None:
+        found.append(f"dpo.ld_alpha={dpo.ld_alpha:g}")
+    if dpo.wpo:
+        found.append("dpo.wpo=true")
+    if dpo.gradient_checkpointing:
+        found.append("dpo.gradient_checkpointing=true")
+    if cfg.model.dtype is Dtype.float16:
+        found.append("model.dtype=float16")
+    if cfg.model.attention is Attention.flash_attention_2:
+        found.append("model.attention=flash_attention_2")
+    return found
+
+
 def _unknown(node: Any, prefix: str = "") -> list[str]:
     """Keys that the schema does not have: `+lora.rnk=3` adds one, and nothing would read it."""
     known = [f.name for f in dataclasses.fields(node)]
@@ -332,6 +383,9 @@ def _ranges(cfg: Config) -> list[str]:
         ("eval.batch_size", cfg.eval.batch_size, 1, inf),
         ("eval.generations", cfg.eval.generations, 0, inf),
         ("eval.max_new_tokens", cfg.eval.max_new_tokens, 1, inf),
+        ("engine.max_runs", cfg.engine.max_runs, 1, inf),
+        ("engine.max_tokens", cfg.engine.max_tokens, 1, inf),
+        ("engine.save_every", cfg.engine.save_every, 1, inf),
         ("track.log_every", cfg.track.log_every, 1, inf),
     ]
     above_zero = {
@@ -391,6 +445,8 @@ def _combinations(cfg: Config) -> list[str]:
         found.append(f"lora.target_modules={lora.target_modules}: all-linear stands alone or not at all")
     if cfg.eval.every not in ("epoch", "never") and not (cfg.eval.every.isdigit() and int(cfg.eval.every) > 0):
         found.append(f"eval.every={cfg.eval.every}: must be epoch, never, or a number of optimizer steps above 0")
+    if cfg.engine.name is EngineName.batched and (alone := needs_trl(cfg)):
+        found.append(f"engine=batched: cannot do {', '.join(alone)}; use engine=trl, or engine=auto, which chooses")
     if cfg.model.source is ModelSource.pretrained and not cfg.model.id:
         found.append("model.id: missing; give a folder or a hub id, for instance model.id=EleutherAI/pythia-70m")
     if cfg.data.source is DataSource.pairs and not cfg.data.path:
@@ -433,6 +489,10 @@ def _without_effect(cfg: Config) -> list[str]:
         for f in dataclasses.fields(ColumnsConfig):
             key = f"data.columns.{f.name}"
             refuse(key, getattr(cfg.data.columns, f.name), f.default, f"with data.source={cfg.data.source.name}")
+    if cfg.engine.name is EngineName.trl:
+        for f in dataclasses.fields(EngineConfig):
+            if f.name not in ("name", "device"):
+                refuse(f"engine.{f.name}", getattr(cfg.engine, f.name), f.default, "with engine=trl")
     if not cfg.track.wandb:
         for key in ("mode", "project", "entity", "group", "job_type", "tags", "log_adapter"):
             refuse(f"track.{key}", getattr(cfg.track, key), getattr(default.track, key), "with track.wandb=false")
