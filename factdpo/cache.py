@@ -61,9 +61,9 @@ def fetch(folder: Path, make: Callable[[Path], None]) -> bool:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(folder.name + ".lock")):
         if folder.exists():
-            if (damage := _damage(folder)) is None:
+            if (found := damage(folder)) is None:
                 return True
-            log.warning("%s is not whole (%s): it is made again", folder, damage)
+            log.warning("%s is not whole (%s): it is made again", folder, found)
             shutil.rmtree(folder)
         temporary = folder.with_name(f".{folder.name}.part")  # ours by the lock; a kill may have left one
         shutil.rmtree(temporary, ignore_errors=True)
@@ -86,7 +86,8 @@ def damaged_files(folder: Path, expected: dict[str, str]) -> list[str]:
     ]
 
 
-def _damage(folder: Path) -> str | None:
+def damage(folder: Path) -> str | None:
+    """What is wrong with a folder that `fetch` made; None if each file is as it was written."""
     try:
         expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         wrong = damaged_files(folder, dict(expected))

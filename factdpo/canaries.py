@@ -1,4 +1,4 @@
-"""The canaries of a training with the Hugging Face Trainer: each of them ends the run.
+"""The canaries of a training: each of them ends the run; and the callback that runs them in the Hugging Face Trainer.
 
 Something is trainable; at the first step the policy is the reference (log-ratios 0, the loss of no margin); the first
 optimizer step with a rate above 0 changes the weights; every loss and gradient norm is finite.
@@ -23,6 +23,9 @@ Row = dict[str, Any]
 # The policy's first loss against the loss at zero margin, and its first rewards against 0: float32 differs by rounding,
 # half precision by rounding of log-probs around 10 nats, 2^-8 relative.
 CANARY_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.02}
+
+
+NOTHING_CHANGED = "an optimizer step with a learning rate above 0 changed no weight"
 
 
 class CanaryError(RuntimeError):
@@ -55,7 +58,6 @@ class Watch(TrainerCallback):
         self.canaries: dict[str, Any] = {}
         self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]  # type: ignore[union-attr]
         self.trainable = sum(p.numel() for p in self.parameters)
-        self.expected_first_loss = _loss_at_zero_margin(cfg)
         if self.trainable == 0:
             raise CanaryError(f"lora.target_modules={cfg.lora.target_modules}: nothing is trainable")
 
@@ -67,7 +69,7 @@ class Watch(TrainerCallback):
         if (before := self.__dict__.pop("before", None)) is None:
             return
         if all(torch.equal(old, new) for old, new in zip(before, self.parameters, strict=True)):
-            raise CanaryError("an optimizer step with a learning rate above 0 changed no weight")
+            raise CanaryError(NOTHING_CHANGED)
         self.canaries["weights_changed_at_step"] = state.global_step + 1
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -75,11 +77,9 @@ class Watch(TrainerCallback):
             return  # the trainer's closing summary
         row = {"step": state.global_step, **logs, "time_seconds": time.monotonic() - self.started}
         self.record(row)
-        for key in ("loss", "grad_norm"):
-            if not math.isfinite(row.get(key, 0.0)):
-                raise Diverged(f"{key} is {row[key]} at step {state.global_step}")
+        check_finite(row)
         if state.global_step == 1:  # logged whatever log_every is
-            self._check_first_step(row)
+            self.canaries |= check_first_step(self.cfg, row)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == state.max_steps:
@@ -100,27 +100,39 @@ class Watch(TrainerCallback):
             {"step": state.global_step, "epoch": state.epoch, **scores, "time_seconds": time.monotonic() - self.started}
         )
 
-    def _check_first_step(self, row: Row) -> None:
-        """At step 1 the policy is the reference: its log-ratios are 0 and the loss is that of no margin."""
-        tolerance = CANARY_TOLERANCE["bfloat16" if self.cfg.dpo.bf16 else self.cfg.model.dtype.name]
-        nats = {side: row[f"rewards/{side}"] / self.cfg.dpo.beta for side in ("chosen", "rejected")}
-        wrong = [f"{side} differs by {value:.3g} nats" for side, value in nats.items() if abs(value) > tolerance]
-        if self.expected_first_loss is not None:
-            self.canaries |= {"first_loss": row["loss"], "expected_first_loss": self.expected_first_loss}
-            if abs(row["loss"] - self.expected_first_loss) > tolerance * max(1.0, abs(self.expected_first_loss)):
-                wrong.append(f"the loss is {row['loss']:.6g} and not {self.expected_first_loss:.6g}")
-        if wrong:
-            raise CanaryError(
-                f"before its first step the model should be its own reference, but {'; '.join(wrong)} "
-                f"(tolerance {tolerance})"
-            )
-        self.canaries["first_step_is_the_reference"] = True
+def check_first_step(cfg: Config, row: Row) -> dict[str, Any]:
+    """At step 1 the policy is the reference: its log-ratios are 0 and the loss is that of no margin; what was found.
 
-    def check_end(self) -> None:
-        """Raises CanaryError if the run ended without the checks above, for instance because every rate was 0."""
-        for canary in ("first_step_is_the_reference", "weights_changed_at_step"):
-            if canary not in self.canaries:
-                raise CanaryError(f"training ended without {canary}: no optimizer step had a learning rate above 0")
+    `row` is the first of the history. Raises CanaryError.
+    """
+    tolerance = CANARY_TOLERANCE["bfloat16" if cfg.dpo.bf16 else cfg.model.dtype.name]
+    expected = _loss_at_zero_margin(cfg)
+    nats = {side: row[f"rewards/{side}"] / cfg.dpo.beta for side in ("chosen", "rejected")}
+    wrong = [f"{side} differs by {value:.3g} nats" for side, value in nats.items() if abs(value) > tolerance]
+    found: dict[str, Any] = {}
+    if expected is not None:
+        found |= {"first_loss": row["loss"], "expected_first_loss": expected}
+        if abs(row["loss"] - expected) > tolerance * max(1.0, abs(expected)):
+            wrong.append(f"the loss is {row['loss']:.6g} and not {expected:.6g}")
+    if wrong:
+        raise CanaryError(
+            f"before its first step the model should be its own reference, but {'; '.join(wrong)} (tolerance {tolerance})"
+        )
+    return found | {"first_step_is_the_reference": True}
+
+
+def check_finite(row: Row) -> None:
+    """Raises Diverged if the loss or the gradient norm of a row of the history is not finite."""
+    for key in ("loss", "grad_norm"):
+        if not math.isfinite(row.get(key, 0.0)):
+            raise Diverged(f"{key} is {row[key]} at step {row['step']}")
+
+
+def check_end(canaries: dict[str, Any]) -> None:
+    """Raises CanaryError if a training ended without the two checks that every training passes."""
+    for canary in ("first_step_is_the_reference", "weights_changed_at_step"):
+        if canary not in canaries:
+            raise CanaryError(f"training ended without {canary}: no optimizer step had a learning rate above 0")
 
 
 def _loss_at_zero_margin(cfg: Config) -> float | None:

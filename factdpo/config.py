@@ -197,7 +197,6 @@ class EngineConfig:
     max_runs: int | None = None  # batched: runs that train together; null: as many as fit
     max_tokens: int | None = None  # batched: tokens per forward; null: 2048 on a CPU, 65536 on a GPU
     save_every: int = 100  # batched: optimizer steps between checkpoints; a kill loses no more than that
-    cuda_graph: bool = False  # batched: replay the step as one CUDA graph; not yet measured on a GPU
 
 
 @dataclass
@@ -240,7 +239,7 @@ class Config:
 # What cannot change a number, or stands in a run's identity by its bytes instead of its place.
 NOT_IDENTITY = (
     "track", "out", "seed", "model.name", "model.id", "model.revision", "data.path",
-    "engine.max_runs", "engine.max_tokens", "engine.save_every", "engine.cuda_graph",
+    "engine.max_runs", "engine.max_tokens", "engine.save_every",
 )  # fmt: skip
 
 SMOOTHED = {Loss.robust, Loss.exo_pair, Loss.aot, Loss.aot_unpaired}

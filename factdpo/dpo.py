@@ -14,16 +14,19 @@ LOSSES = ("sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down", "nca_pair
 
 def dpo_loss(
     loss: str,
-    policy_chosen_logps: Float[Tensor, " B"],
-    policy_rejected_logps: Float[Tensor, " B"],
-    ref_chosen_logps: Float[Tensor, " B"],
-    ref_rejected_logps: Float[Tensor, " B"],
-    chosen_lengths: Int[Tensor, " B"],
-    rejected_lengths: Int[Tensor, " B"],
-    beta: float,
-    label_smoothing: float = 0.0,
-) -> Float[Tensor, " B"]:
-    """Loss of each pair; the batch's loss is the mean. Lengths in tokens; raises ValueError on another loss's name."""
+    policy_chosen_logps: Float[Tensor, "*B"],
+    policy_rejected_logps: Float[Tensor, "*B"],
+    ref_chosen_logps: Float[Tensor, "*B"],
+    ref_rejected_logps: Float[Tensor, "*B"],
+    chosen_lengths: Int[Tensor, "*B"],
+    rejected_lengths: Int[Tensor, "*B"],
+    beta: float | Tensor,
+    label_smoothing: float | Tensor = 0.0,
+) -> Float[Tensor, "*B"]:
+    """Loss of each pair; the batch's loss is the mean. Lengths in tokens; raises ValueError on another loss's name.
+
+    `beta` and `label_smoothing` may be tensors that broadcast: one per run. Not with sft, which knows one batch only.
+    """
     chosen_ratios = policy_chosen_logps - ref_chosen_logps  # log pi(y_w|x) / pi_ref(y_w|x)
     rejected_ratios = policy_rejected_logps - ref_rejected_logps
     logits = chosen_ratios - rejected_ratios  # beta * logits is the reward margin h of DPO eq. 7
@@ -51,10 +54,10 @@ def dpo_loss(
 
 
 def reward_metrics(
-    policy_chosen_logps: Float[Tensor, " B"],
-    policy_rejected_logps: Float[Tensor, " B"],
-    ref_chosen_logps: Float[Tensor, " B"],
-    ref_rejected_logps: Float[Tensor, " B"],
+    policy_chosen_logps: Float[Tensor, "*B"],
+    policy_rejected_logps: Float[Tensor, "*B"],
+    ref_chosen_logps: Float[Tensor, "*B"],
+    ref_rejected_logps: Float[Tensor, "*B"],
     beta: float,
 ) -> dict[str, float]:
     """TRL's reward metrics of a batch: implicit rewards beta * log(pi / pi_ref) (DPO eq. 5), their margin and order."""

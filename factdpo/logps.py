@@ -18,8 +18,20 @@ def completion_logps(
     prediction and must not be one of them. Computed in float32 whatever the dtype of the logits.
     """
     assert not mask[:, 0].any(), "the first token has no prediction"
-    logps = logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
-    return torch.where(mask[:, 1:], logps, 0.0).sum(-1)
+    predicting = logits[:, :-1]
+    at = torch.arange(predicting[..., 0].numel(), device=logits.device).view(predicting.shape[:2])
+    return answer_logps(predicting.float().log_softmax(-1).flatten(0, 1), at, ids[:, 1:], mask[:, 1:])
+
+
+def answer_logps(
+    logps: Float[Tensor, "M V"], at: Int[Tensor, "*B A"], token: Int[Tensor, "*B A"], there: Bool[Tensor, "*B A"]
+) -> Float[Tensor, "*B"]:
+    """Log-probability of each answer, in nats: sum over its A tokens of logps[at, token], where they are there.
+
+    `logps` are of every token of the vocabulary at M positions, float32; `at` is the position that predicts a token.
+    """
+    picked = logps.flatten().gather(0, (at * logps.shape[-1] + token).flatten()).view(token.shape)
+    return torch.where(there, picked, 0.0).sum(-1)
 
 
 def greedy_matches(

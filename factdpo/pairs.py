@@ -37,6 +37,15 @@ class Pairs:
         )
 
 
+def join(parts: list[Pairs]) -> Pairs:
+    """All their pairs, one part after the other."""
+    columns = [
+        [item for part in parts for item in column(part)]
+        for column in (lambda p: p.facts, lambda p: p.prompt_ids, lambda p: p.chosen_ids, lambda p: p.rejected_ids)
+    ]
+    return Pairs(*columns, pad_id=parts[0].pad_id)
+
+
 class Batch(NamedTuple):
     """B pairs as 2B padded rows, the chosen first. `keep` positions at the end of each row hold every completion."""
 

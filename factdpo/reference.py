@@ -25,6 +25,11 @@ class PairLogps:
     def take(self, count: int) -> "PairLogps":
         return PairLogps(self.chosen[:count], self.rejected[:count], self.greedy[:count])
 
+    def split(self, sizes: list[int]) -> "list[PairLogps]":
+        """Consecutive parts of these sizes, as `torch.split` gives them."""
+        columns = zip(*(column.split(sizes) for column in (self.chosen, self.rejected, self.greedy)), strict=True)
+        return [PairLogps(*part) for part in columns]
+
 
 @torch.no_grad()
 def pair_logps(model: nn.Module, pairs: Pairs, batch_size: int) -> PairLogps:
@@ -48,11 +53,16 @@ def pair_logps(model: nn.Module, pairs: Pairs, batch_size: int) -> PairLogps:
         chosen[rows], rejected[rows] = completion_logps(logits, ids, mask).cpu().chunk(2)
         greedy[rows] = greedy_matches(logits, ids, mask).cpu()[: len(rows)]
     model.train(was_training)
-    bad = ~(torch.isfinite(chosen) & torch.isfinite(rejected))
+    return check_finite(pairs, PairLogps(chosen, rejected, greedy))
+
+
+def check_finite(pairs: Pairs, logps: PairLogps) -> PairLogps:
+    """The same log-probs; raises Diverged for NaN or Inf."""
+    bad = ~(torch.isfinite(logps.chosen) & torch.isfinite(logps.rejected))
     if bad.any():
         first = pairs.facts[int(bad.nonzero()[0])]
         raise Diverged(f"log-probs of {int(bad.sum())} of {len(pairs)} pairs are not finite, first '{first.prompt}'")
-    return PairLogps(chosen, rejected, greedy)
+    return logps
 
 
 def reference_logps(base: Base, pairs: Pairs, batch_size: int, cache_dir: Path) -> PairLogps:

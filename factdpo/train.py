@@ -1,9 +1,6 @@
 """Engine "trl": TRL's DPOTrainer with PEFT, given ready token ids and reference log-probs."""
 
-import json
 import os
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,22 +9,17 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PrinterCallback
-from transformers.pytorch_utils import Conv1D
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from factdpo.canaries import CanaryError, Watch, without_autocast
+from factdpo import adapters
+from factdpo.canaries import Watch, check_end, without_autocast
 from factdpo.config import Config, ConfigError, Method
 from factdpo.model import Base
 from factdpo.pairs import Pairs
 from factdpo.reference import PairLogps, pair_logps
-
-PROBE_PAIRS = 64  # training pairs whose scores the reloaded model must reproduce
-RELOAD_TOLERANCE_NATS = 1e-3  # the same weights on the same device; another batch shape may round otherwise
 
 Row = dict[str, Any]
 
@@ -57,80 +49,28 @@ def fit(
             args=_arguments(cfg, base, scratch),
             train_dataset=_dataset(pairs, refs),
             processing_class=base.tokenizer,
-            peft_config=_lora(cfg, base) if cfg.lora.method is Method.lora else None,
+            peft_config=adapters.lora_config(cfg, base) if cfg.lora.method is Method.lora else None,
         )
         trainer.remove_callback(PrinterCallback)
         watch = Watch(cfg, trainer, record, evaluate, started)
         trainer.add_callback(watch)
         trainer.train()
-        watch.check_end()
+        check_end(watch.canaries)
     model: Any = trainer.model
     trained = folder / ("adapter" if cfg.lora.method is Method.lora else "model")
     # PEFT would ask the hub whether the vocabulary was changed; no embedding is ever trained here.
     model.save_pretrained(trained, **({"save_embedding_layers": False} if trained.name == "adapter" else {}))
     (trained / "README.md").unlink(missing_ok=True)  # PEFT's blank model card, with a path of this machine
     with without_autocast(model):
-        probe = pair_logps(model, pairs.take(PROBE_PAIRS), cfg.eval.batch_size)
-    save_file(vars(probe), folder / "probe.safetensors")
+        probe = pair_logps(model, pairs.take(adapters.PROBE_PAIRS), cfg.eval.batch_size)
     facts = {
         "steps": trainer.state.global_step,
         "trainable_parameters": watch.trainable,
         "train_seconds": time.monotonic() - started,
-        "peak_gib": peak_gib(base.device),
+        "peak_gib": adapters.peak_gib(base.device),
         "canaries": watch.canaries,
     }
-    (folder / "fit.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-
-
-def load_trained(base: Base, folder: Path) -> nn.Module:
-    """The trained weights in `folder` on a freshly loaded base (which is changed), in eval mode."""
-    weights = trained_weights(folder)
-    if weights.name == "adapter":
-        return PeftModel.from_pretrained(base.model, weights).eval()  # type: ignore[arg-type]
-    full = type(base.model).from_pretrained(weights, dtype=base.model.dtype, use_safetensors=True)
-    return full.to(base.device).eval()  # type: ignore[arg-type]
-
-
-def trained_weights(folder: Path) -> Path:
-    """adapter/ (PEFT's format), or, after full fine-tuning, model/ (a whole model)."""
-    return folder / ("adapter" if (folder / "adapter").is_dir() else "model")
-
-
-def check_reloaded(model: nn.Module, folder: Path, pairs: Pairs, batch_size: int) -> None:
-    """Raises CanaryError unless the reloaded model scores the first training pairs as the model in training did."""
-    was = PairLogps(**load_file(folder / "probe.safetensors"))
-    now = pair_logps(model, pairs.take(PROBE_PAIRS), batch_size)
-    apart = max((now.chosen - was.chosen).abs().max().item(), (now.rejected - was.rejected).abs().max().item())
-    if apart > RELOAD_TOLERANCE_NATS:
-        raise CanaryError(
-            f"{trained_weights(folder)}: loaded from disk into a fresh base it scores the training pairs up to "
-            f"{apart:.4g} nats apart from the model that was trained (tolerance {RELOAD_TOLERANCE_NATS})"
-        )
-
-
-def peak_gib(device: torch.device) -> float:
-    """Highest memory so far: of the GPU's allocator, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def check_targets(cfg: Config, base: Base) -> None:
-    """Raises ConfigError if lora.target_modules names a module that the base does not have."""
-    targets = cfg.lora.target_modules
-    if cfg.lora.method is Method.full or targets == ["all-linear"]:
-        return
-    names = [name for name, _ in base.model.named_modules()]
-    unknown = [target for target in targets if not any(n == target or n.endswith(f".{target}") for n in names)]
-    if unknown:
-        head = base.model.get_output_embeddings()  # not adaptable: TRL reads its weight directly
-        linear = [n for n, m in base.model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
-        leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
-        raise ConfigError(
-            f"lora.target_modules={targets}: {base.weights.name} has no module {', '.join(unknown)}; "
-            f"its linear layers are {', '.join(leaves)}"
-        )
+    adapters.write_fit(folder, facts, probe)
 
 
 class _PairsTrainer(DPOTrainer):
@@ -153,23 +93,6 @@ def _dataset(pairs: Pairs, refs: PairLogps) -> Dataset:
             "ref_rejected_logps": refs.rejected.tolist(),
         }
     )
-
-
-def _lora(cfg: Config, base: Base) -> LoraConfig:
-    lora, targets = cfg.lora, cfg.lora.target_modules
-    adapter = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
-        lora_dropout=lora.dropout,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
-        use_rslora=lora.rslora,
-        use_dora=lora.dora,
-    )
-    # PEFT would write down the folder that the base was loaded from: a path of this machine.
-    base.model.name_or_path = base.weights.name
-    adapter.revision = base.weights.commit
-    return adapter
 
 
 def _arguments(cfg: Config, base: Base, scratch: str) -> DPOConfig:

@@ -1,0 +1,97 @@
+"""Trained weights on disk: PEFT's adapters (or whole models), how their training went, and proof that they reload."""
+
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from factdpo.canaries import CanaryError
+from factdpo.config import Config, ConfigError, Method
+from factdpo.model import Base
+from factdpo.pairs import Pairs
+from factdpo.reference import PairLogps, pair_logps
+
+PROBE_PAIRS = 64  # training pairs whose scores the reloaded model must reproduce
+RELOAD_TOLERANCE_NATS = 1e-3  # the same weights on the same device; another batch shape may round otherwise
+
+
+def write_fit(folder: Path, facts: dict[str, Any], probe: PairLogps) -> None:
+    """How a training went, and what the model in training gave to its first PROBE_PAIRS pairs (for check_reloaded)."""
+    save_file(vars(probe), folder / "probe.safetensors")
+    (folder / "fit.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def load_trained(base: Base, folder: Path) -> nn.Module:
+    """The trained weights in `folder` on a freshly loaded base (which is changed), in eval mode."""
+    weights = trained_weights(folder)
+    if weights.name == "adapter":
+        return PeftModel.from_pretrained(base.model, weights).eval()  # type: ignore[arg-type]
+    full = type(base.model).from_pretrained(weights, dtype=base.model.dtype, use_safetensors=True)
+    return full.to(base.device).eval()  # type: ignore[arg-type]
+
+
+def trained_weights(folder: Path) -> Path:
+    """adapter/ (PEFT's format), or, after full fine-tuning, model/ (a whole model)."""
+    return folder / ("adapter" if (folder / "adapter").is_dir() else "model")
+
+
+def check_reloaded(model: nn.Module, folder: Path, pairs: Pairs, batch_size: int) -> None:
+    """Raises CanaryError unless the reloaded model scores the first training pairs as the model in training did."""
+    was = PairLogps(**load_file(folder / "probe.safetensors"))
+    now = pair_logps(model, pairs.take(PROBE_PAIRS), batch_size)
+    apart = max((now.chosen - was.chosen).abs().max().item(), (now.rejected - was.rejected).abs().max().item())
+    if apart > RELOAD_TOLERANCE_NATS:
+        raise CanaryError(
+            f"{trained_weights(folder)}: loaded from disk into a fresh base it scores the training pairs up to "
+            f"{apart:.4g} nats apart from the model that was trained (tolerance {RELOAD_TOLERANCE_NATS})"
+        )
+
+
+def peak_gib(device: torch.device) -> float:
+    """Highest memory so far: of the GPU's allocator, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def check_targets(cfg: Config, base: Base) -> None:
+    """Raises ConfigError if lora.target_modules names a module that the base does not have."""
+    targets = cfg.lora.target_modules
+    if cfg.lora.method is Method.full or targets == ["all-linear"]:
+        return
+    names = [name for name, _ in base.model.named_modules()]
+    unknown = [target for target in targets if not any(n == target or n.endswith(f".{target}") for n in names)]
+    if unknown:
+        head = base.model.get_output_embeddings()  # not adaptable: TRL reads its weight directly
+        linear = [n for n, m in base.model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+        leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
+        raise ConfigError(
+            f"lora.target_modules={targets}: {base.weights.name} has no module {', '.join(unknown)}; "
+            f"its linear layers are {', '.join(leaves)}"
+        )
+
+
+def lora_config(cfg: Config, base: Base) -> LoraConfig:
+    """PEFT's words for lora.*."""
+    lora, targets = cfg.lora, cfg.lora.target_modules
+    adapter = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+    )
+    # PEFT would write down the folder that the base was loaded from: a path of this machine.
+    base.model.name_or_path = base.weights.name
+    adapter.revision = base.weights.commit
+    return adapter

@@ -1,0 +1,539 @@
+"""Engine "batched": many LoRA-DPO runs train together on one frozen base, each exactly as if alone.
+
+One forward and one backward serve R runs (stack.py, packing.py). Each run has its own loss, rate, clipping, data order and
+dropout; the loss of a run is the mean over its own pairs, and the runs' losses are added up, so that no gradient of one
+meets another's. AdamW's state is one tensor for all of them. What leaves the device while training are the metrics, in
+blocks: no step waits for the host.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from peft import LoraConfig
+from torch import Tensor
+
+from factdpo import adapters, canaries, checkpoints
+from factdpo.config import Config, Loss
+from factdpo.dpo import dpo_loss
+from factdpo.logps import Diverged
+from factdpo.model import Base
+from factdpo.packing import Packed, pack
+from factdpo.pairs import Pairs, join
+from factdpo.planner import is_out_of_memory, runs_at_once, tokens_at_once
+from factdpo.reference import PairLogps, check_finite
+from factdpo.stack import Adapter, Stack, fresh_adapter, stacked
+from factdpo.steps import epochs_done, learning_rate, micro_batches, planned_steps, steps_per_epoch
+
+log = logging.getLogger("factdpo")
+
+Row = dict[str, Any]
+FETCH_STEPS = 25  # at these steps at the latest the metrics are fetched and diverged runs leave
+FETCH_SECONDS = 1.0  # and after so long rows are shown, for who watches
+# Per-pair metrics of a step, in this order: TRL's names, each a mean over the micro-batch's pairs or tokens.
+METRICS = (
+    "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
+    "logits/chosen", "logits/rejected", "entropy", "mean_token_accuracy",
+)  # fmt: skip
+
+
+@dataclass
+class Member:
+    """One run of a batch: what it learns from, what is scored on the way, and who wants to know."""
+
+    key: str  # what it is called in checkpoints
+    cfg: Config
+    pairs: Pairs
+    refs: PairLogps
+    curves: dict[str, Pairs]  # scored as eval.every says
+    describe: Callable[[dict[str, PairLogps]], Row]  # these scores as a row of the history
+    record: Callable[..., None]  # gets the rows of the history as they arise, many at a time
+    recorded: int = 0  # rows that it got: a training that begins again does not repeat them
+
+
+class Trained(NamedTuple):
+    """A run that came to its end."""
+
+    adapter: Adapter
+    facts: dict[str, Any]  # for fit.json
+    probe: PairLogps
+
+    def save(self, folder: Path) -> None:
+        """adapter/, fit.json and probe.safetensors, as engine trl leaves them."""
+        self.adapter.save(folder / "adapter")
+        adapters.write_fit(folder, self.facts, self.probe)
+
+
+def can_train_together(cfg: Config) -> list[Any]:
+    """What runs on the same base must agree on to be in one batch."""
+    dpo = cfg.dpo
+    return [sorted(cfg.lora.target_modules), dpo.bf16, dpo.adam_beta1, dpo.adam_beta2, dpo.adam_epsilon]
+
+
+def fit_many(base: Base, members: list[Member], folder: Path) -> Iterator[tuple[Member, Trained | Exception]]:
+    """Train all members, in batches that fit; each is handed out when it ends, with its weights or with what ended it.
+
+    The members agree in `can_train_together`. Checkpoints of unfinished batches lie in `folder`; one whose runs are all
+    among the members is gone on with. The base is as it was whenever a member is handed out. An out-of-memory error
+    halves the batch and starts it again; raises it when a run alone does not fit.
+    """
+    waiting = {member.key: member for member in members}
+    batches: list[tuple[list[Member], checkpoints.Checkpoint | None]] = []
+    for saved in checkpoints.find(folder, set(waiting)):
+        batches.append(([waiting.pop(key) for key in saved.state["keys"]], saved))
+        log.info("going on from step %d of a batch of %d runs", saved.state["step"], len(saved.state["keys"]))
+    fresh = sorted(waiting.values(), key=lambda member: -planned_steps(len(member.pairs), member.cfg.dpo))
+    if fresh:
+        at_once = runs_at_once(base, fresh[0].cfg, [member.pairs for member in fresh])
+        even = -(-len(fresh) // -(-len(fresh) // at_once))  # as many batches as needed, of like size
+        batches += [(fresh[i : i + even], None) for i in range(0, len(fresh), even)]
+    while batches:
+        batch, saved = batches.pop(0)
+        ended = set()
+        try:
+            for member, ending in _fit_batch(base, batch, saved, folder):
+                ended.add(member.key)
+                yield member, ending
+        except Exception as error:
+            left = [member for member in batch if member.key not in ended]
+            if not is_out_of_memory(error) or len(left) < 2:
+                raise
+            half = (len(left) + 1) // 2
+            log.warning("out of memory with %d runs at once: on with %d", len(left), half)
+            batches[:0] = [(left[:half], None), (left[half:], None)]
+        if base.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@dataclass
+class _Run:
+    """A member while it trains."""
+
+    member: Member
+    config: LoraConfig
+    parameters: int
+    total: int  # optimizer steps
+    order: Iterator[list[list[int]]]
+    dropout: torch.Generator | None
+    epoch_steps: int
+    tokens: int = 0  # seen so far, padding apart, as TRL counts
+    sums: list[float] = field(default_factory=lambda: [0.0] * len(METRICS))  # since the last row, over micro-batches
+    loss: float = 0.0  # since the last row, over steps
+    steps: int = 0  # since the last row
+    batches: int = 0  # micro-batches since the last row
+    canaries: dict[str, Any] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    ending: Trained | Exception | None = None
+
+    def scored_at(self, step: int) -> bool:
+        every = self.member.cfg.eval.every
+        if every == "epoch":
+            return step % self.epoch_steps == 0 or step == self.total
+        return every != "never" and step % int(every) == 0
+
+
+_KEPT = ("tokens", "sums", "loss", "steps", "batches", "canaries", "rows")  # of a _Run, in a checkpoint
+
+
+class _Done(NamedTuple):
+    """One step whose metrics are still on the device."""
+
+    step: int
+    values: Float[Tensor, "metrics R"]  # METRICS, the loss, the gradient norm, whether the weights changed
+    batches: list[int]
+    tokens: list[int]
+
+
+class _Inputs(NamedTuple):
+    """What one step needs, on the device; B is the most pairs that a run has in it."""
+
+    packed: Packed
+    refs: Float[Tensor, "2 R B"]
+    lengths: Float[Tensor, "2 R B"]  # tokens of each answer
+    mean_length: Float[Tensor, "R B"]  # of the chosen answers of the pair's micro-batch
+    weights: Float[Tensor, "metrics R B"]  # of each pair in METRICS, summed over micro-batches
+    share: Float[Tensor, "R B"]  # of each pair in the loss
+    rate: Float[Tensor, "R 1"]
+    dropped: dict[str, Tensor]
+
+
+def _fit_batch(
+    base: Base, members: list[Member], saved: checkpoints.Checkpoint | None, folder: Path
+) -> Iterator[tuple[Member, Trained | Exception]]:
+    """Train these members at once, from the beginning or from a checkpoint."""
+    if base.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    engine, home = members[0].cfg.engine, saved.home if saved else checkpoints.home(folder, [m.key for m in members])
+    fresh = [fresh_adapter(member.cfg, base) for member in members]
+    rank = saved.state["rank"] if saved else max(adapter.config.r for adapter in fresh)
+    with stacked(base, fresh, rank, bf16_products=members[0].cfg.dpo.bf16) as stack:
+        batch = _Batch(stack, members, fresh, saved)
+        while batch.runs:
+            batch.step()
+            for run in batch.leave():
+                assert run.ending is not None
+                yield run.member, run.ending
+            if batch.runs and batch.count % engine.save_every == 0:
+                checkpoints.save(home, *batch.state())
+    checkpoints.forget(home)
+
+
+class _Batch:
+    """The state of R runs that train together."""
+
+    def __init__(
+        self, stack: Stack, members: list[Member], fresh: list[Adapter], saved: checkpoints.Checkpoint | None
+    ):
+        self.stack, self.together = stack, len(members)
+        self.device = stack.base.device
+        self.tokens_at_once = tokens_at_once(members[0].cfg, self.device)
+        self.count = 0  # optimizer steps made
+        self.started = time.monotonic()
+        self.runs = [self._run(member, adapter) for member, adapter in zip(members, fresh, strict=True)]
+        self.waiting: list[_Done] = []
+        self.fetched = time.monotonic()
+        moments = torch.zeros(2, *stack.masters.shape, device=self.device)
+        if saved:
+            moments = self._restore(saved)
+        self._prepare(moments)
+
+    def _run(self, member: Member, adapter: Adapter) -> _Run:
+        cfg, pairs = member.cfg, len(member.pairs)
+        dropout = torch.Generator(self.device).manual_seed(cfg.dpo.seed) if cfg.lora.dropout > 0 else None
+        return _Run(
+            member, adapter.config, adapter.parameters, planned_steps(pairs, cfg.dpo),
+            micro_batches(pairs, cfg.dpo), dropout, steps_per_epoch(pairs, cfg.dpo),
+        )  # fmt: skip
+
+    # ---------------------------------------------------------------------------------------------------- weights
+
+    def _prepare(self, moments: Float[Tensor, "2 R P"]) -> None:
+        """The optimizer and the constants of the runs that are there.
+
+        AdamW computes its update at rate 1 into `update`, which each run then adds at its own rate.
+        """
+        stack, device = self.stack, self.device
+        self.grads, self.update = torch.zeros_like(stack.masters), torch.zeros_like(stack.masters)
+        self.grad_views = [view for both in stack.views(self.grads).values() for view in both]
+        self.weights = {
+            name: (a.detach().requires_grad_(), b.detach().requires_grad_())
+            for name, (a, b) in stack.views(stack.masters).items()
+        }
+        self.leaves = [weight for both in self.weights.values() for weight in both]
+        stack.use(self.weights, stack.scales)
+        dpo = [run.member.cfg.dpo for run in self.runs]
+        self.update.grad = self.grads
+        self.optimizer = torch.optim.AdamW(
+            [self.update], lr=1.0, betas=(dpo[0].adam_beta1, dpo[0].adam_beta2), eps=dpo[0].adam_epsilon,
+            weight_decay=0.0, fused=True,
+        )  # fmt: skip
+        self.optimizer.state[self.update] = {
+            "step": torch.tensor(float(self.count), device=device), "exp_avg": moments[0], "exp_avg_sq": moments[1],
+        }  # fmt: skip
+
+        def column(values: list[float]) -> Float[Tensor, "R 1"]:
+            return torch.tensor(values, device=device).view(-1, 1)
+
+        self.beta = column([c.beta for c in dpo])
+        self.smoothing = column([c.label_smoothing for c in dpo])
+        self.clip = column([c.max_grad_norm or torch.inf for c in dpo])
+        self.decay = column([c.weight_decay for c in dpo]) if any(c.weight_decay for c in dpo) else None
+        self.losses = sorted({loss for c in dpo for loss in c.loss}, key=lambda loss: loss.name)
+        factors = [dict(zip(c.loss, c.loss_weights or [1.0] * len(c.loss), strict=True)) for c in dpo]
+        self.factors = [column([by_run.get(loss, 0.0) for by_run in factors]) for loss in self.losses]
+
+    def _moments(self) -> Float[Tensor, "2 R P"]:
+        state = self.optimizer.state[self.update]
+        return torch.stack([state["exp_avg"], state["exp_avg_sq"]])
+
+    # ------------------------------------------------------------------------------------------------------ a step
+
+    def step(self) -> None:
+        """One optimizer step of every run; nothing in it waits for the device."""
+        rates = [learning_rate(self.count, run.total, run.member.cfg.dpo) for run in self.runs]
+        taken = [next(run.order) for run in self.runs]
+        inputs = self._inputs(taken, rates)
+        changes = any(
+            rate > 0 and "weights_changed_at_step" not in run.canaries
+            for run, rate in zip(self.runs, rates, strict=True)
+        )
+        before = self.stack.masters.clone() if changes else None
+        values = self._train(inputs)
+        if before is not None:
+            changed = (self.stack.masters != before).any(dim=1, keepdim=True).T.float()
+        else:
+            changed = torch.ones(1, len(self.runs), device=self.device)
+        self.count += 1
+        self.waiting.append(
+            _Done(
+                self.count,
+                torch.cat([values, changed]),
+                [len(batches) for batches in taken],
+                [
+                    sum(_tokens(run.member.pairs, row) for batch in batches for row in batch)
+                    for run, batches in zip(self.runs, taken, strict=True)
+                ],
+            )
+        )
+
+    def _train(self, inputs: _Inputs) -> Float[Tensor, "metrics R"]:
+        """Forward, backward and update, on the device alone; gives METRICS, then each run's loss and gradient norm."""
+        stack = self.stack
+        for name, layer in stack.layers.items():
+            layer.kept = inputs.dropped.get(name)
+        answers = stack.answers(inputs.packed)
+        losses = (self._loss(answers.logps, inputs) * inputs.share).sum(1)
+        grads = torch.autograd.grad(losses.sum(), self.leaves)
+        with torch.no_grad():
+            torch._foreach_copy_(self.grad_views, grads)
+            norms = torch.linalg.vector_norm(self.grads, dim=1, keepdim=True)
+            self.grads.mul_((self.clip / (norms + 1e-6)).clamp(max=1.0))  # as torch.nn.utils.clip_grad_norm_
+            self.update.zero_()
+            self.optimizer.step()
+            if self.decay is not None:
+                stack.masters.mul_(1 - inputs.rate * self.decay)
+            stack.masters.addcmul_(self.update, inputs.rate)
+            rewards = self.beta * (answers.logps - inputs.refs)
+            values = torch.stack(
+                [
+                    *rewards, (rewards[0] > rewards[1]).float(), rewards[0] - rewards[1], *answers.logps,
+                    *answers.mean_logit, answers.entropy.sum(0), answers.greedy[0],
+                ]
+            )  # fmt: skip
+            return torch.cat([(values * inputs.weights).sum(-1), losses[None], norms.T])
+
+    def _loss(self, logps: Float[Tensor, "2 R B"], inputs: _Inputs) -> Float[Tensor, "R B"]:
+        """Each pair's loss under its own run's losses; every loss that any run has is computed for all."""
+        total = torch.zeros_like(logps[0])
+        for loss, factor in zip(self.losses, self.factors, strict=True):
+            if loss is Loss.sft:  # nats per chosen token of the micro-batch, spread over its pairs
+                each = -logps[0] / inputs.mean_length
+            else:
+                each = dpo_loss(loss.name, *logps, *inputs.refs, *inputs.lengths, self.beta, self.smoothing)
+            total = total + torch.where(factor != 0, factor * each, 0.0)
+        return total
+
+    def _inputs(self, taken: list[list[list[int]]], rates: list[float]) -> _Inputs:
+        """The pairs of a step: each run's micro-batches after one another, every pair with its share in the means."""
+        rows = [[row for batch in batches for row in batch] for batches in taken]
+        packed = pack([(run.member.pairs, of_run) for run, of_run in zip(self.runs, rows, strict=True)])
+        most = max(map(len, rows))
+        refs = torch.zeros(2, len(rows), most)
+        lengths = torch.ones(2, len(rows), most)
+        mean_length = torch.ones(len(rows), most)
+        share = torch.zeros(len(rows), most)
+        weights = torch.zeros(4, len(rows), most)  # per pair, chosen token, rejected token, token
+        for r, (run, batches) in enumerate(zip(self.runs, taken, strict=True)):
+            pairs, n = run.member.pairs, len(rows[r])
+            refs[0, r, :n], refs[1, r, :n] = run.member.refs.chosen[rows[r]], run.member.refs.rejected[rows[r]]
+            start = 0
+            for batch in batches:
+                chosen = [len(pairs.chosen_ids[row]) for row in batch]
+                rejected = [len(pairs.rejected_ids[row]) for row in batch]
+                here = slice(start, start + len(batch))
+                lengths[0, r, here], lengths[1, r, here] = torch.tensor(chosen), torch.tensor(rejected)
+                mean_length[r, here] = sum(chosen) / len(batch)
+                share[r, here] = 1 / (len(batch) * len(batches))
+                means = [len(batch), sum(chosen), sum(rejected), sum(chosen) + sum(rejected)]
+                weights[:, r, here] = 1 / torch.tensor(means)[:, None]
+                start += len(batch)
+        pair, chosen, rejected, token = weights
+        of_metric = torch.stack([pair] * 6 + [chosen, rejected, token, chosen])
+
+        def there(values: Tensor) -> Tensor:
+            return values.to(self.device, non_blocking=True)
+
+        return _Inputs(
+            packed.to(self.device), there(refs), there(lengths), there(mean_length), there(of_metric), there(share),
+            there(torch.tensor(rates).view(-1, 1)), self._dropped(packed, rows),
+        )  # fmt: skip
+
+    def _dropped(self, packed: Packed, rows: list[list[int]]) -> dict[str, Tensor]:
+        """Per layer, what dropout multiplies each run's inputs by: drawn by the run's own generator, token by token."""
+        if all(run.dropout is None for run in self.runs):
+            return {}
+        rank = packed.rank.view(len(self.runs), -1).to(self.device)
+        kept = {}
+        for name, layer in self.stack.layers.items():
+            inputs = layer.weight.shape[1]
+            kept[name] = torch.ones(*rank.shape, inputs, device=self.device)
+            for r, run in enumerate(self.runs):
+                if run.dropout is not None:
+                    p, tokens = run.member.cfg.lora.dropout, int(packed.rank.view(len(self.runs), -1)[r].max())
+                    drawn = torch.rand(tokens + 1, inputs, generator=run.dropout, device=self.device) >= p
+                    kept[name][r] = drawn[rank[r]] / (1 - p)
+        return kept
+
+    # ------------------------------------------------------------------------------------------------ what is told
+
+    def leave(self) -> list[_Run]:
+        """Tell what is known, score who is due, and take the runs that came to their end out of the batch."""
+        due = [run for run in self.runs if run.scored_at(self.count)]
+        last = [run for run in self.runs if run.total == self.count]
+        save_every = self.runs[0].member.cfg.engine.save_every
+        bound = due or last or self.count == 1 or self.count % FETCH_STEPS == 0 or self.count % save_every == 0
+        if not bound and time.monotonic() - self.fetched < FETCH_SECONDS:
+            return []
+        self._fetch()
+        if not bound:
+            return []
+        self._score([run for run in due if run.ending is None])
+        self._finish([run for run in last if run.ending is None])
+        gone = [run for run in self.runs if run.ending is not None]
+        if gone and len(gone) < len(self.runs):
+            stay = [r for r, run in enumerate(self.runs) if run.ending is None]
+            moments = self._moments()[:, stay].contiguous()
+            self.stack.keep(stay)
+            self.runs = [self.runs[r] for r in stay]
+            self._prepare(moments)
+        elif gone:
+            self.runs = []
+        return gone
+
+    def _fetch(self) -> None:
+        """Metrics from the device: rows of the histories, and the checks that they allow."""
+        self.fetched = time.monotonic()
+        if not self.waiting:
+            return
+        columns = iter(torch.cat([done.values for done in self.waiting], dim=1).T.cpu().tolist())
+        told: dict[str, list[Row]] = {run.member.key: [] for run in self.runs}
+        for done in self.waiting:
+            for run, batches, tokens in zip(self.runs, done.batches, done.tokens, strict=True):
+                *sums, loss, norm, changed = next(columns)
+                if run.ending is not None:
+                    continue
+                run.tokens, run.batches, run.steps = run.tokens + tokens, run.batches + batches, run.steps + 1
+                run.sums, run.loss = [a + b for a, b in zip(run.sums, sums, strict=True)], run.loss + loss
+                row = self._row(run, done.step, norm)
+                told[run.member.key] += row
+                try:
+                    self._check(run, done.step, bool(changed), row)
+                except (Diverged, canaries.CanaryError) as error:
+                    run.ending = error
+        self.waiting = []
+        for run in self.runs:
+            self._tell(run, told[run.member.key])
+
+    def _row(self, run: _Run, step: int, norm: float) -> list[Row]:
+        """The row of the history that is due at this step, if one is."""
+        cfg = run.member.cfg
+        if not (step == 1 or step % cfg.track.log_every == 0 or step == run.total):
+            return []
+        row: Row = {"step": step, "loss": run.loss / run.steps, "grad_norm": norm}
+        row["learning_rate"] = learning_rate(step - 1, run.total, cfg.dpo)
+        row |= {name: total / run.batches for name, total in zip(METRICS, run.sums, strict=True)}
+        row |= {"num_tokens": float(run.tokens), "epoch": epochs_done(step, len(run.member.pairs), cfg.dpo)}
+        row["time_seconds"] = time.monotonic() - self.started
+        run.sums, run.loss, run.steps, run.batches = [0.0] * len(METRICS), 0.0, 0, 0
+        return [row]
+
+    def _check(self, run: _Run, step: int, changed: bool, row: list[Row]) -> None:
+        """The canaries; raises what ends the run."""
+        rate = learning_rate(step - 1, run.total, run.member.cfg.dpo)
+        if rate > 0 and "weights_changed_at_step" not in run.canaries:
+            if not changed:
+                raise canaries.CanaryError(canaries.NOTHING_CHANGED)
+            run.canaries["weights_changed_at_step"] = step
+        for logged in row:
+            canaries.check_finite(logged)
+            if step == 1:
+                run.canaries |= canaries.check_first_step(run.member.cfg, logged)
+
+    def _tell(self, run: _Run, rows: list[Row]) -> None:
+        new = rows[max(0, run.member.recorded - len(run.rows)) :]
+        run.rows += rows
+        if new:
+            run.member.record(*new)
+            run.member.recorded += len(new)
+
+    def _score(self, runs: list[_Run]) -> None:
+        """A point of the curves of these runs, all in shared forwards."""
+        if not runs:
+            return
+        names = [list(run.member.curves) for run in runs]
+        whole = [join([run.member.curves[name] for name in of_run]) for run, of_run in zip(runs, names, strict=True)]
+        for run, of_run, pairs, logps in zip(runs, names, whole, self._logps(runs, whole), strict=True):
+            try:
+                check_finite(pairs, logps)
+            except Diverged as error:
+                run.ending = error
+                continue
+            sizes = [len(run.member.curves[name]) for name in of_run]
+            epoch = epochs_done(self.count, len(run.member.pairs), run.member.cfg.dpo)
+            row = {"step": self.count, "epoch": epoch, **run.member.describe(dict(zip(of_run, logps.split(sizes), strict=True)))}
+            self._tell(run, [row | {"time_seconds": time.monotonic() - self.started}])
+
+    def _logps(self, runs: list[_Run], pairs: list[Pairs]) -> list[PairLogps]:
+        """Each run's scores of its own pairs, with dropout off."""
+        stack, at = self.stack, [self.runs.index(run) for run in runs]
+        for layer in stack.layers.values():
+            layer.kept = None
+        if len(at) < len(self.runs):
+            stack.use(stack.views(stack.masters[at]), stack.scales[at])
+        try:
+            return stack.logps(pairs, self.tokens_at_once)
+        finally:
+            stack.use(self.weights, stack.scales)
+
+    def _finish(self, runs: list[_Run]) -> None:
+        """What is left of these runs: their weights, how it went, and the scores that their reload must give."""
+        if not runs:
+            return
+        seconds, peak = time.monotonic() - self.started, adapters.peak_gib(self.device)
+        probes = [run.member.pairs.take(adapters.PROBE_PAIRS) for run in runs]
+        for run, pairs, probe in zip(runs, probes, self._logps(runs, probes), strict=True):
+            facts = {
+                "steps": run.total,
+                "trainable_parameters": run.parameters,
+                "train_seconds": seconds,
+                "peak_gib": peak,
+                "trained_together": self.together,
+                "canaries": run.canaries,
+            }
+            try:
+                canaries.check_end(run.canaries)
+                adapter = self.stack.adapter(self.runs.index(run), run.config)
+                run.ending = Trained(adapter, facts, check_finite(pairs, probe))
+            except (Diverged, canaries.CanaryError) as error:
+                run.ending = error
+
+    # --------------------------------------------------------------------------------------------------- checkpoint
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Everything that the next step depends on, and what the histories hold."""
+        known = [{name: getattr(run, name) for name in _KEPT} for run in self.runs]
+        tensors = {"masters": self.stack.masters, "moments": self._moments()}
+        tensors |= {f"dropout.{r}": run.dropout.get_state() for r, run in enumerate(self.runs) if run.dropout}
+        state = {
+            "keys": [run.member.key for run in self.runs],
+            "step": self.count,
+            "rank": self.stack.rank,
+            "together": self.together,
+            "seconds": time.monotonic() - self.started,
+            "runs": known,
+        }
+        return state, tensors
+
+    def _restore(self, saved: checkpoints.Checkpoint) -> Float[Tensor, "2 R P"]:
+        self.count, self.together = saved.state["step"], saved.state["together"]
+        self.started -= saved.state["seconds"]
+        self.stack.masters.copy_(saved.tensors["masters"])
+        for r, (run, known) in enumerate(zip(self.runs, saved.state["runs"], strict=True)):
+            rows = known.pop("rows")
+            for name, value in known.items():
+                setattr(run, name, value)
+            run.order = micro_batches(len(run.member.pairs), run.member.cfg.dpo, self.count)
+            if run.dropout is not None:
+                run.dropout.set_state(saved.tensors[f"dropout.{r}"])
+            self._tell(run, rows)
+        return saved.tensors["moments"].to(self.device)
+
+
+def _tokens(pairs: Pairs, row: int) -> int:
+    """As TRL counts them: two whole rows, the prompt in each."""
+    return 2 * len(pairs.prompt_ids[row]) + len(pairs.chosen_ids[row]) + len(pairs.rejected_ids[row])

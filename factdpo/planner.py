@@ -1,0 +1,82 @@
+"""How many runs train at once: as many as memory and a forward of good size take, from a measured probe of the base."""
+
+import logging
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from factdpo.config import Config
+from factdpo.model import Base
+from factdpo.packing import block_length, pack
+from factdpo.pairs import Pairs
+from factdpo.stack import fresh_adapter, stacked
+
+log = logging.getLogger("factdpo")
+
+TOKENS = {"cpu": 2048}  # per forward: where more is no faster (LOG.md); other devices take TOKENS_ELSEWHERE
+TOKENS_ELSEWHERE = 65536
+MASTERS = 6  # tensors as large as a run's adapter: masters, gradients (twice), update, and AdamW's two moments
+USABLE = 0.8  # of the memory that is free
+BACKWARD = 1.5  # a backward's peak against the activations that the forward keeps
+
+
+def tokens_at_once(cfg: Config, device: torch.device) -> int:
+    """Tokens per forward: engine.max_tokens, or what the device takes well."""
+    return cfg.engine.max_tokens or TOKENS.get(device.type, TOKENS_ELSEWHERE)
+
+
+def runs_at_once(base: Base, cfg: Config, runs: list[Pairs]) -> int:
+    """How many of these runs can train together, at least 1; `cfg` is one of theirs, `runs` their training pairs."""
+    if len(runs) == 1:
+        return 1
+    step_pairs = cfg.dpo.batch_size * cfg.dpo.gradient_accumulation_steps
+    longest = max(runs, key=lambda pairs: sum(block_length(pairs, row) for row in range(len(pairs))) / len(pairs))
+    rows = sorted(range(len(longest)), key=lambda row: -block_length(longest, row))[:step_pairs]
+    tokens = sum(block_length(longest, row) for row in rows)
+    state, activations = bytes_per_run(base, cfg, longest, rows)
+    by_memory = int(free_bytes(base.device) * USABLE / (state + BACKWARD * activations))
+    by_tokens = tokens_at_once(cfg, base.device) // tokens
+    limits = {"runs": len(runs), "tokens per forward": by_tokens, "memory": by_memory}
+    if cfg.engine.max_runs is not None:
+        limits["engine.max_runs"] = cfg.engine.max_runs
+    at_once = max(1, min(limits.values()))
+    if at_once < len(runs):
+        log.info("%d runs at once, limited by %s", at_once, min(limits, key=lambda name: limits[name]))
+    return at_once
+
+
+def bytes_per_run(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tuple[int, int]:
+    """Measured: what a run's weights and optimizer hold, and what a forward of these pairs keeps for the backward."""
+    adapter = fresh_adapter(cfg, base)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not tensor.is_leaf:  # the base's and the adapter's own weights are counted elsewhere
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with stacked(base, [adapter], adapter.config.r, cfg.dpo.bf16) as stack:
+        for layer in stack.layers.values():
+            layer.a, layer.b = layer.a.detach().requires_grad_(), layer.b.detach().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            answers = stack.answers(pack([(pairs, rows)]).to(base.device))
+        del answers
+        return MASTERS * stack.masters.nbytes, sum(kept.values())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had on the device; on a CPU within the limit of the container."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and (most := limit.read_text().strip()).isdigit():
+        free = min(free, int(most) - int(used.read_text()))
+    return free
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory, of a device or the machine, ran out."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
