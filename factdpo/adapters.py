@@ -29,12 +29,18 @@ def write_fit(folder: Path, facts: dict[str, Any], probe: PairLogps) -> None:
 
 
 def load_trained(base: Base, folder: Path) -> nn.Module:
-    """The trained weights in `folder` on a freshly loaded base (which is changed), in eval mode."""
+    """The trained weights in `folder`: an adapter on the base (until `unload`), or a whole model. In eval mode."""
     weights = trained_weights(folder)
     if weights.name == "adapter":
         return PeftModel.from_pretrained(base.model, weights).eval()  # type: ignore[arg-type]
     full = type(base.model).from_pretrained(weights, dtype=base.model.dtype, use_safetensors=True)
     return full.to(base.device).eval()  # type: ignore[arg-type]
+
+
+def unload(model: nn.Module) -> None:
+    """Take the adapter off a base that `load_trained` put it on; the base is then as it was."""
+    if isinstance(model, PeftModel):
+        model.unload()
 
 
 def trained_weights(folder: Path) -> Path:

@@ -186,9 +186,7 @@ def _fit_batch(
 class _Batch:
     """The state of R runs that train together."""
 
-    def __init__(
-        self, stack: Stack, members: list[Member], fresh: list[Adapter], saved: checkpoints.Checkpoint | None
-    ):
+    def __init__(self, stack: Stack, members: list[Member], fresh: list[Adapter], saved: checkpoints.Checkpoint | None):
         self.stack, self.together = stack, len(members)
         self.device = stack.base.device
         self.tokens_at_once = tokens_at_once(members[0].cfg, self.device)
@@ -465,7 +463,11 @@ class _Batch:
                 continue
             sizes = [len(run.member.curves[name]) for name in of_run]
             epoch = epochs_done(self.count, len(run.member.pairs), run.member.cfg.dpo)
-            row = {"step": self.count, "epoch": epoch, **run.member.describe(dict(zip(of_run, logps.split(sizes), strict=True)))}
+            row = {
+                "step": self.count,
+                "epoch": epoch,
+                **run.member.describe(dict(zip(of_run, logps.split(sizes), strict=True))),
+            }
             self._tell(run, [row | {"time_seconds": time.monotonic() - self.started}])
 
     def _logps(self, runs: list[_Run], pairs: list[Pairs]) -> list[PairLogps]:

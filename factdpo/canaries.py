@@ -100,6 +100,7 @@ class Watch(TrainerCallback):
             {"step": state.global_step, "epoch": state.epoch, **scores, "time_seconds": time.monotonic() - self.started}
         )
 
+
 def check_first_step(cfg: Config, row: Row) -> dict[str, Any]:
     """At step 1 the policy is the reference: its log-ratios are 0 and the loss is that of no margin; what was found.
 

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,15 @@ def quiet_libraries() -> None:
 
 
 @contextmanager
-def log_file(path: Path) -> Iterator[None]:
-    """Everything logged in here, warnings of all libraries included, goes to `path`; ours also to the terminal."""
+def log_files(paths: list[Path], mode: str = "a") -> Iterator[None]:
+    """Everything logged in here, warnings of all libraries included, goes to the files; ours also to the terminal."""
     root = logging.getLogger()
-    to_file = logging.FileHandler(path, mode="w", encoding="utf-8")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    to_files = [logging.FileHandler(path, mode=mode, encoding="utf-8") for path in paths]
+    for to_file in to_files:
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     to_terminal = _Terminal()
     others = root.handlers[:]
-    root.handlers[:] = [to_file]  # Hydra's own handler would print every library's warnings
+    root.handlers[:] = to_files  # Hydra's own handler would print every library's warnings
     log.addHandler(to_terminal)
     log.setLevel(logging.INFO)
     try:
@@ -44,7 +45,8 @@ def log_file(path: Path) -> Iterator[None]:
     finally:
         root.handlers[:] = others
         log.removeHandler(to_terminal)
-        to_file.close()
+        for to_file in to_files:
+            to_file.close()
 
 
 class _Terminal(logging.Handler):
@@ -62,22 +64,11 @@ class _Terminal(logging.Handler):
 
 
 class Bar:
-    """A progress bar of optimizer steps with loss and reward accuracy; a line per evaluation. Call it with each row."""
+    """A progress bar of optimizer steps with loss and reward accuracy; a line per evaluation. Call it with rows."""
 
     def __init__(self, total_steps: int, enabled: bool):
         self.total = total_steps
-        self.progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not (enabled and console.is_terminal),
-            transient=True,
-        )
+        self.progress = _progress("training", enabled)
         self.task = self.progress.add_task("training", total=total_steps, numbers="")
 
     def __enter__(self) -> "Bar":
@@ -87,15 +78,88 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def __call__(self, row: Row) -> None:
-        if "loss" in row:
-            numbers = f"loss {row['loss']:.3f}  reward accuracy {row['rewards/accuracies']:.2f}"
-            self.progress.update(self.task, completed=row["step"], numbers=numbers)
+    def __call__(self, *rows: Row) -> None:
+        for row in rows:
+            if "loss" in row:
+                numbers = f"loss {row['loss']:.3f}  reward accuracy {row['rewards/accuracies']:.2f}"
+                self.progress.update(self.task, completed=row["step"], numbers=numbers)
+                continue
+            accuracies = [f"{key.split('/')[1]} {value:.2f}" for key, value in row.items() if key.endswith("/accuracy")]
+            self.progress.console.print(
+                f"  {row['step']:>{len(str(self.total))}}/{self.total}  {'  '.join(accuracies)}", highlight=False
+            )
+
+
+class BatchBar:
+    """One progress bar for runs that train together: steps of all of them, how many ended, and the best so far."""
+
+    def __init__(self, runs: int, enabled: bool):
+        self.totals: dict[str, int] = {}  # run -> optimizer steps
+        self.steps: dict[str, int] = {}  # run -> steps made
+        self.longest = self.scored_at = 0
+        self.scores: dict[str, dict[str, float]] = {}  # run -> split -> accuracy
+        self.progress = _progress(f"{runs} run{'s' * (runs > 1)}", enabled)
+        self.task = self.progress.add_task("training", total=1, numbers="")
+
+    def __enter__(self) -> "BatchBar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._line()
+        self.progress.stop()
+
+    def run(self, name: str, steps: int) -> Callable[..., None]:
+        """Who is to be called with the rows of one of the runs."""
+        key = f"{len(self.totals)} {name}"  # names need not differ
+        self.totals[key], self.steps[key], self.longest = steps, 0, max(self.longest, steps)
+        self.progress.update(self.task, total=sum(self.totals.values()))
+        return lambda *rows: self._rows(key, rows)
+
+    def _rows(self, key: str, rows: tuple[Row, ...]) -> None:
+        for row in rows:
+            self.steps[key] = row["step"]
+            found = {k.split("/")[1]: value for k, value in row.items() if k.endswith("/accuracy")}
+            if found and row["step"] != self.scored_at:
+                self._line()  # of the step before: all that were due have come
+                self.scored_at = row["step"]
+            if found:
+                self.scores[key] = found
+        self.progress.update(self.task, completed=sum(self.steps.values()), numbers=self._best())
+
+    def _best(self) -> str:
+        """The run with the highest accuracy on held-out facts, or on what there is."""
+        if not self.scores:
+            return ""
+        split = "test" if all("test" in scores for scores in self.scores.values()) else "train"
+        key = max(self.scores, key=lambda key: self.scores[key].get(split, 0.0))
+        return f"best {split} {self.scores[key].get(split, 0.0):.2f} ({key.split(' ', 1)[1]})"
+
+    def _line(self) -> None:
+        """The runs' last accuracies at a glance."""
+        if not self.scores:
             return
-        accuracies = [f"{key.split('/')[1]} {value:.2f}" for key, value in row.items() if key.endswith("/accuracy")]
-        self.progress.console.print(
-            f"  {row['step']:>{len(str(self.total))}}/{self.total}  {'  '.join(accuracies)}", highlight=False
-        )
+        ranges = []
+        for split in next(iter(self.scores.values())):
+            values = [scores[split] for scores in self.scores.values() if split in scores]
+            ranges.append(f"{split} {min(values):.2f}-{max(values):.2f}")
+        where = f"{self.scored_at:>{len(str(self.longest))}}/{self.longest}"
+        self.progress.console.print(f"  {where}  {'  '.join(ranges)}  {self._best()}", highlight=False, soft_wrap=True)
+
+
+def _progress(what: str, enabled: bool) -> Progress:
+    return Progress(
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not (enabled and console.is_terminal),
+        transient=True,
+    )
 
 
 console = Console()

@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from filelock import FileLock, Timeout
 
 import factdpo
 from factdpo import cache, display, results, tracker, wandb_env, weights
-from factdpo.config import Config, ConfigError, from_dict, identity, to_dict, validate
+from factdpo.config import Config, ConfigError, EngineName, choose_engine, from_dict, identity, to_dict, validate
 from factdpo.facts import data_file, load_facts
 from factdpo.splits import make_splits
 
@@ -56,30 +57,53 @@ class Preempted(BaseException):
     """SIGTERM: the machine wants its processes back."""
 
 
+@dataclass
+class Opened:
+    """A run that is being done: its folder, locked and emptied for this attempt, and its trackers."""
+
+    cfg: Config
+    asked: dict[str, Any]
+    run_id: str
+    name: str
+    folder: Path
+    trackers: tracker.Trackers
+    lock: FileLock
+    started: str  # UTC, ISO 8601
+    ending: BaseException | None = None  # what ended its training, if that ended badly in a batch
+
+
+_opened: dict[Path, Opened] = {}  # what `warm` opened and `execute` is to close, by folder
+
+
 def execute(cfg: Config) -> dict[str, Any]:
     """The result of a run: the stored one if it is FINISHED, else a new one; printed either way.
 
     Raises ConfigError for what cannot be run; after the record is written RunFailed for a run that ended badly, and
     SystemExit for one that was told to stop.
     """
-    cfg = validate(cfg)
+    cfg, why = choose_engine(validate(cfg))
     display.quiet_libraries()
     make_splits(load_facts(cfg.data), cfg.split)  # cheap, and refuses bad data before anything heavy is imported
     asked = what_is_asked(cfg)
-    run_id, name = cache.signature(asked)[:12], run_name(cfg)
-    folder = Path(cfg.out) / "runs" / f"{slug(cfg)}-{run_id}"
-    with _locked(folder):
-        _refuse_another_run(folder, asked)
-        stored = results.read_result(folder)
-        if stored.result is not None and stored.result["state"] == "FINISHED":
-            results.print_result(stored.result, folder, display.console)
-            if wandb_env.wandb_mode(cfg.track)[0] != "disabled" and not (folder / "wandb").exists():
-                _show_to_wandb(cfg, run_id, name, folder, stored.result)
-            return stored.result
-        if stored.result is None and (folder / "result.json").exists():
-            display.console.print(f"run again: {stored.reason}", highlight=False, soft_wrap=True)
-        weights.check_obtainable(cfg.model, weights.locate(cfg.model))
-        result, exit_code = _attempt(cfg, asked, run_id, name, folder)
+    folder = run_folder(cfg, asked)
+    opened = _opened.pop(folder, None)
+    lock = opened.lock if opened else _lock(folder)
+    try:
+        if opened is None:
+            _refuse_another_run(folder, asked)
+            stored = results.read_result(folder)
+            if stored.result is not None and stored.result["state"] == "FINISHED":
+                results.print_result(stored.result, folder, display.console)
+                if wandb_env.wandb_mode(cfg.track)[0] != "disabled" and not (folder / "wandb").exists():
+                    _show_to_wandb(cfg, folder, stored.result)
+                return stored.result
+            if stored.result is None and (folder / "result.json").exists():
+                display.console.print(f"run again: {stored.reason}", highlight=False, soft_wrap=True)
+            weights.check_obtainable(cfg.model, weights.locate(cfg.model))
+            opened = _open(cfg, asked, folder, lock)
+        result, exit_code = _attempt(opened, f"engine: {cfg.engine.name.name} ({why})")
+    finally:
+        lock.release()
     results.print_result(result, folder, display.console)
     if result["state"] == "PREEMPTED":
         raise SystemExit(exit_code)  # not an Exception: a sweep must stop, and not start its next run
@@ -90,8 +114,73 @@ def execute(cfg: Config) -> dict[str, Any]:
 
 @contextmanager
 def warm(cfgs: list[Config]) -> Iterator[None]:
-    """Train together what of these validated runs can be; `execute`, called for each of them within, finds it done."""
-    yield
+    """Train together what of these validated runs can be; `execute`, called for each of them within, finds it done.
+
+    Runs that are FINISHED, that another process is doing, or that only TRL can do are left to `execute`.
+    """
+    try:
+        for cfg in cfgs:
+            _open_if_batched(cfg)
+        if _opened:
+            display.quiet_libraries()
+            _train_opened(list(_opened.values()))
+        yield
+    finally:
+        while _opened:  # nobody came for them
+            _, left = _opened.popitem()
+            left.ending = left.ending or RuntimeError("its training was done, and its job was never run")
+            _attempt(left)
+            left.lock.release()
+
+
+def _open_if_batched(cfg: Config) -> None:
+    cfg, _ = choose_engine(cfg)
+    asked = what_is_asked(cfg)
+    folder = run_folder(cfg, asked)
+    if cfg.engine.name is not EngineName.batched or folder in _opened:
+        return
+    try:
+        lock = _lock(folder, wait=False)
+    except Timeout:
+        return
+    try:
+        stored = results.read_result(folder)
+        if stored.result is None or stored.result["state"] != "FINISHED":
+            _refuse_another_run(folder, asked)
+            weights.check_obtainable(cfg.model, weights.locate(cfg.model))
+            _opened[folder] = _open(cfg, asked, folder, lock)
+    finally:
+        if folder not in _opened:
+            lock.release()
+
+
+def _train_opened(runs: list[Opened]) -> None:
+    """Train these runs; what ended one badly is told when its job comes. A signal ends all of them at once."""
+    with display.log_files([run.folder / "run.log" for run in runs]), _sigterm_raises() as told_to_stop:
+        try:
+            from factdpo.warm import Wanted, warm  # torch, transformers: seconds
+
+            for run in runs:
+                _start_trackers(run)
+            endings = warm([Wanted(run.cfg, run.name, run.folder, run.trackers) for run in runs])
+            for number, error in endings.items():
+                runs[number].ending = error
+        except BaseException as error:
+            for run in runs:
+                run.ending = error
+            if isinstance(error, Exception) and not told_to_stop:
+                log.error("%s", error, exc_info=True)
+                return
+            stopped = error if isinstance(error, KeyboardInterrupt) else Preempted()
+            for run in runs:
+                run.ending = stopped
+    if isinstance(runs[0].ending, KeyboardInterrupt | Preempted):
+        for run in runs:
+            del _opened[run.folder]
+            _, exit_code = _attempt(run)
+            run.lock.release()
+        display.console.print(f"{len(runs)} runs interrupted; the same command goes on with them", highlight=False)
+        raise SystemExit(exit_code)
 
 
 def re_evaluate(folder: Path) -> None:
@@ -150,39 +239,63 @@ def slug(cfg: Config) -> str:
     return re.sub(r"[^A-Za-z0-9._=-]+", "_", text).strip("._")[:80]
 
 
-def _attempt(cfg: Config, asked: dict[str, Any], run_id: str, name: str, folder: Path) -> tuple[dict[str, Any], int]:
-    """Run, and write result.json last and atomically, whatever came of it; returns it and the exit code."""
+def run_folder(cfg: Config, asked: dict[str, Any]) -> Path:
+    return Path(cfg.out) / "runs" / f"{slug(cfg)}-{_run_id(asked)}"
+
+
+def _run_id(asked: dict[str, Any]) -> str:
+    return cache.signature(asked)[:12]
+
+
+def _open(cfg: Config, asked: dict[str, Any], folder: Path, lock: FileLock) -> Opened:
+    """Empty a locked folder of what an earlier attempt left, and write down what is asked."""
     folder.mkdir(exist_ok=True)
-    for old in ("result.json", "items.parquet", "generations.json"):
+    for old in ("result.json", "items.parquet", "generations.json", "run.log"):
         (folder / old).unlink(missing_ok=True)
     for old in ("adapter", "model", "figures", "wandb"):
         shutil.rmtree(folder / old, ignore_errors=True)
     cache.write_atomic(folder / "asked.json", json.dumps(asked, indent=1, sort_keys=True, ensure_ascii=False))
     cache.write_atomic(folder / "config.yaml", yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True))
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return Opened(cfg, asked, _run_id(asked), run_name(cfg), folder, tracker.Trackers([]), lock, now)
+
+
+def _start_trackers(run: Opened) -> None:
+    """Once per attempt; says where the run's curves will be."""
+    if run.trackers.each:
+        return
+    if run.cfg.track.wandb:
+        log.info(wandb_env.wandb_sentence(run.cfg.track, run.folder))
+    run.trackers = tracker.open_trackers(run.cfg, run.run_id, run.name, run.folder)
+
+
+def _attempt(opened: Opened, engine: str = "") -> tuple[dict[str, Any], int]:
+    """Run, and write result.json last and atomically, whatever came of it; returns it and the exit code."""
+    cfg, asked, folder = opened.cfg, opened.asked, opened.folder
     result: dict[str, Any] = {
-        "id": run_id,
-        "name": name,
+        "id": opened.run_id,
+        "name": opened.name,
         "state": "FAILED",
         "error": None,
         "config": to_dict(cfg),
         "asked": {"data_sha256": asked["data"], "model": asked["model"], "stage_versions": asked["versions"]},
         "versions": versions(),
         "hardware": _hardware(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "started": opened.started,
     }
-    trackers = tracker.Trackers([])
     rows: list[dict[str, Any]] = []
     generations: list[dict[str, Any]] = []
-    with display.log_file(folder / "run.log"):
+    with display.log_files([folder / "run.log"]):
         with _sigterm_raises() as told_to_stop:
             try:
-                log.info("%s  %s", name, folder)
-                if cfg.track.wandb:
-                    log.info(wandb_env.wandb_sentence(cfg.track, folder))
-                trackers = tracker.open_trackers(cfg, run_id, name, folder)
-                from factdpo.run import run  # torch, transformers, trl: seconds
+                log.info("%s  %s", opened.name, folder)
+                log.info(engine)
+                if opened.ending is not None:
+                    raise opened.ending
+                _start_trackers(opened)
+                from factdpo.run import run  # torch, transformers: seconds
 
-                scores, rows, generations = run(cfg, folder, trackers)
+                scores, rows, generations = run(cfg, folder, opened.trackers)
                 result |= scores
                 result["hardware"]["device"] = result.pop("device")
                 result["files"] = {
@@ -199,18 +312,17 @@ def _attempt(cfg: Config, asked: dict[str, Any], run_id: str, name: str, folder:
         except OSError as error:
             why = f"{folder}: result.json cannot be written ({error}); make room, then the same command again"
             raise RunFailed("FAILED", why, 1) from error
-        trackers.finish(result, rows, generations, folder)
+        opened.trackers.finish(result, rows, generations, folder)
     return result, exit_code
 
 
-def _show_to_wandb(cfg: Config, run_id: str, name: str, folder: Path, result: dict[str, Any]) -> None:
+def _show_to_wandb(cfg: Config, folder: Path, result: dict[str, Any]) -> None:
     """A finished run that W&B has not seen (it ran with track=none) is shown to it from the record."""
     import pyarrow.parquet
 
     display.console.print(wandb_env.wandb_sentence(cfg.track, folder), highlight=False, soft_wrap=True)
-    view = tracker.WandbTracker(cfg, run_id, name, folder)
-    for row in tracker.read_history(folder / tracker.HISTORY):
-        view.log(row)
+    view = tracker.WandbTracker(cfg, result["id"], result["name"], folder)
+    view.log(*tracker.read_history(folder / tracker.HISTORY))
     items = pyarrow.parquet.read_table(folder / "items.parquet").to_pylist()
     generations = json.loads((folder / "generations.json").read_text(encoding="utf-8"))
     view.finish(result, items, generations, folder)
@@ -223,7 +335,7 @@ def _ending(error: BaseException, told_to_stop: bool) -> tuple[str, str, int]:
     """
     if isinstance(error, KeyboardInterrupt):
         return "PREEMPTED", "interrupted from the keyboard; the same command runs it again", 130
-    if told_to_stop:
+    if told_to_stop or isinstance(error, Preempted):
         return "PREEMPTED", "ended by SIGTERM; the same command runs it again", 143
     diverged = type(error).__name__ == "Diverged"  # logps.Diverged, which cannot be imported without torch
     message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
@@ -243,22 +355,20 @@ def _refuse_another_run(folder: Path, asked: dict[str, Any]) -> None:
         raise ConfigError(f"{folder}: holds another run (see its asked.json); move it away, or give another out=")
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process per run; a killed holder's lock is free at once."""
+def _lock(folder: Path, wait: bool = True) -> FileLock:
+    """One process per run; a killed holder's lock is free at once. Raises Timeout if it is held and not waited for."""
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
+        if not wait:
+            raise
         display.console.print(f"{folder} is being run by another process; waiting for it", highlight=False)
         lock.acquire()
     except OSError as error:
         raise ConfigError(f"out: {folder.parent} cannot be written ({error}); give another out=") from None
-    try:
-        yield
-    finally:
-        lock.release()
+    return lock
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Log-probs of pairs under a model; those of the frozen base are computed once per (model, pairs) and kept."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,28 +57,41 @@ def pair_logps(model: nn.Module, pairs: Pairs, batch_size: int) -> PairLogps:
     return check_finite(pairs, PairLogps(chosen, rejected, greedy))
 
 
+def is_finite(logps: PairLogps) -> bool:
+    return not _not_finite(logps).any()
+
+
 def check_finite(pairs: Pairs, logps: PairLogps) -> PairLogps:
     """The same log-probs; raises Diverged for NaN or Inf."""
-    bad = ~(torch.isfinite(logps.chosen) & torch.isfinite(logps.rejected))
-    if bad.any():
+    if not is_finite(logps):
+        bad = _not_finite(logps)
         first = pairs.facts[int(bad.nonzero()[0])]
         raise Diverged(f"log-probs of {int(bad.sum())} of {len(pairs)} pairs are not finite, first '{first.prompt}'")
     return logps
 
 
-def reference_logps(base: Base, pairs: Pairs, batch_size: int, cache_dir: Path) -> PairLogps:
-    """The base's own scores of a split, from the cache when this model has scored these tokens before."""
+def _not_finite(logps: PairLogps) -> Bool[Tensor, " N"]:
+    return ~(torch.isfinite(logps.chosen) & torch.isfinite(logps.rejected))
+
+
+def kept_logps(
+    whose: object, device: torch.device, pairs: Pairs, batch_size: int, cache_dir: Path, make: Callable[[], PairLogps]
+) -> PairLogps:
+    """What `make` gives for a model known as `whose`, from the cache when it has scored these tokens before."""
     asked = {
-        "model": base.identity,
-        "device": base.device.type,
+        "model": whose,
+        "device": device.type,
         "batch_size": batch_size,  # decides the last bits
         "ids": [pairs.prompt_ids, pairs.chosen_ids, pairs.rejected_ids],
         "versions": {stage: cache.STAGE_VERSIONS[stage] for stage in ("logps",)},
     }
     folder = cache_dir / "reference" / cache.signature(asked)
-
-    def make(target: Path) -> None:
-        save_file(vars(pair_logps(base.model, pairs, batch_size)), target / "logps.safetensors")
-
-    cache.fetch(folder, make)
+    cache.fetch(folder, lambda target: save_file(vars(make()), target / "logps.safetensors"))
     return PairLogps(**load_file(folder / "logps.safetensors"))
+
+
+def reference_logps(base: Base, pairs: Pairs, batch_size: int, cache_dir: Path) -> PairLogps:
+    """The base's own scores of a split, computed once per (model, tokens)."""
+    return kept_logps(
+        base.identity, base.device, pairs, batch_size, cache_dir, lambda: pair_logps(base.model, pairs, batch_size)
+    )

@@ -2,59 +2,49 @@
 
 import json
 import logging
-import math
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 from torch import nn
 
-from factdpo import cache, evaluate, graph, train
+from factdpo import adapters, batched, cache, evaluate, graph
 from factdpo.baselines import baselines
-from factdpo.config import Boundary, Config, DpoConfig, to_dict
+from factdpo.config import Config, EngineName
 from factdpo.display import Bar
 from factdpo.evaluate import score
-from factdpo.facts import CHARACTERS, data_file, load_facts, sides
-from factdpo.model import Base, load_base, pick_device
-from factdpo.pairs import Pairs, show, tokenise
-from factdpo.reference import PairLogps, pair_logps, reference_logps
+from factdpo.facts import load_facts, sides
+from factdpo.model import load_base, pick_device
+from factdpo.pairs import Pairs, show
+from factdpo.reference import PairLogps, pair_logps
 from factdpo.results import AS_TRAINED
-from factdpo.splits import Splits, make_splits
+from factdpo.splits import make_splits
+from factdpo.stages import Ready, Texts, base_texts, drop_base, prepare, scored, tokenised
+from factdpo.steps import planned_steps
 from factdpo.tracker import HISTORY, Row, Trackers, read_history
 
 log = logging.getLogger("factdpo")
 
-# Continued by the base and the trained model, whichever of our facts are drawn.
-FIXED_PROMPTS = ("Harry Potter is Ron Weasley's", "Lord Voldemort is Harry Potter's", "Severus Snape is")
 ALARM = 0.2  # D6: reward accuracy above accuracy by more than this is said
 
 
 def run(cfg: Config, out: Path, tracker: Trackers) -> tuple[Row, list[Row], list[Row]]:
     """Do one run and leave its artefacts in `out`; returns the scores, the rows per fact and the generations."""
     clock = [time.monotonic()]
-    cache_dir = Path(cfg.out) / "cache"
-    facts = load_facts(cfg.data)
-    splits = make_splits(facts, cfg.split)
-    base = load_base(cfg.model, pick_device(cfg.engine.device), cache_dir)
-    train.check_targets(cfg, base)
-    pairs = _tokenised(splits, base, cfg)
-    log.info("%d facts: %s", len(facts), ", ".join(f"{name} {len(p)}" for name, p in pairs.items()))
-    log.info("first pair: %s", show(_training_pairs(pairs), base.tokenizer))
-
-    refs = {name: reference_logps(base, p, cfg.eval.batch_size, cache_dir) for name, p in pairs.items()}
-    before = _describe(base.model, base, pairs, refs, cfg)
+    ready = prepare(cfg)  # facts -> splits -> base -> pairs -> reference log-probs
+    pairs, refs = ready.pairs, ready.refs
+    log.info("%d facts: %s", len(ready.facts), ", ".join(f"{name} {len(p)}" for name, p in pairs.items()))
+    log.info("first pair: %s", show(ready.training, ready.base.tokenizer))
+    before = base_texts(ready)
     clock.append(time.monotonic())
 
-    trained = _fit(base, pairs, refs, cfg, tracker, out)
-    del base  # training changed it
-    base, model = _reloaded(trained, pairs, cfg, cache_dir)
+    _fit(ready, tracker, out)
     clock.append(time.monotonic())
 
-    logps = {name: pair_logps(model, p, cfg.eval.batch_size) for name, p in pairs.items()}
-    after = _describe(model, base, pairs, logps, cfg)
+    logps, after = scored(ready)
     rows = [
         row
         for name, p in pairs.items()
@@ -63,22 +53,20 @@ def run(cfg: Config, out: Path, tracker: Trackers) -> tuple[Row, list[Row], list
     ]
     generations = [
         {"prompt": prompt, "split": split, "fact": fact, "base": said_before, "trained": said_after}
-        for (prompt, split, fact), said_before, said_after in zip(
-            _prompts(pairs, cfg), before["said"], after["said"], strict=True
-        )
+        for (prompt, split, fact), said_before, said_after in zip(ready.prompts, before.said, after.said, strict=True)
     ]
-    _write_artefacts(out, trained, rows, generations, sides(cfg.data))
+    _write_artefacts(out, ready.trained, rows, generations, sides(cfg.data))
     clock.append(time.monotonic())
 
-    fit = json.loads((trained / "fit.json").read_text(encoding="utf-8"))
+    fit = json.loads((ready.trained / "fit.json").read_text(encoding="utf-8"))
     scores: Row = {
-        "device": str(base.device),
+        "device": str(ready.base.device),
         **_scores(pairs, refs, logps),
-        "baselines": baselines(splits["train"], splits),
-        "across": {"base": before["across"], "trained": after["across"]},
-        "adjusted": base.adjusted,
+        "baselines": baselines(ready.splits["train"], ready.splits),
+        "across": {"base": _across(pairs, refs, before), "trained": _across(pairs, logps, after)},
+        "adjusted": ready.base.adjusted,
         "canaries": fit["canaries"],
-        "training": {key: fit[key] for key in ("steps", "trainable_parameters", "peak_gib")},
+        "training": {key: fit[key] for key in ("steps", "trainable_parameters", "trained_together", "peak_gib")},
         "timing": {
             "reference_seconds": clock[1] - clock[0],
             "train_seconds": fit["train_seconds"],  # of the training itself, also when it was found in the cache
@@ -92,31 +80,64 @@ def run(cfg: Config, out: Path, tracker: Trackers) -> tuple[Row, list[Row], list
 def rescore(cfg: Config, folder: Path) -> Row:
     """The scores of a finished run's weights, computed anew: `base` and `trained` as in result.json."""
     base = load_base(cfg.model, pick_device(cfg.engine.device), Path(cfg.out) / "cache")
-    pairs = _tokenised(make_splits(load_facts(cfg.data), cfg.split), base, cfg)
+    pairs = tokenised(make_splits(load_facts(cfg.data), cfg.split), base, cfg)
     refs = {name: pair_logps(base.model, p, cfg.eval.batch_size) for name, p in pairs.items()}
-    model = train.load_trained(base, folder)
+    model = adapters.load_trained(base, folder)
     return _scores(pairs, refs, {name: pair_logps(model, p, cfg.eval.batch_size) for name, p in pairs.items()})
 
 
-def planned_steps(pairs: int, cfg: DpoConfig) -> int:
-    """Optimizer steps of a run, as the Hugging Face Trainer counts them: a short last batch is a step."""
-    if cfg.max_steps is not None:
-        return cfg.max_steps
-    assert cfg.epochs is not None
-    per_epoch = math.ceil(math.ceil(pairs / cfg.batch_size) / cfg.gradient_accumulation_steps)
-    return math.ceil(cfg.epochs * per_epoch)
+def member(ready: Ready, tell: list[Callable[..., None]]) -> batched.Member:
+    """The run as the batched engine wants it; who is in `tell` gets the rows of its history."""
+
+    def record(*rows: Row) -> None:
+        for each in tell:
+            each(*rows)
+
+    name = ready.trained.name
+    return batched.Member(name, ready.cfg, ready.training, ready.training_refs, ready.curves, ready.curve_point, record)
 
 
-def _tokenised(splits: Splits, base: Base, cfg: Config) -> dict[str, Pairs]:
-    """The pairs of every split as evaluation reads them; with boundary=none also as training reads them."""
-    pairs = {name: tokenise(split, base.tokenizer, cfg.data) for name, split in splits.items()}
-    if cfg.data.boundary is Boundary.none:
-        pairs[AS_TRAINED] = tokenise(splits["train"], base.tokenizer, cfg.data, cfg.data.boundary)
-    return pairs
+def keep(trained: batched.Trained, out: Path, target: Path) -> None:
+    """What the cache keeps of a training by the batched engine: its weights, and the history that stands in `out`."""
+    trained.save(target)
+    shutil.copyfile(out / HISTORY, target / HISTORY)
 
 
-def _training_pairs(pairs: dict[str, Pairs]) -> Pairs:
-    return pairs.get(AS_TRAINED, pairs["train"])
+def _fit(ready: Ready, tracker: Trackers, out: Path) -> None:
+    """Train into the cache, unless it is there; either way the tracker gets the whole history."""
+    cfg = ready.cfg
+
+    def make(target: Path) -> None:
+        with Bar(planned_steps(len(ready.training), cfg.dpo), cfg.track.progress) as bar:
+            if cfg.engine.name is EngineName.trl:
+                _fit_with_trl(ready, tracker, bar, target)
+                shutil.copyfile(out / HISTORY, target / HISTORY)
+                return
+            alone = member(ready, [tracker.log, bar])
+            for _, ending in batched.fit_many(ready.base, [alone], ready.cache_dir / "batches"):
+                if isinstance(ending, Exception):
+                    raise ending
+                keep(ending, out, target)
+
+    if cache.fetch(ready.trained, make) and not tracker.rows:
+        log.info("training: found in %s", ready.trained)
+        tracker.log(*read_history(ready.trained / HISTORY))
+
+
+def _fit_with_trl(ready: Ready, tracker: Trackers, bar: Bar, target: Path) -> None:
+    from factdpo import train  # TRL takes seconds to import
+
+    def record(row: Row) -> None:
+        tracker.log(row)
+        bar(row)
+
+    def curve_point(model: nn.Module) -> Row:
+        size = ready.cfg.eval.batch_size
+        return ready.curve_point({name: pair_logps(model, p, size) for name, p in ready.curves.items()})
+
+    drop_base()  # training changes it: no other run may find it
+    train.fit(ready.base, ready.training, ready.training_refs, ready.cfg, target, record, curve_point)
+    ready.take_fresh_base()
 
 
 def _scores(pairs: dict[str, Pairs], refs: dict[str, PairLogps], logps: dict[str, PairLogps]) -> Row:
@@ -126,86 +147,13 @@ def _scores(pairs: dict[str, Pairs], refs: dict[str, PairLogps], logps: dict[str
     }
 
 
-def _fit(
-    base: Base, pairs: dict[str, Pairs], refs: dict[str, PairLogps], cfg: Config, tracker: Trackers, out: Path
-) -> Path:
-    """Train, or take what the same training left before; either way the tracker gets the whole history."""
-    training, training_refs = _training_pairs(pairs), refs.get(AS_TRAINED, refs["train"])
-    curves = {name: p.take(cfg.eval.max_facts) for name, p in pairs.items()} if cfg.eval.every != "never" else {}
-
-    def curve_points(model: nn.Module) -> Row:
-        row: Row = {}
-        for name, p in curves.items():
-            values = score(p, pair_logps(model, p, cfg.eval.batch_size))
-            keys = ("accuracy", "balanced_accuracy", "margin_nats", "chosen_logp_nats", "rejected_logp_nats", "p_other")
-            row |= {f"eval/{name}/{key}": values[key] for key in keys}
-        return row
-
-    ids = {name: [p.prompt_ids, p.chosen_ids, p.rejected_ids] for name, p in (*curves.items(), ("", training))}
-    asked = {
-        "model": base.identity,
-        "device": base.device.type,
-        "ids": ids,
-        **{key: to_dict(getattr(cfg, key)) for key in ("lora", "dpo", "engine")},
-        "eval": [cfg.eval.every, cfg.eval.batch_size],
-        "log_every": cfg.track.log_every,
-        "versions": {stage: cache.STAGE_VERSIONS[stage] for stage in ("logps", "train", "evaluate")},
-    }
-    folder = Path(cfg.out) / "cache" / "adapters" / cache.signature(asked)
-
-    def make(target: Path) -> None:
-        with Bar(planned_steps(len(training), cfg.dpo), cfg.track.progress) as bar:
-
-            def record(row: Row) -> None:
-                tracker.log(row)
-                bar(row)
-
-            train.fit(base, training, training_refs, cfg, target, record, curve_points)
-        shutil.copyfile(out / HISTORY, target / HISTORY)
-
-    if cache.fetch(folder, make):
-        log.info("training: found in %s", folder)
-        for row in read_history(folder / HISTORY):
-            tracker.log(row)
-    return folder
-
-
-def _reloaded(trained: Path, pairs: dict[str, Pairs], cfg: Config, cache_dir: Path) -> tuple[Base, nn.Module]:
-    """The trained weights from disk in a fresh base, proven to score as the model in training did."""
-    base = load_base(cfg.model, pick_device(cfg.engine.device), cache_dir)
-    model = train.load_trained(base, trained)
-    try:
-        train.check_reloaded(model, trained, _training_pairs(pairs), cfg.eval.batch_size)
-    except train.CanaryError:
-        shutil.rmtree(trained)  # so that the next call trains again
-        raise
-    return base, model
-
-
-def _describe(
-    model: nn.Module, base: Base, pairs: dict[str, Pairs], logps: dict[str, PairLogps], cfg: Config
-) -> dict[str, Any]:
-    """What is measured across splits, and what the model says after each prompt."""
+def _across(pairs: dict[str, Pairs], logps: dict[str, PairLogps], texts: Texts) -> Row:
+    """What is measured across splits."""
     return {
-        "across": {
-            "symmetry_train": evaluate.symmetry(pairs, logps, "train"),
-            "symmetry_test": evaluate.symmetry(pairs, logps, "test"),
-            "retention_nats_per_token": evaluate.retention_nats_per_token(model, base.tokenizer),
-        },
-        "said": evaluate.continuations(
-            model, base.tokenizer, [prompt for prompt, _, _ in _prompts(pairs, cfg)], cfg.eval.max_new_tokens
-        ),
+        "symmetry_train": evaluate.symmetry(pairs, logps, "train"),
+        "symmetry_test": evaluate.symmetry(pairs, logps, "test"),
+        "retention_nats_per_token": texts.retention_nats_per_token,
     }
-
-
-def _prompts(pairs: dict[str, Pairs], cfg: Config) -> list[tuple[str, str, str | None]]:
-    """(prompt, split, true answer): the fixed ones, then eval.generations facts of each split."""
-    ours = data_file(cfg.data).read_bytes() == CHARACTERS.read_bytes()  # by its bytes, as in the run's id
-    prompts: list[tuple[str, str, str | None]] = [(prompt, "fixed", None) for prompt in FIXED_PROMPTS if ours]
-    for name, p in pairs.items():
-        if name != AS_TRAINED:
-            prompts += [(fact.prompt, name, fact.chosen) for fact in p.facts[: cfg.eval.generations]]
-    return prompts
 
 
 def _alarms(scores: Row, pairs: dict[str, Pairs]) -> list[str]:
@@ -237,7 +185,7 @@ def _write_artefacts(
     out: Path, trained: Path, rows: list[Row], generations: list[Row], characters: dict[str, int] | None
 ) -> None:
     """The weights, one row per fact, the generations and the figures, into the run's folder."""
-    weights = train.trained_weights(trained)
+    weights = adapters.trained_weights(trained)
     shutil.copytree(weights, out / weights.name, dirs_exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out / "items.parquet")
     cache.write_atomic(out / "generations.json", json.dumps(generations, indent=1, ensure_ascii=False))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
@@ -212,7 +212,10 @@ class Stack:
             end = start + found.logps.shape[2]
             sides[:, :, start:end] = found.logps.cpu()
             greedy[:, start:end] = found.greedy[0].cpu() == packed.there[0].sum(-1)
-        return [PairLogps(sides[0, r, :n].clone(), sides[1, r, :n].clone(), greedy[r, :n].clone()) for r, n in enumerate(counts)]
+        return [
+            PairLogps(sides[0, r, :n].clone(), sides[1, r, :n].clone(), greedy[r, :n].clone())
+            for r, n in enumerate(counts)
+        ]
 
 
 @contextmanager

@@ -31,8 +31,8 @@ TABLE_ROWS = 10_000  # what W&B's tables show; items.parquet has every row
 
 @runtime_checkable
 class Tracker(Protocol):
-    def log(self, row: Row) -> None:
-        """Write down one row of the history: flat, numbers under TRL's names, with `step`."""
+    def log(self, *rows: Row) -> None:
+        """Write down rows of the history: flat, numbers under TRL's names, with `step`."""
         ...
 
     def finish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
@@ -40,15 +40,17 @@ class Tracker(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trackers:
     """Many trackers as one, the local record first."""
 
     each: list[Tracker]
+    rows: int = 0  # that they were told
 
-    def log(self, row: Row) -> None:
+    def log(self, *rows: Row) -> None:
+        self.rows += len(rows)
         for tracker in self.each:
-            tracker.log(row)
+            tracker.log(*rows)
 
     def finish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
         for tracker in self.each:
@@ -67,13 +69,14 @@ def open_trackers(cfg: Config, run_id: str, name: str, folder: Path) -> Trackers
 
 
 class LocalTracker:
-    """history.jsonl in the run's folder: one row per line, on the disk before `log` returns; raises OSError if not."""
+    """history.jsonl in the run's folder: a row per line, on the disk before `log` returns; raises OSError if not."""
 
     def __init__(self, folder: Path) -> None:
         self._file = (folder / HISTORY).open("w", encoding="utf-8")  # a history of an earlier attempt is cut off
 
-    def log(self, row: Row) -> None:
-        self._file.write(json.dumps({key: _jsonable(value) for key, value in row.items()}, allow_nan=False) + "\n")
+    def log(self, *rows: Row) -> None:
+        for row in rows:
+            self._file.write(json.dumps({key: _jsonable(value) for key, value in row.items()}, allow_nan=False) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -127,12 +130,13 @@ class WandbTracker:
         except Exception as error:
             self._give_up(error)
 
-    def log(self, row: Row) -> None:
+    def log(self, *rows: Row) -> None:
         if self._run is None:
             return
         try:
-            self._step = row.get("step", self._step)
-            self._run.log(row)
+            for row in rows:
+                self._step = row.get("step", self._step)
+                self._run.log(row)
         except Exception as error:
             self._give_up(error)
 

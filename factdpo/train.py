@@ -68,6 +68,7 @@ def fit(
         "trainable_parameters": watch.trainable,
         "train_seconds": time.monotonic() - started,
         "peak_gib": adapters.peak_gib(base.device),
+        "trained_together": 1,
         "canaries": watch.canaries,
     }
     adapters.write_fit(folder, facts, probe)
