@@ -1,9 +1,9 @@
 """Engine "batched": many LoRA-DPO runs train together on one frozen base, each exactly as if alone.
 
-One forward and one backward serve R runs (stack.py, packing.py). Each run has its own loss, rate, clipping, data order and
-dropout; the loss of a run is the mean over its own pairs, and the runs' losses are added up, so that no gradient of one
-meets another's. AdamW's state is one tensor for all of them. What leaves the device while training are the metrics, in
-blocks: no step waits for the host.
+One forward and one backward serve R runs (stack.py, packing.py). Each run has its own loss, rate, clipping, data order
+and dropout; the loss of a run is the mean over its own pairs, and the runs' losses are added up, so that no gradient of
+one meets another's. AdamW's state is one tensor for all of them. What leaves the device while training are the metrics,
+in blocks: no step waits for the host.
 """
 
 import logging
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from peft import LoraConfig
 from torch import Tensor
 
@@ -89,7 +89,7 @@ def fit_many(base: Base, members: list[Member], folder: Path) -> Iterator[tuple[
         log.info("going on from step %d of a batch of %d runs", saved.state["step"], len(saved.state["keys"]))
     fresh = sorted(waiting.values(), key=lambda member: -planned_steps(len(member.pairs), member.cfg.dpo))
     if fresh:
-        at_once = runs_at_once(base, fresh[0].cfg, [member.pairs for member in fresh])
+        at_once = runs_at_once(base, [(member.cfg, member.pairs) for member in fresh])
         even = -(-len(fresh) // -(-len(fresh) // at_once))  # as many batches as needed, of like size
         batches += [(fresh[i : i + even], None) for i in range(0, len(fresh), even)]
     while batches:
@@ -154,7 +154,7 @@ class _Inputs(NamedTuple):
 
     packed: Packed
     refs: Float[Tensor, "2 R B"]
-    lengths: Float[Tensor, "2 R B"]  # tokens of each answer
+    lengths: Int[Tensor, "2 R B"]  # tokens of each answer
     mean_length: Float[Tensor, "R B"]  # of the chosen answers of the pair's micro-batch
     weights: Float[Tensor, "metrics R B"]  # of each pair in METRICS, summed over micro-batches
     share: Float[Tensor, "R B"]  # of each pair in the loss
@@ -288,7 +288,8 @@ class _Batch:
         losses = (self._loss(answers.logps, inputs) * inputs.share).sum(1)
         grads = torch.autograd.grad(losses.sum(), self.leaves)
         with torch.no_grad():
-            torch._foreach_copy_(self.grad_views, grads)
+            for view, grad in zip(self.grad_views, grads, strict=True):
+                view.copy_(grad)
             norms = torch.linalg.vector_norm(self.grads, dim=1, keepdim=True)
             self.grads.mul_((self.clip / (norms + 1e-6)).clamp(max=1.0))  # as torch.nn.utils.clip_grad_norm_
             self.update.zero_()
@@ -312,7 +313,8 @@ class _Batch:
             if loss is Loss.sft:  # nats per chosen token of the micro-batch, spread over its pairs
                 each = -logps[0] / inputs.mean_length
             else:
-                each = dpo_loss(loss.name, *logps, *inputs.refs, *inputs.lengths, self.beta, self.smoothing)
+                (chosen, rejected), (ref_chosen, ref_rejected), (n, m) = logps, inputs.refs, inputs.lengths
+                each = dpo_loss(loss.name, chosen, rejected, ref_chosen, ref_rejected, n, m, self.beta, self.smoothing)
             total = total + torch.where(factor != 0, factor * each, 0.0)
         return total
 
@@ -322,7 +324,7 @@ class _Batch:
         packed = pack([(run.member.pairs, of_run) for run, of_run in zip(self.runs, rows, strict=True)])
         most = max(map(len, rows))
         refs = torch.zeros(2, len(rows), most)
-        lengths = torch.ones(2, len(rows), most)
+        lengths = torch.ones(2, len(rows), most, dtype=torch.long)
         mean_length = torch.ones(len(rows), most)
         share = torch.zeros(len(rows), most)
         weights = torch.zeros(4, len(rows), most)  # per pair, chosen token, rejected token, token

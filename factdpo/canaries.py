@@ -117,7 +117,8 @@ def check_first_step(cfg: Config, row: Row) -> dict[str, Any]:
             wrong.append(f"the loss is {row['loss']:.6g} and not {expected:.6g}")
     if wrong:
         raise CanaryError(
-            f"before its first step the model should be its own reference, but {'; '.join(wrong)} (tolerance {tolerance})"
+            f"before its first step the model should be its own reference, but {'; '.join(wrong)} "
+            f"(tolerance {tolerance})"
         )
     return found | {"first_step_is_the_reference": True}
 

@@ -133,7 +133,8 @@ class BatchBar:
             return ""
         split = "test" if all("test" in scores for scores in self.scores.values()) else "train"
         key = max(self.scores, key=lambda key: self.scores[key].get(split, 0.0))
-        return f"best {split} {self.scores[key].get(split, 0.0):.2f} ({key.split(' ', 1)[1]})"
+        which = key.split(" ", 1)[1]
+        return f"best {split} {self.scores[key].get(split, 0.0):.2f}" + f" ({which})" * bool(which)
 
     def _line(self) -> None:
         """The runs' last accuracies at a glance."""

@@ -128,7 +128,7 @@ def warm(cfgs: list[Config]) -> Iterator[None]:
     finally:
         while _opened:  # nobody came for them
             _, left = _opened.popitem()
-            left.ending = left.ending or RuntimeError("its training was done, and its job was never run")
+            left.ending = left.ending or Preempted("stopped before its turn; the same command goes on with it")
             _attempt(left)
             left.lock.release()
 
@@ -161,8 +161,8 @@ def _train_opened(runs: list[Opened]) -> None:
             from factdpo.warm import Wanted, warm  # torch, transformers: seconds
 
             for run in runs:
-                _start_trackers(run)
-            endings = warm([Wanted(run.cfg, run.name, run.folder, run.trackers) for run in runs])
+                _start_trackers(run, say=run is runs[0])
+            endings = warm([Wanted(run.cfg, run.folder, run.trackers) for run in runs])
             for number, error in endings.items():
                 runs[number].ending = error
         except BaseException as error:
@@ -260,11 +260,11 @@ def _open(cfg: Config, asked: dict[str, Any], folder: Path, lock: FileLock) -> O
     return Opened(cfg, asked, _run_id(asked), run_name(cfg), folder, tracker.Trackers([]), lock, now)
 
 
-def _start_trackers(run: Opened) -> None:
+def _start_trackers(run: Opened, say: bool = True) -> None:
     """Once per attempt; says where the run's curves will be."""
     if run.trackers.each:
         return
-    if run.cfg.track.wandb:
+    if run.cfg.track.wandb and say:
         log.info(wandb_env.wandb_sentence(run.cfg.track, run.folder))
     run.trackers = tracker.open_trackers(run.cfg, run.run_id, run.name, run.folder)
 
@@ -289,7 +289,8 @@ def _attempt(opened: Opened, engine: str = "") -> tuple[dict[str, Any], int]:
         with _sigterm_raises() as told_to_stop:
             try:
                 log.info("%s  %s", opened.name, folder)
-                log.info(engine)
+                if engine:
+                    log.info(engine)
                 if opened.ending is not None:
                     raise opened.ending
                 _start_trackers(opened)
@@ -336,7 +337,8 @@ def _ending(error: BaseException, told_to_stop: bool) -> tuple[str, str, int]:
     if isinstance(error, KeyboardInterrupt):
         return "PREEMPTED", "interrupted from the keyboard; the same command runs it again", 130
     if told_to_stop or isinstance(error, Preempted):
-        return "PREEMPTED", "ended by SIGTERM; the same command runs it again", 143
+        why = str(error) if isinstance(error, Preempted) else ""
+        return "PREEMPTED", why or "ended by SIGTERM; the same command runs it again", 143
     diverged = type(error).__name__ == "Diverged"  # logps.Diverged, which cannot be imported without torch
     message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
     return "DIVERGED" if diverged else "FAILED", message, 1

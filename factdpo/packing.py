@@ -1,8 +1,8 @@
 """Pairs of many runs in one forward: a prompt passes once, several pairs share a row, and no pair sees another.
 
-A pair is a block of tokens `prompt | chosen[:-1] | rejected[:-1]`: an answer's last token predicts nothing. The rejected
-part restarts at the prompt's positions and does not see the chosen one. For one-token answers the block is the prompt
-alone. Every run gets the same number of rows, as full as they go: less is padded than with one row per pair.
+A pair is a block of tokens `prompt | chosen[:-1] | rejected[:-1]`: an answer's last token predicts nothing. The
+rejected part restarts where the prompt ends and does not see the chosen one. For one-token answers the block is the
+prompt alone. Every run gets the same number of rows, as full as they go: less is padded than with one row per pair.
 """
 
 import heapq
@@ -19,7 +19,7 @@ PAD, PROMPT, CHOSEN, REJECTED = -1, 0, 1, 2
 
 
 class Packed(NamedTuple):
-    """B pairs of each of R runs in R * S rows of T tokens, the runs one after the other; M positions are predicted from.
+    """B pairs of each of R runs in rows of T tokens, as many for each run; M positions are predicted from.
 
     `at`, `token` and `there` say where the log-probs of the answers' tokens are: side 0 is chosen, 1 rejected; A is the
     longest answer; a run with fewer than B pairs has some without any token.
@@ -89,8 +89,17 @@ def pack(runs: list[tuple[Pairs, list[int]]]) -> Packed:
         [[[answer + [(0, -1)] * (longest - len(answer)) for answer in of_run] for of_run in side] for side in answers]
     )
     at, token = filled.unbind(-1)
-    rectangles = (torch.tensor(values) for values in (ids, positions, segment, part, rank))
-    return Packed(*rectangles, torch.tensor(head), at, token.clamp(min=0), token >= 0)
+    return Packed(
+        torch.tensor(ids),
+        torch.tensor(positions),
+        torch.tensor(segment),
+        torch.tensor(part),
+        torch.tensor(rank),
+        torch.tensor(head),
+        at,
+        token.clamp(min=0),
+        token >= 0,
+    )
 
 
 def _place(lengths: list[int], rows: int) -> list[tuple[int, int, int]]:

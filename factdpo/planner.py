@@ -1,5 +1,6 @@
 """How many runs train at once: as many as memory and a forward of good size take, from a measured probe of the base."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -27,15 +28,14 @@ def tokens_at_once(cfg: Config, device: torch.device) -> int:
     return cfg.engine.max_tokens or TOKENS.get(device.type, TOKENS_ELSEWHERE)
 
 
-def runs_at_once(base: Base, cfg: Config, runs: list[Pairs]) -> int:
-    """How many of these runs can train together, at least 1; `cfg` is one of theirs, `runs` their training pairs."""
+def runs_at_once(base: Base, runs: list[tuple[Config, Pairs]]) -> int:
+    """How many of these runs, each with its training pairs, can train together; at least 1."""
     if len(runs) == 1:
         return 1
-    step_pairs = cfg.dpo.batch_size * cfg.dpo.gradient_accumulation_steps
-    longest = max(runs, key=lambda pairs: sum(block_length(pairs, row) for row in range(len(pairs))) / len(pairs))
-    rows = sorted(range(len(longest)), key=lambda row: -block_length(longest, row))[:step_pairs]
-    tokens = sum(block_length(longest, row) for row in rows)
-    state, activations = bytes_per_run(base, cfg, longest, rows)
+    tokens, number, rows = max(_largest_step(cfg, pairs, number) for number, (cfg, pairs) in enumerate(runs))
+    cfg, pairs = runs[number]
+    lora = dataclasses.replace(cfg.lora, rank=max(cfg.lora.rank for cfg, _ in runs))  # every run is padded to it
+    state, activations = bytes_per_run(base, dataclasses.replace(cfg, lora=lora), pairs, rows)
     by_memory = int(free_bytes(base.device) * USABLE / (state + BACKWARD * activations))
     by_tokens = tokens_at_once(cfg, base.device) // tokens
     limits = {"runs": len(runs), "tokens per forward": by_tokens, "memory": by_memory}
@@ -45,6 +45,13 @@ def runs_at_once(base: Base, cfg: Config, runs: list[Pairs]) -> int:
     if at_once < len(runs):
         log.info("%d runs at once, limited by %s", at_once, min(limits, key=lambda name: limits[name]))
     return at_once
+
+
+def _largest_step(cfg: Config, pairs: Pairs, number: int) -> tuple[int, int, list[int]]:
+    """Most tokens that an optimizer step of a run can have, the run's number, and such a step's rows."""
+    size = cfg.dpo.batch_size * cfg.dpo.gradient_accumulation_steps
+    rows = sorted(range(len(pairs)), key=lambda row: -block_length(pairs, row))[:size]
+    return sum(block_length(pairs, row) for row in rows), number, rows
 
 
 def bytes_per_run(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tuple[int, int]:

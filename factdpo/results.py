@@ -67,7 +67,7 @@ KEYS: dict[str, str] = {
     "training.trained_together": "runs of the batch in which it trained; 1 with engine=trl",
     "training.peak_gib": "most memory held at once in training, GiB (of the accelerator; on a CPU of the process)",
     "timing.reference_seconds": "loading, tokenising and scoring the base model, s",
-    "timing.train_seconds": "training, evaluations on the way included, s (of the whole batch; of the run that trained, if it was reused)",
+    "timing.train_seconds": "training with its evaluations, s (of the whole batch; of the run that trained, if reused)",
     "timing.score_seconds": "scoring the trained model, s",
     "timing.total_seconds": "the whole run, s",
     "files.<rest>": "sha256 of a file in the run's folder",

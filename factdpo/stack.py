@@ -31,7 +31,7 @@ KEY = "base_model.model.{}.lora_{}.weight"  # of a tensor in PEFT's adapter_mode
 
 
 class Adapter(NamedTuple):
-    """One run's LoRA weights in float32 on the CPU: per layer A [K, d_in] and B [d_out, K]; and PEFT's config of them."""
+    """One run's LoRA weights, float32 on the CPU, per layer A [K, d_in] and B [d_out, K]; and PEFT's config of them."""
 
     layers: dict[str, tuple[Tensor, Tensor]]
     config: LoraConfig
@@ -58,7 +58,7 @@ class Adapter(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What one packed forward says about each pair: values in nats, summed over an answer's tokens; side 0 is chosen."""
+    """What a packed forward says about each pair, summed over an answer's tokens; nats; side 0 is chosen."""
 
     logps: Float[Tensor, "2 R B"]
     greedy: Float[Tensor, "2 R B"]  # tokens that greedy decoding says
@@ -249,7 +249,7 @@ def fresh_adapter(cfg: Config, base: Base) -> Adapter:
     no linear layer.
     """
     set_seed(cfg.dpo.seed)
-    with_adapter = get_peft_model(base.model, lora_config(cfg, base))  # type: ignore[arg-type]
+    with_adapter: Any = get_peft_model(base.model, lora_config(cfg, base))  # type: ignore[arg-type]
     layers = {}
     try:
         for name, module in with_adapter.base_model.model.named_modules():
@@ -258,11 +258,11 @@ def fresh_adapter(cfg: Config, base: Base) -> Adapter:
             inner = module.get_base_layer()
             if type(inner) not in (nn.Linear, Conv1D) or not cast(Tensor, inner.weight).is_floating_point():
                 raise ConfigError(
-                    f"engine=batched: {name} is a {type(inner).__name__}, and only ordinary linear layers can be adapted "
-                    "together; use engine=trl, or other lora.target_modules"
+                    f"engine=batched: {name} is a {type(inner).__name__}, and only ordinary linear layers can be "
+                    "adapted together; use engine=trl, or other lora.target_modules"
                 )
-            pair = (module.lora_A["default"].weight, module.lora_B["default"].weight)
-            layers[name] = tuple(weight.detach().float().cpu().clone() for weight in pair)
+            a, b = (cast(Tensor, side["default"].weight).detach() for side in (module.lora_A, module.lora_B))
+            layers[name] = (a.float().cpu().clone(), b.float().cpu().clone())
         config = cast(LoraConfig, with_adapter.peft_config["default"])
     finally:
         with_adapter.unload()

@@ -1,4 +1,4 @@
-"""The stages of a run on both sides of its training, each kept in the cache: what comes before, and what is measured."""
+"""The stages of a run on both sides of its training, kept in the cache: what comes before, and what is measured."""
 
 import json
 import logging

@@ -1,10 +1,11 @@
 """Many runs' training and scoring at once, into the cache where each run then finds its own."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from factdpo import batched, cache, evaluate
-from factdpo.config import Config
+from factdpo.config import Config, identity
 from factdpo.display import BatchBar
 from factdpo.pairs import join
 from factdpo.planner import tokens_at_once
@@ -22,7 +23,6 @@ class Wanted(NamedTuple):
     """A run whose training is wanted, where it writes, and who hears of it."""
 
     cfg: Config
-    name: str
     out: Path
     tracker: Trackers
 
@@ -57,9 +57,10 @@ def _train(ready: dict[int, Ready], runs: list[Wanted], missing: list[list[int]]
     one, endings = ready[missing[0][0]], {}
     with BatchBar(len(missing), one.cfg.track.progress) as bar:
         members, wanting = [], {}
-        for numbers in missing:
+        names = labels([runs[numbers[0]].cfg for numbers in missing])
+        for numbers, name in zip(missing, names, strict=True):
             first = ready[numbers[0]]
-            show = bar.run(runs[numbers[0]].name, planned_steps(len(first.training), first.cfg.dpo))
+            show = bar.run(name, planned_steps(len(first.training), first.cfg.dpo))
             members.append(member(first, [*(runs[number].tracker.log for number in numbers), show]))
             wanting[members[-1].key] = numbers
         for ended, ending in batched.fit_many(one.base, members, one.cache_dir / "batches"):
@@ -71,6 +72,23 @@ def _train(ready: dict[int, Ready], runs: list[Wanted], missing: list[list[int]]
                     ready[numbers[0]].trained, lambda target, e=ending, n=numbers[0]: keep(e, runs[n].out, target)
                 )
     return endings
+
+
+def labels(cfgs: list[Config]) -> list[str]:
+    """What tells each of these runs from the others: the keys in which they differ, as key=value."""
+    flat = [dict(_leaves(identity(cfg))) for cfg in cfgs]
+    keys = [key for key in flat[0] if any(one[key] != flat[0][key] for one in flat)]
+    if all(one["split.seed"] == one["dpo.seed"] for one in flat) and "split.seed" in keys:
+        keys.remove("split.seed")  # one `seed` sets both
+    return [" ".join(f"{key.rsplit('.', 1)[-1]}={one[key]}" for key in keys) for one in flat]
+
+
+def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _score(done: list[Ready]) -> None:
