@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from factdpo import adapters, cache, evaluate
+from factdpo.cache import file_sha256
 from factdpo.canaries import CanaryError
 from factdpo.config import Boundary, Config, to_dict
 from factdpo.facts import CHARACTERS, Fact, data_file, load_facts
@@ -30,6 +31,7 @@ Row = dict[str, Any]
 
 # Continued by the base and the trained model, whichever of our facts are drawn.
 FIXED_PROMPTS = ("Harry Potter is Ron Weasley's", "Lord Voldemort is Harry Potter's", "Severus Snape is")
+PREPARED = 8  # of them are kept in memory
 CURVES = ("accuracy", "balanced_accuracy", "margin_nats", "chosen_logp_nats", "rejected_logp_nats", "p_other")
 
 
@@ -112,15 +114,27 @@ class Ready:
         self.base = kept_base(self.cfg)
 
 
+# Facts, splits, pairs and reference log-probs of the last few runs: those of a sweep mostly share them.
+_prepared: dict[str, tuple[list[Fact], Splits, dict[str, Pairs], dict[str, PairLogps]]] = {}
+
+
 def prepare(cfg: Config) -> Ready:
     """The stages before training: facts, splits, base, pairs, reference log-probs."""
-    facts = load_facts(cfg.data)
-    splits = make_splits(facts, cfg.split)
     base = kept_base(cfg)
     adapters.check_targets(cfg, base)
-    pairs = tokenised(splits, base, cfg)
-    cache_dir = Path(cfg.out) / "cache"
-    refs = {name: reference_logps(base, p, cfg.eval.batch_size, cache_dir) for name, p in pairs.items()}
+    decide = [to_dict(cfg.data), file_sha256(data_file(cfg.data)), to_dict(cfg.split), base.identity]
+    key = cache.signature([*decide, str(base.device), cfg.eval.batch_size, cfg.out])
+    if (same := _prepared.pop(key, None)) is None:
+        facts = load_facts(cfg.data)
+        splits = make_splits(facts, cfg.split)
+        pairs = tokenised(splits, base, cfg)
+        cache_dir = Path(cfg.out) / "cache"
+        refs = {name: reference_logps(base, p, cfg.eval.batch_size, cache_dir) for name, p in pairs.items()}
+        same = (facts, splits, pairs, refs)
+    _prepared[key] = same
+    while len(_prepared) > PREPARED:
+        del _prepared[next(iter(_prepared))]
+    facts, splits, pairs, refs = same
     return Ready(cfg, facts, splits, base, pairs, refs)
 
 
