@@ -103,6 +103,7 @@ def fit_many(base: Base, members: list[Member], folder: Path) -> Iterator[tuple[
             left = [member for member in batch if member.key not in ended]
             if not is_out_of_memory(error) or len(left) < 2:
                 raise
+            checkpoints.forget(_home(folder, batch, saved))
             half = (len(left) + 1) // 2
             log.warning("out of memory with %d runs at once: on with %d", len(left), half)
             batches[:0] = [(left[:half], None), (left[half:], None)]
@@ -168,7 +169,7 @@ def _fit_batch(
     """Train these members at once, from the beginning or from a checkpoint."""
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    engine, home = members[0].cfg.engine, saved.home if saved else checkpoints.home(folder, [m.key for m in members])
+    engine, home = members[0].cfg.engine, _home(folder, members, saved)
     fresh = [fresh_adapter(member.cfg, base) for member in members]
     rank = saved.state["rank"] if saved else max(adapter.config.r for adapter in fresh)
     with stacked(base, fresh, rank, bf16_products=members[0].cfg.dpo.bf16) as stack:
@@ -181,6 +182,10 @@ def _fit_batch(
             if batch.runs and batch.count % engine.save_every == 0:
                 checkpoints.save(home, *batch.state())
     checkpoints.forget(home)
+
+
+def _home(folder: Path, members: list[Member], saved: checkpoints.Checkpoint | None) -> Path:
+    return saved.home if saved else checkpoints.home(folder, [member.key for member in members])
 
 
 class _Batch:
@@ -213,7 +218,8 @@ class _Batch:
     def _prepare(self, moments: Float[Tensor, "2 R P"]) -> None:
         """The optimizer and the constants of the runs that are there.
 
-        AdamW computes its update at rate 1 into `update`, which each run then adds at its own rate.
+        AdamW computes its step at rate 1 into `update`, which each run then adds at its own rate. A weight decay of 1
+        takes the step before out of `update`; the runs' own decay is on the masters.
         """
         stack, device = self.stack, self.device
         self.grads, self.update = torch.zeros_like(stack.masters), torch.zeros_like(stack.masters)
@@ -228,7 +234,7 @@ class _Batch:
         self.update.grad = self.grads
         self.optimizer = torch.optim.AdamW(
             [self.update], lr=1.0, betas=(dpo[0].adam_beta1, dpo[0].adam_beta2), eps=dpo[0].adam_epsilon,
-            weight_decay=0.0, fused=True,
+            weight_decay=1.0, fused=True,
         )  # fmt: skip
         self.optimizer.state[self.update] = {
             "step": torch.tensor(float(self.count), device=device), "exp_avg": moments[0], "exp_avg_sq": moments[1],
@@ -292,7 +298,6 @@ class _Batch:
                 view.copy_(grad)
             norms = torch.linalg.vector_norm(self.grads, dim=1, keepdim=True)
             self.grads.mul_((self.clip / (norms + 1e-6)).clamp(max=1.0))  # as torch.nn.utils.clip_grad_norm_
-            self.update.zero_()
             self.optimizer.step()
             if self.decay is not None:
                 stack.masters.mul_(1 - inputs.rate * self.decay)
