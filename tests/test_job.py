@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from factdpo import cache, job, train
-from factdpo.config import Config, ConfigError, to_dict, validate
+from factdpo import batched, cache, job
+from factdpo.config import Config, ConfigError, choose_engine, to_dict, validate
 from tests.test_run import folder_of, small
 
 
 def run_id(cfg: Config) -> str:
-    return cache.signature(job.what_is_asked(validate(cfg)))[:12]
+    return cache.signature(job.what_is_asked(choose_engine(validate(cfg))[0]))[:12]
 
 
 def stored(out: Path) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def test_a_failing_run_leaves_its_traceback_and_the_next_call_redoes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(train, "fit", lambda *_: (_ for _ in ()).throw(RuntimeError("the disk is on fire")))
+        broken.setattr(batched, "fit_many", lambda *_: (_ for _ in ()).throw(RuntimeError("the disk is on fire")))
         with pytest.raises(job.RunFailed) as failure:
             job.execute(small(tmp_path))
     assert failure.value.exit_code == 1

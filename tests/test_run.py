@@ -10,7 +10,7 @@ import pandas
 import pytest
 import torch
 
-from factdpo import cache, job, results, train
+from factdpo import adapters, batched, cache, job, results
 from factdpo.config import Boundary, Config, DataSource, Dtype, Orientation, TrackMode
 from factdpo.tracker import read_history
 
@@ -109,7 +109,7 @@ def test_a_lost_result_is_written_anew_without_training(
     folder = folder_of(out, result)
     (folder / "result.json").unlink()
     history = (folder / "history.jsonl").read_text()
-    monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("it trained again"))
+    monkeypatch.setattr(batched, "fit_many", lambda *_: pytest.fail("it trained again"))
     again = job.execute(small(out))
     for key in ("base", "trained", "across", "baselines", "canaries"):
         assert again[key] == result[key]
@@ -135,15 +135,16 @@ def test_the_space_and_eos_are_the_same_in_training_and_evaluation(nano_base: An
     """D1: what is trained on is what is evaluated, token by token, unless boundary=none asks for the mistake."""
     from factdpo.facts import load_facts
     from factdpo.pairs import tokenise
-    from factdpo.run import AS_TRAINED, _tokenised
+    from factdpo.results import AS_TRAINED
     from factdpo.splits import make_splits
+    from factdpo.stages import tokenised
 
     cfg = small(tmp_path)
     cfg.split.seed = 0
     splits = make_splits(load_facts(cfg.data), cfg.split)
-    assert set(_tokenised(splits, nano_base, cfg)) == set(SPLITS)
+    assert set(tokenised(splits, nano_base, cfg)) == set(SPLITS)
     cfg.data = dataclasses.replace(cfg.data, boundary=Boundary.none, eos=True)
-    pairs = _tokenised(splits, nano_base, cfg)
+    pairs = tokenised(splits, nano_base, cfg)
     assert pairs["train"] == tokenise(splits["train"], nano_base.tokenizer, cfg.data)
     assert pairs[AS_TRAINED].chosen_ids != pairs["train"].chosen_ids
     end = nano_base.tokenizer.eos_token_id
@@ -192,7 +193,7 @@ def test_a_run_in_bfloat16_finishes_within_its_tolerances(half: dict[str, Any], 
 
 def test_an_adapter_that_is_refused_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(train, "RELOAD_TOLERANCE_NATS", -1.0)
+        broken.setattr(adapters, "RELOAD_TOLERANCE_NATS", -1.0)
         with pytest.raises(job.RunFailed):
             job.execute(small(tmp_path))
     assert not [p for p in (tmp_path / "cache" / "adapters").iterdir() if p.is_dir()]

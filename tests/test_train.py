@@ -11,15 +11,16 @@ import torch
 from peft import PeftModel
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from factdpo import nano, train
+from factdpo import adapters, nano, train
+from factdpo.canaries import CanaryError
 from factdpo.config import Config, ConfigError, DataConfig, Loss, Method, ModelConfig, ModelSource, Schedule, validate
 from factdpo.facts import load_facts
 from factdpo.logps import Diverged
 from factdpo.model import Base, load_base
 from factdpo.pairs import Pairs, tokenise
 from factdpo.reference import PairLogps, pair_logps
-from factdpo.run import planned_steps
 from factdpo.splits import make_splits
+from factdpo.steps import planned_steps
 
 CPU = torch.device("cpu")
 Fit = tuple[Path, list[dict[str, Any]]]
@@ -93,7 +94,7 @@ def test_plain_peft_loads_the_adapter_and_scores_the_same(fit: Callable[..., Fit
     untrained = pair_logps(base.model, pairs, 64)
     model = PeftModel.from_pretrained(base.model, folder / "adapter").eval()  # type: ignore[arg-type]
     trained = pair_logps(model, pairs, 64)
-    train.check_reloaded(model, folder, pairs, 64)
+    adapters.check_reloaded(model, folder, pairs, 64)
     assert not torch.equal(untrained.chosen, trained.chosen)
     written = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     assert written["base_model_name_or_path"] == "factdpo/nano", "no path of this machine"
@@ -104,8 +105,8 @@ def test_a_reloaded_model_that_scores_otherwise_is_refused(fit: Callable[..., Fi
     folder, _ = fit(cfg)
     base = load_base(cfg.model, CPU, tmp_path)
     pairs = training_pairs(validate(cfg), base)
-    with pytest.raises(train.CanaryError, match="loaded from disk into a fresh base"):
-        train.check_reloaded(base.model, folder, pairs, 64)  # the adapter was forgotten
+    with pytest.raises(CanaryError, match="loaded from disk into a fresh base"):
+        adapters.check_reloaded(base.model, folder, pairs, 64)  # the adapter was forgotten
 
 
 def test_lora_dropout_is_really_on_when_asked_for(fit: Callable[..., Fit]) -> None:
@@ -134,7 +135,7 @@ def test_a_reference_of_another_model_trips_the_first_step_canary(fit: Callable[
     for log_every in (1, 3):
         cfg = config()
         cfg.track.log_every = log_every
-        with pytest.raises(train.CanaryError, match=r"should be its own reference, but chosen differs by 1 nats"):
+        with pytest.raises(CanaryError, match=r"should be its own reference, but chosen differs by 1 nats"):
             fit(cfg, shift)
 
 
@@ -146,12 +147,12 @@ def test_the_first_and_the_last_step_are_logged_whatever_log_every_is(fit: Calla
 
 
 def test_a_run_whose_every_rate_is_0_is_no_training(fit: Callable[..., Fit]) -> None:
-    with pytest.raises(train.CanaryError, match="no optimizer step had a learning rate above 0"):
+    with pytest.raises(CanaryError, match="no optimizer step had a learning rate above 0"):
         fit(config(max_steps=1, warmup_ratio=0.5))
 
 
 def test_a_step_that_changes_nothing_trips_the_canary(fit: Callable[..., Fit]) -> None:
-    with pytest.raises(train.CanaryError, match="changed no weight"):
+    with pytest.raises(CanaryError, match="changed no weight"):
         fit(config(learning_rate=1e-46))  # nothing, in float32
 
 
@@ -214,7 +215,7 @@ def test_full_fine_tuning_saves_a_model_that_reloads(fit: Callable[..., Fit], tm
     folder, history = fit(cfg)
     assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     base = load_base(cfg.model, CPU, tmp_path)
-    train.check_reloaded(train.load_trained(base, folder), folder, training_pairs(validate(cfg), base), 64)
+    adapters.check_reloaded(adapters.load_trained(base, folder), folder, training_pairs(validate(cfg), base), 64)
     assert not (folder / "adapter").exists()
 
 
@@ -250,9 +251,9 @@ def test_unknown_target_modules_are_refused_with_those_there_are(nano_base: Base
     with pytest.raises(
         ConfigError, match=r"has no module q_proj; its linear layers are dense, dense_4h_to_h, dense_h_to_4h, query"
     ):
-        train.check_targets(cfg, nano_base)
+        adapters.check_targets(cfg, nano_base)
     cfg.lora.target_modules = ["query_key_value"]
-    train.check_targets(cfg, nano_base)
+    adapters.check_targets(cfg, nano_base)
 
 
 def test_answers_of_many_tokens_train(fit: Callable[..., Fit], tmp_path: Path) -> None:
