@@ -185,7 +185,7 @@ class DpoConfig:
     adam_beta1: float = 0.9  # decay of the mean of the gradients, per step
     adam_beta2: float = 0.999  # decay of the mean of their squares, per step
     adam_epsilon: float = 1e-8  # added to the root of the squares
-    bf16: bool = False  # autocast in training; model.dtype is the dtype of the weights
+    bf16: bool = False  # trl: autocast in training; batched: the frozen layers' products alone
     gradient_checkpointing: bool = False  # memory for time; the numbers stay
     seed: int = II("seed")  # of the adapter's init, the data order and dropout
 
