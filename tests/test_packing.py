@@ -1,0 +1,157 @@
+"""Packed rows: literal ids, who sees whom, and the numbers of plain forwards."""
+
+import pytest
+import torch
+
+from factdpo.facts import Fact
+from factdpo.logps import answer_logps, completion_logps
+from factdpo.packing import CHOSEN, PAD, PROMPT, REJECTED, ROOM, Packed, block_length, pack
+from factdpo.pairs import Pairs, collate
+from tests.tiny import MODELS, tiny_base, tiny_pairs
+
+
+def pairs_of(*rows: tuple[list[int], list[int], list[int]]) -> Pairs:
+    prompts, chosen, rejected = zip(*rows, strict=True)
+    facts = [Fact(i, f"p{i}", "a", "b") for i in range(len(rows))]
+    return Pairs(facts, list(prompts), list(chosen), list(rejected), pad_id=0)
+
+
+ONE_TOKEN = pairs_of(([5, 6, 7], [20], [30]), ([8, 9], [21], [31]))
+MANY = pairs_of(([5, 6], [20, 40, 41], [30, 43]), ([8, 9, 10], [21], [31, 44]))
+
+
+def sees(packed: Packed) -> list[str]:
+    """One line per token of the first row: `x` where it sees the other."""
+    return ["".join("x" if value == 0 else "." for value in line) for line in packed.mask(torch.float32)[0, 0].tolist()]
+
+
+def test_one_token_answers_are_predicted_from_the_prompts_end() -> None:
+    packed = pack([(ONE_TOKEN, [0, 1])])
+    assert packed.ids.tolist() == [[5, 6, 7, 8, 9]]
+    assert packed.positions.tolist() == [[0, 1, 2, 0, 1]]
+    assert packed.segment.tolist() == [[0, 0, 0, 1, 1]]
+    assert packed.part.tolist() == [[PROMPT] * 5]
+    assert packed.rank.tolist() == [[0, 1, 2, 3, 4]]
+    assert packed.head.tolist() == [2, 4]
+    assert packed.at.tolist() == [[[[0], [1]]], [[[0], [1]]]]  # both answers of a pair from one position
+    assert packed.token.tolist() == [[[[20], [21]]], [[[30], [31]]]]
+    assert packed.there.all()
+
+
+def test_longer_answers_follow_the_prompt_and_the_rejected_one_restarts_where_it_ended() -> None:
+    packed = pack([(MANY, [0, 1])])
+    # the longest block first: 5 6 | 20 40 | 30, then 8 9 10 | nothing | 31
+    assert packed.ids.tolist() == [[5, 6, 20, 40, 30, 8, 9, 10, 31]]
+    assert packed.positions.tolist() == [[0, 1, 2, 3, 2, 0, 1, 2, 3]]
+    assert packed.segment.tolist() == [[0, 0, 0, 0, 0, 1, 1, 1, 1]]
+    assert packed.part.tolist() == [
+        [PROMPT, PROMPT, CHOSEN, CHOSEN, REJECTED, PROMPT, PROMPT, PROMPT, REJECTED],
+    ]
+    assert packed.head.tolist() == [1, 2, 3, 4, 7, 8]
+    # of M: 0 predicts 20 and 30; 1 -> 40; 2 -> 41; 3 -> 43; 4 predicts 21 and 31; 5 -> 44
+    assert packed.at.tolist() == [[[[0, 1, 2], [4, 0, 0]]], [[[0, 3, 0], [4, 5, 0]]]]
+    assert packed.token.tolist() == [[[[20, 40, 41], [21, 0, 0]]], [[[30, 43, 0], [31, 44, 0]]]]
+    assert packed.there.tolist() == [
+        [[[True, True, True], [True, False, False]]],
+        [[[True, True, False], [True, True, False]]],
+    ]
+
+
+def test_a_token_sees_its_own_prompt_and_its_own_answer_and_nothing_after_itself() -> None:
+    assert sees(pack([(MANY, [0, 1])])) == [
+        "x........",  # 5
+        "xx.......",  # 6
+        "xxx......",  # 20, chosen
+        "xxxx.....",  # 40, chosen
+        "xx..x....",  # 30, rejected: not the chosen ones before it
+        ".....x...",  # 8, of the next pair
+        ".....xx..",
+        ".....xxx.",
+        ".....xxxx",  # 31, rejected; nothing of its chosen answer stands in the row
+    ]
+
+
+def test_padding_sees_padding_and_is_seen_by_nothing_else() -> None:
+    packed = pack([(ONE_TOKEN, [0, 1]), (ONE_TOKEN, [1])])  # the second run has less
+    assert packed.ids.tolist() == [[5, 6, 7, 8, 9], [8, 9, 0, 0, 0]]
+    assert packed.segment.tolist()[1] == [0, 0, PAD, PAD, PAD]
+    assert packed.rank.tolist()[1] == [0, 1, 2, 2, 2]
+    own = packed.mask(torch.float32)[1, 0]
+    lines = ["".join("x" if value == 0 else "." for value in line) for line in own.tolist()]
+    assert lines == ["x....", "xx...", "..x..", "..xx.", "..xxx"]
+    assert own[own != 0].unique().tolist() == [torch.finfo(torch.float32).min]
+
+
+def test_runs_of_different_sizes_fill_as_many_rows_each_and_miss_what_they_lack() -> None:
+    packed = pack([(ONE_TOKEN, [1]), (MANY, [1, 0]), (ONE_TOKEN, [])])
+    assert packed.ids.tolist() == [
+        [8, 9, 0, 0, 0, 0, 0, 0, 0],
+        [5, 6, 20, 40, 30, 8, 9, 10, 31],  # placed by size, numbered as asked
+        [0] * 9,
+    ]
+    assert packed.segment.tolist()[1:] == [[1, 1, 1, 1, 1, 0, 0, 0, 0], [PAD] * 9]
+    assert packed.rank.tolist()[1:] == [[4, 5, 6, 7, 8, 0, 1, 2, 3], [0] * 9]
+    assert packed.there[:, :, :, 0].tolist() == [[[True, False], [True, True], [False, False]]] * 2
+    assert packed.token[0, 1].tolist() == [[21, 0, 0], [20, 40, 41]]
+
+
+def test_rows_are_as_many_for_each_run_and_about_as_long_as_there_is_room() -> None:
+    pairs = tiny_pairs(64)
+    packed = pack([(pairs, list(range(64))), (pairs, list(range(8)))])
+    tokens = sum(block_length(pairs, row) for row in range(64))
+    rows = round(tokens / ROOM)
+    assert packed.ids.shape[0] == 2 * rows > 2
+    assert packed.ids.shape[1] <= tokens / rows + 9  # as even as blocks of at most 9 tokens go
+    assert (packed.segment[:rows] != PAD).sum() == tokens
+    assert packed.rank[:rows][packed.segment[:rows] != PAD].sort().values.tolist() == list(range(tokens))
+
+
+def packed_logps(family: str, runs: list[tuple[Pairs, list[int]]]) -> torch.Tensor:
+    """[2, R, B] from one packed forward of a plain model: every position predicts, the head's are picked."""
+    model, packed = tiny_base(family).model, pack(runs)
+    with torch.inference_mode():
+        logits = model(
+            input_ids=packed.ids, attention_mask=packed.mask(torch.float32), position_ids=packed.positions
+        ).logits
+    logps = logits.flatten(0, 1)[packed.head].log_softmax(-1)
+    return answer_logps(logps, packed.at, packed.token, packed.there)
+
+
+def plain_logps(family: str, pairs: Pairs, rows: list[int]) -> torch.Tensor:
+    """[2, B] from forwards of whole rows, one each: prompt + chosen and prompt + rejected."""
+    model, found = tiny_base(family).model, []
+    with torch.inference_mode():
+        for row in rows:
+            batch = collate(pairs, [row])
+            for side in range(2):
+                ids = batch.ids[side : side + 1, : int(batch.attention[side].sum())]
+                logits = model(input_ids=ids).logits
+                found.append(completion_logps(logits, ids, batch.completion[side : side + 1, : ids.shape[1]]))
+    return torch.cat(found).view(-1, 2).T
+
+
+@pytest.mark.parametrize("longest", [1, 4])
+@pytest.mark.parametrize("family", MODELS)
+def test_a_packed_forward_gives_the_numbers_of_two_plain_ones(family: str, longest: int) -> None:
+    """float32 rounds log-probs around 15 nats at 1e-6; five architectures with their own positions and masks."""
+    pairs = tiny_pairs(24, longest)
+    first, second = list(range(23, -1, -1)), [3, 17, 5]
+    packed = packed_logps(family, [(pairs, first), (pairs, second), (pairs, [])])
+    torch.testing.assert_close(packed[:, 0], plain_logps(family, pairs, first), rtol=0, atol=1e-5)
+    torch.testing.assert_close(packed[:, 1, :3], plain_logps(family, pairs, second), rtol=0, atol=1e-5)
+    assert (packed[:, 1, 3:] == 0).all() and (packed[:, 2] == 0).all(), "no token, no log-prob"
+
+
+@pytest.mark.parametrize("other", ["chosen", "another pair", "another run"])
+def test_no_answer_depends_on_what_it_may_not_see(other: str) -> None:
+    def logps(change: int) -> torch.Tensor:
+        pairs = pairs_of(
+            ([5, 6, 7], [20, 40 + change * (other == "chosen"), 41], [30, 43, 45]),
+            ([8, 9], [21, 50 + change * (other == "another pair")], [31, 51]),
+        )
+        elsewhere = pairs_of(([8, 9], [21 + change * (other == "another run"), 12], [31, 51]))
+        return packed_logps("gpt_neox", [(pairs, [0, 1]), (elsewhere, [0])])
+
+    before, after = logps(0), logps(1)
+    assert torch.equal(before[1, 0, 0], after[1, 0, 0]), "the rejected answer of the first pair"
+    assert not torch.equal(before, after)
