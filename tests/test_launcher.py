@@ -1,0 +1,291 @@
+"""hydra/launcher=batched: Hydra's own suites; a sweep is refused whole, warmed whole, and then run job by job."""
+
+import json
+import logging
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
+
+from factdpo import cache, job
+from factdpo.config import Config, ConfigError, ModelSource, choose_engine, validate
+from hydra_plugins import factdpo_launcher
+
+Done = subprocess.CompletedProcess[str]
+
+# The command line with other bodies of job.warm and job.execute: what they are given is seen, and nothing is trained.
+FAKE_JOBS = """
+import contextlib
+from factdpo import job
+from factdpo.__main__ import main
+
+@contextlib.contextmanager
+def warm(cfgs):
+    print("WARM", *(f"JOB {cfg}" for cfg in cfgs), sep="\\n")
+    yield
+    print("COLD")
+
+def execute(cfg):
+    print("JOB", cfg)
+    if cfg.seed == 1:
+        raise job.RunFailed("FAILED", "it broke", 1)
+
+job.warm, job.execute = warm, execute
+main()
+"""
+
+# An application of somebody else, one of whose jobs fails.
+OTHER_APP = """
+import hydra
+from hydra.core.hydra_config import HydraConfig
+
+@hydra.main(version_base="1.3", config_path=None)
+def app(cfg):
+    job = HydraConfig.get().job
+    print(cfg.a, job.num, job.id, HydraConfig.get().runtime.output_dir)
+    if cfg.a == 1:
+        raise ValueError("a is 1")
+
+app()
+"""
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    """Hydra sets up logging for every job; the tests after these shall not notice."""
+    root = logging.getLogger()
+    before, level = [*root.handlers], root.level
+    yield
+    for handler in {*root.handlers} - {*before}:
+        root.removeHandler(handler)
+    root.setLevel(level)
+
+
+# Hydra's suites look for what a job leaves in the current folder.
+IN_JOB_FOLDER = "hydra.job.chdir=true"
+
+
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("batched", [IN_JOB_FOLDER])])
+class TestLauncher(LauncherTestSuite):
+    """Hydra's contract with every launcher."""
+
+
+@pytest.mark.parametrize(
+    ("launcher_name", "overrides"),
+    [("batched", ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=2", IN_JOB_FOLDER])],
+)
+class TestLauncherOfABatchingSweeper(BatchedSweeperTestSuite):
+    """Hydra's contract with a launcher that a sweep calls several times."""
+
+
+@pytest.mark.parametrize(
+    ("task_launcher_cfg", "extra_flags"),
+    [({}, ["-m", "hydra/launcher=batched", "hydra/hydra_logging=disabled", "hydra/job_logging=disabled"])],
+    ids=["batched"],
+)
+class TestLauncherIntegration(IntegrationTestSuite):
+    """Hydra's contract with a launcher that whole applications run under."""
+
+
+def python(folder: Path, *arguments: str) -> Done:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=folder, env=os.environ, capture_output=True, text=True, timeout=300)
+
+
+def launcher_of(*overrides: str) -> str:
+    """The class that `factdpo -m <overrides>` launches with, from where we stand."""
+    import hydra
+
+    import factdpo.__main__  # noqa: F401  (registers the schema)
+    from hydra_plugins.factdpo_searchpath import conf_folder
+
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        cfg = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
+    return cfg.hydra.launcher._target_.rpartition(".")[2]
+
+
+def test_it_launches_every_sweep_that_does_not_name_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for option in (tmp_path / "sweeps/mine.yaml", tmp_path / "conf/experiment/mine.yaml"):
+        option.parent.mkdir(parents=True)
+        option.write_text("# @package _global_\ndefaults: [override /hydra/launcher: basic]\n")
+    monkeypatch.chdir(tmp_path)
+    assert launcher_of() == launcher_of("sweeps=orientation") == "BatchedLauncher"
+    assert launcher_of("hydra/launcher=basic") == "BasicLauncher"
+    assert launcher_of("sweeps=mine") == launcher_of("experiment=mine") == "BasicLauncher"
+    assert launcher_of("sweeps=mine", "hydra/launcher=batched") == "BatchedLauncher"
+
+
+def test_hydra_finds_it_from_any_folder_and_imports_nothing_heavy_for_it(tmp_path: Path) -> None:
+    found = python(
+        tmp_path,
+        "-c",
+        "import sys\n"
+        "from hydra.core.plugins import Plugins\n"
+        "from hydra.plugins.launcher import Launcher\n"
+        "print([c.__name__ for c in Plugins.instance().discover(Launcher)].count('BatchedLauncher'))\n"
+        "print({'torch', 'transformers', 'numpy', 'rich', 'factdpo.config', 'factdpo.job'} & set(sys.modules))",
+    )
+    assert (found.stdout, found.stderr) == ("1\nset()\n", "")
+
+
+def test_one_bad_combination_is_refused_before_the_first_job_runs(tmp_path: Path) -> None:
+    done = python(tmp_path, "-c", FAKE_JOBS, "-m", "dpo.loss=[sigmoid],[aot]", "dpo.wpo=true,false", "out=here")
+    head, problem, where = done.stderr.splitlines()
+    assert head == "factdpo: 1 of these 4 jobs cannot be run, so none of them was started:"
+    assert problem.startswith("  dpo.wpo=true: aot sorts the pairs")
+    assert where == "    in dpo.loss=[aot] dpo.wpo=True"
+    assert (done.stdout, done.returncode) == ("", 2)
+    left = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == ["here/sweeps/multirun.yaml"]  # which the sweeper writes, before it calls any launcher
+
+
+def test_bad_data_is_refused_before_the_first_job_runs_and_named_once(tmp_path: Path) -> None:
+    done = python(tmp_path, "-c", FAKE_JOBS, "-m", "split.train=20,900", "seed=0,1,2", "data.path=null,no.csv")
+    assert done.stderr.splitlines() == [
+        "factdpo: 9 of these 12 jobs cannot be run, so none of them was started:",
+        f"  data.path=no.csv: no such file (looked for {tmp_path}/no.csv); give a path that exists",
+        "    in each of the 6 jobs with data.path=no.csv",
+        "  split.train=900: the data has only 861 facts for it; give fewer (what is not trained on is held out)",
+        "    in each of the 3 jobs with split.train=900 data.path=null",
+    ]
+    assert (done.stdout, done.returncode) == ("", 2)
+
+
+def test_what_is_wrong_with_every_job_is_said_as_for_a_single_run(tmp_path: Path) -> None:
+    single = python(tmp_path, "-m", "factdpo", "lora.rank=0")
+    sweep = python(tmp_path, "-m", "factdpo", "-m", "lora.rank=0", "seed=0,1")
+    assert (sweep.stderr, sweep.stdout, sweep.returncode) == (single.stderr, single.stdout, single.returncode)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "names"),
+    [
+        ([2], ["b=0 a=1"]),
+        ([0, 1], ["each of the 2 jobs with a=0"]),
+        ([0, 2], ["each of the 2 jobs with b=0"]),
+        ([0, 3], ["b=0 a=0", "b=1 a=1"]),
+        ([0, 1, 2, 3], ["every job"]),
+    ],
+)
+def test_jobs_are_named_by_what_they_and_no_others_share(numbers: list[int], names: list[str]) -> None:
+    labels = [["x=5", f"b={b}", f"a={a}"] for a in (0, 1) for b in (0, 1)]
+    assert factdpo_launcher._names(numbers, labels) == names
+
+
+def test_the_basic_launcher_still_runs_the_good_jobs_of_a_sweep(tmp_path: Path) -> None:
+    done = python(tmp_path, "-c", FAKE_JOBS, "-m", "hydra/launcher=basic", "lora.rank=0,4")
+    assert "WARM" not in done.stdout and done.stdout.count("JOB") == 1 and done.returncode == 2
+
+
+def test_the_training_is_given_every_config_just_as_its_job_is_and_a_failed_job_stops_no_other(tmp_path: Path) -> None:
+    hidden = ["track.group=${hydra:job.num}", "track.entity=${hydra:runtime.output_dir}", "hydra.sweep.dir=s"]
+    quiet = "hydra/hydra_logging=disabled"
+    done = python(tmp_path, "-c", FAKE_JOBS, "-m", "seed=0,1,2", quiet, *hidden, "hydra.sweep.subdir=${hydra:job.id}")
+    first, *lines, last = done.stdout.splitlines()
+    assert (first, last) == ("WARM", "COLD") and len(lines) == 6 and lines[:3] == lines[3:]
+    assert f"entity='{tmp_path}/s/2', group='2'" in lines[2]
+    assert done.returncode == 1 and done.stderr.endswith("\nfactdpo: it broke\n")
+
+
+@pytest.mark.parametrize("own", ["hydra.job.chdir=true", "+hydra.job.env_set.SOME=value"])
+def test_a_job_with_a_folder_or_an_environment_of_its_own_is_left_to_itself(tmp_path: Path, own: str) -> None:
+    done = python(tmp_path, "-c", FAKE_JOBS, "-m", "seed=0,2", own)
+    assert "WARM" not in done.stdout and done.stdout.count("JOB") == 2 and done.returncode == 0
+
+
+def test_another_application_runs_as_under_the_basic_launcher(tmp_path: Path) -> None:
+    def run(launcher: str) -> tuple[int, str, set[str]]:
+        (folder := tmp_path / launcher).mkdir()
+        (folder / "app.py").write_text(OTHER_APP)
+        done = python(folder, "app.py", "-m", f"hydra/launcher={launcher}", "+a=0,1,2", "hydra.sweep.dir=s")
+        said = (done.stdout + done.stderr).replace(str(folder), "here")
+        files = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+        return done.returncode, re.sub(r"^\[[^]]*\]", "", said, flags=re.MULTILINE), files  # without the time
+
+    code, said, files = run("batched")
+    assert (code, said, files) == run("basic")
+    assert code == 1 and "ValueError: a is 1" in said and "2 2 2 here/s/2" in said and "s/2/.hydra/config.yaml" in files
+
+
+def test_each_answer_is_looked_for_once() -> None:
+    asked: list[str] = []
+
+    def answer(cfg: Config) -> int:
+        asked.append(cfg.out)
+        if cfg.out == "bad":
+            raise ConfigError("no")
+        return len(asked)
+
+    once = factdpo_launcher._once(answer)
+    assert [once(Config(out="a")), once(Config(out="b")), once(Config(out="a"))] == [1, 2, 1]
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="no"):
+            once(Config(out="bad"))
+    assert asked == ["a", "b", "bad"]
+
+
+def test_only_a_run_that_is_not_finished_needs_weights_that_are_gone(tmp_path: Path) -> None:
+    cfg = Config(out=str(tmp_path))
+    cfg.model.source, cfg.model.id, cfg.model.revision = ModelSource.pretrained, "nobody/no-model", "0" * 40
+    cfg = validate(cfg)
+    check = factdpo_launcher._check_of_data_and_weights()
+    with pytest.raises(ConfigError, match="the hub cannot be reached"):
+        check(cfg)
+    resolved, _ = choose_engine(cfg)
+    folder = job.run_folder(resolved, job.what_is_asked(resolved))
+    folder.mkdir(parents=True)
+    (folder / "items.parquet").write_text("")
+    files = {"items.parquet": cache.file_sha256(folder / "items.parquet")}
+    (folder / "result.json").write_text(json.dumps({"state": "FINISHED", "files": files}))
+    check(cfg)
+
+
+@pytest.mark.xfail(reason="RunFailed.__init__ takes three arguments and hands one on: it is pickled, and not unpickled")
+def test_how_a_run_failed_comes_back_from_another_process() -> None:
+    failed = pickle.loads(pickle.dumps(job.RunFailed("DIVERGED", "the loss is not finite", 1)))
+    assert (failed.state, str(failed), failed.exit_code) == ("DIVERGED", "the loss is not finite", 1)
+
+
+def sweep_under(launcher: str, out: Path, *overrides: str) -> dict[str, dict[str, Any]]:
+    """Two small runs' results by id, each done in seconds."""
+    small = ["split.train=20", "split.test=20", "dpo.epochs=null", "dpo.max_steps=4", "eval.every=never", "track=none"]
+    done = python(
+        out, "-m", "factdpo", "-m", f"hydra/launcher={launcher}", *overrides, "seed=0,1", *small, f"out={out}"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = [json.loads(path.read_text()) for path in out.glob("runs/*/result.json")]
+    return {result["id"]: result for result in results}
+
+
+@pytest.fixture(scope="module")
+def basic(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    return sweep_under("basic", tmp_path_factory.mktemp("basic"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "needs", "overrides"),
+    [
+        ("batched", "hydra_plugins.factdpo_launcher", []),
+        ("joblib", "hydra_plugins.hydra_joblib_launcher", ["hydra.launcher.n_jobs=2"]),
+        ("submitit_local", "hydra_plugins.hydra_submitit_launcher", []),
+    ],
+)
+def test_the_launcher_decides_only_speed(
+    basic: dict[str, dict[str, Any]], tmp_path: Path, launcher: str, needs: str, overrides: list[str]
+) -> None:
+    pytest.importorskip(needs, reason=f"pip install {needs.partition('.')[2].replace('_', '-')}")
+    found = sweep_under(launcher, tmp_path, *overrides)
+    assert found.keys() == basic.keys() and len(found) == 2
+    for id, result in found.items():
+        for split, scores in result["trained"].items():
+            expected = basic[id]["trained"][split]
+            assert scores["accuracy"] == expected["accuracy"]
+            assert scores["chosen_logp_nats"] == pytest.approx(expected["chosen_logp_nats"], abs=1e-4)
