@@ -57,11 +57,10 @@ def _largest_step(cfg: Config, pairs: Pairs, number: int) -> tuple[int, int, lis
 def bytes_per_run(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tuple[int, int]:
     """Measured: what a run's weights and optimizer hold, and what a forward of these pairs keeps for the backward."""
     adapter = fresh_adapter(cfg, base)
-    kept: dict[int, int] = {}
+    kept: dict[int, int] = {}  # address of a storage -> its bytes
 
     def keep(tensor: Tensor) -> Tensor:
-        if not tensor.is_leaf:  # the base's and the adapter's own weights are counted elsewhere
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with stacked(base, [adapter], adapter.config.r, cfg.dpo.bf16) as stack:
@@ -70,7 +69,10 @@ def bytes_per_run(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tup
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             answers = stack.answers(pack([(pairs, rows)]).to(base.device))
         del answers
-        return MASTERS * stack.masters.nbytes, sum(kept.values())
+        weights = {p.untyped_storage().data_ptr() for p in (*base.model.parameters(), stack.masters)}
+        weights |= {layer.weight.untyped_storage().data_ptr() for layer in stack.layers.values()}
+        activations = sum(size for address, size in kept.items() if address not in weights)
+        return MASTERS * stack.masters.nbytes, activations
 
 
 def free_bytes(device: torch.device) -> int:

@@ -23,7 +23,7 @@ from factdpo.adapters import lora_config
 from factdpo.config import Config, ConfigError
 from factdpo.logps import answer_logps
 from factdpo.model import Base
-from factdpo.packing import Packed, pack
+from factdpo.packing import Packed, block_length, pack
 from factdpo.pairs import Pairs
 from factdpo.reference import PairLogps
 
@@ -200,10 +200,8 @@ class Stack:
     def logps(self, pairs: list[Pairs], max_tokens: int) -> list[PairLogps]:
         """Each run's scores of its own pairs, in shared forwards of at most `max_tokens`; on the CPU, NaN included."""
         counts = [len(p) for p in pairs]
-        longest = max(
-            len(p.prompt_ids[i]) + len(p.chosen_ids[i]) + len(p.rejected_ids[i]) for p in pairs for i in range(len(p))
-        )
-        at_once = max(1, max_tokens // (longest * len(pairs)))
+        tokens = sum(block_length(p, row) for p in pairs for row in range(len(p)))
+        at_once = max(1, max_tokens * max(counts) // max(1, tokens))
         sides, greedy = torch.empty(2, len(pairs), max(counts)), torch.empty(len(pairs), max(counts), dtype=torch.bool)
         for start in range(0, max(counts), at_once):
             rows = [list(range(start, min(start + at_once, count))) for count in counts]
