@@ -50,7 +50,7 @@ def pick_device(device: Device) -> torch.device:
 
 
 def load_base(cfg: ModelConfig, device: torch.device, cache_dir: Path) -> Base:
-    """The base that `cfg` asks for. Its own dropout is set to 0, as in TRL's default; LoRA's is lora.dropout."""
+    """The base that `cfg` asks for, frozen. Its own dropout is 0, as in TRL's default; LoRA's is lora.dropout."""
     weights = locate(cfg)
     folder = _folder(cfg, weights, cache_dir)
     options: dict[str, Any] = {"dtype": getattr(torch, cfg.dtype.name), "attn_implementation": cfg.attention.name}
@@ -74,7 +74,7 @@ def load_base(cfg: ModelConfig, device: torch.device, cache_dir: Path) -> Base:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.to(device)  # type: ignore[arg-type]
-    return Base(model.eval(), tokenizer, weights, adjusted)
+    return Base(model.eval().requires_grad_(False), tokenizer, weights, adjusted)
 
 
 def _folder(cfg: ModelConfig, weights: Weights, cache_dir: Path) -> Path | None:

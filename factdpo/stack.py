@@ -229,12 +229,7 @@ def stacked(base: Base, adapters: list[Adapter], rank: int, bf16_products: bool 
             weight = cast(Tensor, replaced[name].weight)
             model.set_submodule(name, StackedLinear(replaced[name], torch.bfloat16 if bf16_products else weight.dtype))
         layers = {name: cast(StackedLinear, model.get_submodule(name)) for name in replaced}
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        for parameter in trainable:
-            parameter.requires_grad_(False)
         yield Stack(base, layers, adapters, rank)
-        for parameter in trainable:
-            parameter.requires_grad_(True)
     finally:
         for name, module in replaced.items():
             model.set_submodule(name, module)

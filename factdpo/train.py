@@ -43,6 +43,7 @@ def fit(
     started = time.monotonic()
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    base.model.requires_grad_(cfg.lora.method is Method.full)
     with tempfile.TemporaryDirectory() as scratch:  # TRL insists on an output folder; nothing of it is kept
         trainer = _PairsTrainer(
             model=base.model,

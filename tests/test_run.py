@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from factdpo import adapters, batched, cache, job, results
-from factdpo.config import Boundary, Config, DataSource, Dtype, Orientation, TrackMode
+from factdpo.config import Boundary, Config, DataSource, Dtype, LoraConfig, Method, Orientation, TrackMode
 from factdpo.tracker import read_history
 
 SPLITS = ["train", "train_reversed", "test", "test_reversed"]
@@ -189,6 +189,16 @@ def test_facts_without_a_reverse_have_no_reversed_splits_and_no_graph(tmp_path: 
 def test_a_run_in_bfloat16_finishes_within_its_tolerances(half: dict[str, Any], tmp_path: Path) -> None:
     """The weights in bfloat16, or autocast in training: the reloaded adapter scores as the trained one either way."""
     assert job.execute(small(tmp_path, **half))["state"] == "FINISHED"
+
+
+def test_full_fine_tuning_after_a_batched_run_of_the_same_process_trains_everything(tmp_path: Path) -> None:
+    """The base that both find in memory was frozen under the first one's adapter."""
+    first = job.execute(small(tmp_path, dpo_max_steps=2))
+    full = small(tmp_path, dpo_max_steps=2, dpo_learning_rate=1e-4)
+    full.lora = LoraConfig(method=Method.full)
+    second = job.execute(full)
+    assert [r["config"]["engine"]["name"] for r in (first, second)] == ["batched", "trl"]
+    assert second["training"]["trainable_parameters"] > 4 * first["training"]["trainable_parameters"]
 
 
 def test_an_adapter_that_is_refused_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

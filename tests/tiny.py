@@ -65,8 +65,8 @@ def _model(family: str) -> Any:
 
 
 def tiny_base(family: str = "gpt_neox", dtype: torch.dtype = torch.float32) -> Base:
-    """A fresh base with the same random weights each time; who asks may change it."""
-    model = copy.deepcopy(_model(family)).to(dtype)
+    """A fresh base with the same random weights each time, frozen as load_base leaves it; who asks may change it."""
+    model = copy.deepcopy(_model(family)).to(dtype).requires_grad_(False)
     return Base(model, tokenizer(), Weights(family, {"files": family, "dtype": str(dtype)}), adjusted=[])
 
 
