@@ -49,8 +49,11 @@ class RunFailed(Exception):
     """The run ended without a result; its folder says why. `state` is FAILED or DIVERGED."""
 
     def __init__(self, state: str, message: str, exit_code: int):
-        super().__init__(message)
-        self.state, self.exit_code = state, exit_code
+        super().__init__(state, message, exit_code)  # all three: it may come from another process
+        self.state, self.message, self.exit_code = state, message, exit_code
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Preempted(BaseException):

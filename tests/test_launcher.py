@@ -247,7 +247,6 @@ def test_only_a_run_that_is_not_finished_needs_weights_that_are_gone(tmp_path: P
     check(cfg)
 
 
-@pytest.mark.xfail(reason="RunFailed.__init__ takes three arguments and hands one on: it is pickled, and not unpickled")
 def test_how_a_run_failed_comes_back_from_another_process() -> None:
     failed = pickle.loads(pickle.dumps(job.RunFailed("DIVERGED", "the loss is not finite", 1)))
     assert (failed.state, str(failed), failed.exit_code) == ("DIVERGED", "the loss is not finite", 1)
