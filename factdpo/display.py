@@ -120,7 +120,7 @@ class BatchBar:
         for row in rows:
             self.steps[key] = row["step"]
             found = {k.split("/")[1]: value for k, value in row.items() if k.endswith("/accuracy")}
-            if found and row["step"] != self.scored_at:
+            if found and row["step"] > self.scored_at:
                 self._line()  # of the step before: all that were due have come
                 self.scored_at = row["step"]
             if found:
