@@ -3,15 +3,16 @@
 import html
 import json
 import math
-import warnings
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFont
+
 Row = dict[str, Any]
-Point = tuple[float, float]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, less their yellow, which is lost on white.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -20,7 +21,8 @@ MODELS = ("base", "trained")
 MOST_NAMES = 120  # more cannot be read on one circle
 LONGEST_NAME = 32  # characters; longer ones are cut in the figures
 GAP_DEGREES = 26.0  # between two camps
-BEND = 0.28  # of an edge's middle towards the centre: 1 is a straight line
+RADIUS = 250  # of the circle in a PNG, in pixels
+SHADES = 128  # of colour in one panel of a PNG; two panels fill a palette
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Edge:
     object: str
     truth: str
     belief: str
-    hover: str
+    hover: str = field(compare=False)  # with other log-probs it is still the same picture
 
     @property
     def right(self) -> bool:
@@ -42,9 +44,12 @@ class Layout:
 
     angle: dict[str, float]  # radians
     colour: dict[str, str]
-    note: str  # what was left out, for the titles
+    note: str  # what was left out
 
-    def point(self, name: str) -> Point:
+    def __hash__(self) -> int:  # what is drawn is cached by what it shows
+        return hash((*self.angle.items(), *self.colour.items(), self.note))
+
+    def point(self, name: str) -> tuple[float, float]:
         return math.cos(self.angle[name]), math.sin(self.angle[name])
 
 
@@ -60,20 +65,19 @@ def write_graphs(items: list[Row], sides: dict[str, int] | None, folder: Path) -
     if not views:
         return []
     every = [edge for models in views.values() for edges in models.values() for edge in edges]
-    truth = list(
-        {frozenset((e.subject, e.object)): Edge(e.subject, e.object, e.truth, e.truth, "") for e in every}.values()
-    )
+    pairs = {frozenset((e.subject, e.object)): e for e in every}.values()
+    truth = [replace(e, belief=e.truth, hover=f"{e.subject}, {e.object}: {e.truth}") for e in pairs]
     layout = _layout(truth, every, sides or {})
-    truth = _drawn(truth, layout)
-    views = {split: {m: _drawn(models[m], layout) for m in MODELS if m in models} for split, models in views.items()}
+    facts = _drawn(truth, layout)
+    drawn = {split: {m: _drawn(models[m], layout) for m in MODELS if m in models} for split, models in views.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    written = [_write_png(folder / "truth.png", "What is true", {f"{len(truth)} facts": truth}, layout)]
-    for split, models in views.items():
-        panels = {_title(model, edges): edges for model, edges in models.items()}
-        written.append(_write_png(folder / f"graph_{split}.png", f"What the model believes: {split}", panels, layout))
-    page = folder / "graph.html"
-    page.write_text(_page(views, truth, layout), encoding="utf-8")
-    return [*written, page]
+    written = [_write_png(folder / "truth.png", [_panel("What is true", f"{len(facts)} facts", facts, layout)])]
+    for split, models in drawn.items():
+        title = f"{split}: what the %s model believes"
+        panels = [_panel(title % model, _heading(edges), edges, layout) for model, edges in models.items()]
+        written.append(_write_png(folder / f"graph_{split}.png", panels))
+    (folder / "graph.html").write_bytes(_page(drawn, facts, layout))
+    return [*written, folder / "graph.html"]
 
 
 def _edge(row: Row) -> Edge:
@@ -87,23 +91,19 @@ def _edge(row: Row) -> Edge:
     return Edge(row["subject"], row["object"], truth, truth if row["right"] else other, hover)
 
 
-def _true(edge: Edge) -> Edge:
-    return replace(edge, belief=edge.truth, hover=f"{edge.subject}, {edge.object}: {edge.truth}")
+def _drawn(edges: list[Edge], layout: Layout) -> tuple[Edge, ...]:
+    """The edges between names that are drawn."""
+    return tuple(e for e in edges if e.subject in layout.angle and e.object in layout.angle)
 
 
-def _drawn(edges: list[Edge], layout: Layout) -> list[Edge]:
-    """The edges between names that are drawn, wrong ones last, so that they lie on top."""
-    return sorted(
-        (e for e in edges if e.subject in layout.angle and e.object in layout.angle), key=lambda e: not e.right
-    )
-
-
-def _title(model: str, edges: list[Edge]) -> str:
+def _heading(edges: tuple[Edge, ...]) -> str:
     wrong = sum(not edge.right for edge in edges)
-    return f"{model}: {wrong} of {len(edges)} wrong (accuracy {1 - wrong / len(edges):.2f})"
+    told = f"{wrong} of {len(edges)} wrong (accuracy {1 - wrong / max(1, len(edges)):.2f})"
+    return told + (": dashed, in the colour of the false answer" if wrong else "")
 
 
 def _short(name: str) -> str:
+    name = " ".join(name.split())  # on one line
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
@@ -112,18 +112,14 @@ def _layout(truth: list[Edge], every: list[Edge], sides: dict[str, int]) -> Layo
     degree = Counter(name for edge in truth for name in (edge.subject, edge.object))
     names = sorted(sorted(degree), key=lambda name: -degree[name])[:MOST_NAMES]
     note = f"{len(names)} of {len(degree)} names drawn, the most connected" if len(names) < len(degree) else ""
-    camps: dict[int | None, list[str]] = {}
-    for name in sorted(names):
-        camps.setdefault(sides.get(name), []).append(name)
+    order = sorted({sides.get(name) for name in names}, key=lambda camp: (camp is None, camp))
+    camps = [sorted(name for name in names if sides.get(name) == camp) for camp in order]
     gap = math.radians(GAP_DEGREES) if len(camps) > 1 else 0.0
     per_name = (2 * math.pi - gap * len(camps)) / len(names)
-    ordered = [camp for _, camp in sorted(camps.items(), key=lambda pair: (pair[0] is None, pair[0]))]
-    angle, at = {}, math.pi - per_name * len(ordered[0]) / 2  # counterclockwise, the first camp's middle at the left
-    for camp in ordered:
-        middle = at + per_name * len(camp) / 2
-        downwards = camp if math.cos(middle) <= 0 else camp[::-1]
-        for i, name in enumerate(downwards):
-            angle[name] = at + per_name * (i + 0.5)
+    angle, at = {}, math.pi - per_name * len(camps[0]) / 2  # counterclockwise, the first camp's middle at the left
+    for camp in camps:
+        downwards = camp if math.cos(at + per_name * len(camp) / 2) <= 0 else camp[::-1]
+        angle |= {name: at + per_name * (i + 0.5) for i, name in enumerate(downwards)}
         at += per_name * len(camp) + gap
     answers = Counter(answer for edge in every for answer in (edge.truth, edge.belief))
     common = sorted(answer for answer, _ in answers.most_common(len(COLOURS)))
@@ -131,125 +127,135 @@ def _layout(truth: list[Edge], every: list[Edge], sides: dict[str, int]) -> Layo
     return Layout(angle, colour, note)
 
 
-def _curve(start: Point, end: Point, steps: int = 14) -> list[Point]:
-    """Points of a quadratic Bézier curve that bends towards the centre of the circle."""
-    (x0, y0), (x2, y2) = start, end
-    x1, y1 = BEND * (x0 + x2) / 2, BEND * (y0 + y2) / 2
-    return [
-        ((1 - t) ** 2 * x0 + 2 * t * (1 - t) * x1 + t * t * x2, (1 - t) ** 2 * y0 + 2 * t * (1 - t) * y1 + t * t * y2)
-        for t in (i / steps for i in range(steps + 1))
-    ]
-
-
-def _write_png(path: Path, title: str, panels: dict[str, list[Edge]], layout: Layout) -> Path:
-    """One figure, its panels side by side."""
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # no pyplot: no global state, and Agg whatever the caller's backend
-    from matplotlib.lines import Line2D
-    from PIL import Image
-
-    figure = Figure(figsize=(8.6 * len(panels), 9.2), dpi=105, facecolor="white")
-    for i, (heading, edges) in enumerate(panels.items()):
-        axes = figure.add_axes((i / len(panels), 0.05, 1 / len(panels), 0.86))
-        _draw(axes, edges, layout)
-        axes.set_title(heading, fontsize=13, color="#222222", pad=4, parse_math=False)
-    figure.suptitle(title + (f" ({layout.note})" if layout.note else ""), fontsize=15, y=0.975, parse_math=False)
-    believed = {edge.belief for edges in panels.values() for edge in edges}
-    handles = [
-        Line2D([], [], color=layout.colour[a], lw=2.5, label=a) for a in sorted(believed) if layout.colour[a] != OTHER
-    ]
-    if any(layout.colour[a] == OTHER for a in believed):
-        handles.append(Line2D([], [], color=OTHER, lw=2.5, label="other answers"))
-    if any(not edge.right for edges in panels.values() for edge in edges):
-        handles.append(
-            Line2D([], [], color="#222222", lw=1.6, ls=(0, (4, 2)), label="wrong, in the colour of the false answer")
-        )
-    figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=12)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a name in a script that the font lacks: boxes
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    picture.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path)  # a quarter of the bytes
+def _write_png(path: Path, panels: list[Image.Image]) -> Path:
+    """The panels, one or two, side by side."""
+    picture = Image.fromarray(np.hstack([np.asarray(panel) + SHADES * i for i, panel in enumerate(panels)]))
+    picture.putpalette(b"".join(bytes(p.getpalette() or ())[: 3 * SHADES].ljust(3 * SHADES) for p in panels))
+    picture.save(path, compress_type=3)  # zlib's Z_RLE: a third of the default's time, a tenth more bytes
     return path
 
 
-def _draw(axes: Any, edges: Iterable[Edge], layout: Layout) -> None:
+@lru_cache(maxsize=32)  # the truth, and what the base believes, are the same for all runs of a sweep on one split
+def _panel(title: str, heading: str, edges: tuple[Edge, ...], layout: Layout) -> Image.Image:
+    """One graph: the edges within the frame that all graphs of the layout share; in at most SHADES colours."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure  # no pyplot: no global state, and Agg whatever the caller's backend
 
-    edges = list(edges)
-    for right in (True, False):
-        some = [edge for edge in edges if edge.right is right]
-        few = min(
-            1.0, math.sqrt(60 / max(1, len(some)))
-        )  # many wrong ones are drawn thinner, else they hide each other
-        axes.add_collection(
-            LineCollection(
-                [_curve(layout.point(e.subject), layout.point(e.object)) for e in some],
-                colors=[layout.colour[e.belief] for e in some],
-                linewidths=0.7 if right else 0.3 + 1.3 * few,
-                alpha=0.35 if right else 0.95,
-                linestyles="solid" if right else (0, (4, 2)),
-            )
-        )
-    axes.plot(*zip(*map(layout.point, layout.angle), strict=True), "o", ms=3.5, color="#444444")
-    size = min(9.0, 600 / len(layout.angle))
-    for name, angle in layout.angle.items():
-        x, y = layout.point(name)
-        left = x < 0
-        axes.text(
-            1.035 * x, 1.035 * y, _short(name), fontsize=size, color="#111111", parse_math=False,
-            rotation=math.degrees(angle) + (180 if left else 0), rotation_mode="anchor",
-            ha="right" if left else "left", va="center",
-        )  # fmt: skip
-    reach = 1.12 + 0.0022 * size * min(LONGEST_NAME, max(map(len, layout.angle)))
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-    axes.axis("off")
+    half = RADIUS + 8
+    canvas = FigureCanvasAgg(Figure((half / 50, half / 50), dpi=100))
+    for right in (True, False):  # the wrong ones on top
+        if some := [edge for edge in edges if edge.right is right]:
+            few = min(1.0, 60 / len(some))  # many are drawn thinner and paler, else they hide each other
+            curves, order = _curves(some, layout)
+            width, opacity = (0.6 + 0.9 * few, 0.35 + 0.45 * few) if right else (0.3 + 1.3 * math.sqrt(few), 0.95)
+            lines = LineCollection(list(0.5 + curves * RADIUS / half / 2), lw=width, ls="-" if right else (0, (4, 2)))
+            lines.set_color([layout.colour[some[i].belief] + f"{round(255 * opacity):02X}" for i in order])
+            canvas.figure.add_artist(lines)
+    canvas.draw()
+    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    frame, (x, y) = _frame(layout)
+    panel, box = frame.copy(), (x - half, y - half, x - half + drawn.width, y - half + drawn.height)
+    panel.paste(ImageChops.multiply(drawn, frame.crop(box)), box)
+    pen = ImageDraw.Draw(panel)
+    pen.text((x, 26), title, "#222222", _font(20), anchor="mm")
+    pen.text((x, 52), heading, "#222222", _font(15), anchor="mm")
+    return panel.quantize(SHADES, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)  # a quarter of the bytes
 
 
-def _page(views: dict[str, dict[str, list[Edge]]], truth: list[Edge], layout: Layout) -> str:
+def _curves(edges: list[Edge], layout: Layout, steps: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """The edges as points on quadratic Bézier curves, [edge, step, x or y], and which edge each curve is.
+
+    The nearer two names are, the less their curve leaves the rim. Short curves come last, else long ones hide them.
+    """
+    start = np.array([[layout.point(edge.subject)] for edge in edges])
+    end = np.array([[layout.point(edge.object)] for edge in edges])
+    near = np.linalg.norm(start + end, axis=2, keepdims=True) / 2
+    t = np.linspace(0, 1, steps + 1)[:, None]
+    order = np.argsort(near.ravel(), kind="stable")
+    return ((1 - t) ** 2 * start + t * (1 - t) * near * (start + end) + t**2 * end)[order], order
+
+
+@lru_cache(maxsize=4)
+def _frame(layout: Layout) -> tuple[Image.Image, tuple[int, int]]:
+    """Names, their points and the legend on white, below room for a title; and the circle's centre, in pixels."""
+    font, label = _font(min(26, 1750 // len(layout.angle))), _font(30)
+    names = [(_short(name), *layout.point(name)) for name in layout.angle]
+    reach = [(RADIUS + 20 + font.getlength(name) / 2) * np.abs((cos, sin)) for name, cos, sin in names]
+    x, y = (math.ceil(half) for half in np.max(reach, axis=0, initial=RADIUS + 20))
+    answers = sorted(layout.colour.items(), key=lambda pair: (pair[1] == OTHER, pair[0]))
+    legend = {colour: _short(answer) if colour != OTHER else "other answers" for answer, colour in answers}
+    width = sum(110 + label.getlength(answer) for answer in legend.values())
+    x, bottom = max(x, math.ceil(width / 4), 320), 4 * y + 160  # wide enough for the legend and the heading
+    frame = Image.new("RGB", (4 * x, bottom + 90), "white")  # at twice the size, for smooth edges
+    pen, at = ImageDraw.Draw(frame), 2 * x - width / 2
+    for colour, answer in legend.items():
+        pen.line((at + 10, bottom, at + 65, bottom), colour, 6)
+        pen.text((at + 80, bottom), answer, "#222222", label, anchor="lm")
+        at += 110 + label.getlength(answer)
+    pen.text((2 * x, bottom + 60), layout.note, "#666666", _font(24), anchor="mm")
+    for name, cos, sin in names:
+        px, py = 2 * (x + RADIUS * cos), 2 * (y + 70 - RADIUS * sin)
+        pen.ellipse((px - 7, py - 7, px + 7, py + 7), "#444444")
+        text = Image.new("L", (int(font.getlength(name)) + 4, 2 * int(font.size)))
+        ImageDraw.Draw(text).text((text.width / 2, text.height / 2), name, 255, font, anchor="mm")
+        turn, away = math.degrees(math.atan2(sin, cos)), text.width / 2 + 18
+        text = text.rotate(turn + 180 * (cos < 0), Image.Resampling.BICUBIC, expand=True)  # none on its head
+        corner = round(px + away * cos - text.width / 2), round(py - away * sin - text.height / 2)
+        frame.paste("#111111", corner, text)
+    return frame.resize((2 * x, bottom // 2 + 45), Image.Resampling.BOX), (x, y + 70)
+
+
+def _font(pixels: int) -> ImageFont.FreeTypeFont:
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", pixels)
+
+
+def _page(views: dict[str, dict[str, tuple[Edge, ...]]], truth: tuple[Edge, ...], layout: Layout) -> bytes:
     """A self-contained page: plotly.js once, the edges as data, the drawing in a few lines of JavaScript."""
-    from plotly.offline import get_plotlyjs
-
-    names = list(layout.angle)
-    index = {name: i for i, name in enumerate(names)}
-    answers = list(layout.colour)
-    number = {answer: i for i, answer in enumerate(answers)}
+    index = {name: i for i, name in enumerate(layout.angle)}
+    number = {answer: i for i, answer in enumerate(layout.colour)}
 
     def text(words: str) -> str:  # plotly reads labels as HTML
         return html.escape(words).replace("\n", "<br>")
 
-    def rows(edges: list[Edge]) -> list[list[Any]]:
+    def rows(edges: tuple[Edge, ...]) -> list[list[Any]]:
         return [[index[e.subject], index[e.object], number[e.belief], int(e.right), text(e.hover)] for e in edges]
 
     data = {
-        "names": [text(_short(name)) for name in names],
-        "angle": [round(layout.angle[name], 4) for name in names],
-        "answers": [text(answer) for answer in answers],
-        "colours": [layout.colour[answer] for answer in answers],
-        "bend": BEND,
+        "names": [text(_short(name)) for name in layout.angle],
+        "angle": [round(angle, 4) for angle in layout.angle.values()],
+        "answers": [text(answer) for answer in layout.colour],
+        "colours": list(layout.colour.values()),
         "note": text(layout.note),
         "views": {text(split): {m: rows(edges) for m, edges in models.items()} for split, models in views.items()},
         "truth": rows(truth),
     }  # fmt: skip
     payload = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    return _PAGE.replace("/*PLOTLY*/", get_plotlyjs()).replace("/*DATA*/", payload)
+    before, after = _PAGE.split("/*PLOTLY*/")
+    return b"".join((before.encode(), _plotlyjs(), after.replace("/*DATA*/", payload).encode()))
+
+
+@lru_cache(maxsize=1)
+def _plotlyjs() -> bytes:
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs().encode()
 
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>What the model believes</title>
 <meta name="viewport" content="width=device-width,initial-scale=1">
 <style>
-body{font:15px/1.4 system-ui,sans-serif;margin:0;color:#222;background:#fff}
+body{font:15px/1.4 system-ui,sans-serif;margin:0;color:#222;background:#fff;display:flex;flex-flow:column;height:100vh}
 header{display:flex;flex-wrap:wrap;gap:.5em 1.6em;align-items:center;padding:.7em 1.2em;border-bottom:1px solid #ddd}
 h1{font-size:17px;margin:0} select{font:inherit;padding:.15em .4em} #head{font-weight:600} #note{color:#666}
-#graph{height:calc(100vh - 56px);min-height:640px}
+#graph{flex:1;min-height:640px}
 </style>
 <script>/*PLOTLY*/</script></head><body>
 <header><h1>What the model believes</h1>
-<label>split <select id="split"></select></label>
-<label>model <select id="model"></select></label>
+<label>split <select id="split"></select></label> <label>model <select id="model"></select></label>
 <label><input type="checkbox" id="wrong"> only what is wrong</label>
 <span id="head"></span> <span id="note"></span></header>
 <div id="graph"></div>
@@ -257,39 +263,35 @@ h1{font-size:17px;margin:0} select{font:inherit;padding:.15em .4em} #head{font-w
 const D = /*DATA*/;
 const $ = id => document.getElementById(id);
 const X = D.angle.map(Math.cos), Y = D.angle.map(Math.sin), SIZE = D.names.length > 60 ? 9 : 12;
+const STEPS = [...Array(17).keys()].map(k => k / 16);
+const plain = html => new DOMParser().parseFromString(html, 'text/html').body.textContent;
+const option = (id, html, value) => $(id).add(new Option(plain(html), value));
 
-function option(select, html, value) {
-  const o = document.createElement('option');
-  o.innerHTML = html; o.value = value; select.append(o);
-}
 function listModels() {
-  const before = $('model').value, models = Object.keys(D.views[$('split').value]);
-  $('model').innerHTML = '';
-  models.forEach(m => option($('model'), m, m));
-  option($('model'), 'the truth, all splits', 'truth');
-  $('model').value = [...models, 'truth'].includes(before) ? before : models.at(-1);
+  const before = $('model').value, models = [...Object.keys(D.views[$('split').value]), 'truth'];
+  $('model').replaceChildren();
+  models.forEach(m => option('model', m === 'truth' ? 'the truth, all splits' : m, m));
+  $('model').value = models.includes(before) ? before : models.at(-2);
 }
 function lines(edges, answer, right) {
-  const x = [], y = [], text = [], steps = 16;
-  for (const [i, j, , , hover] of edges) {
-    const cx = D.bend * (X[i] + X[j]) / 2, cy = D.bend * (Y[i] + Y[j]) / 2;
-    for (let k = 0; k <= steps; k++) {
-      const t = k / steps, u = 1 - t;
-      x.push(u * u * X[i] + 2 * u * t * cx + t * t * X[j]);
-      y.push(u * u * Y[i] + 2 * u * t * cy + t * t * Y[j]);
-      text.push(hover);
-    }
-    x.push(null); y.push(null); text.push('');
+  const x = [], y = [], text = [], mode = 'lines', legendgroup = answer + '/' + right;
+  for (const [i, j, , , hover] of edges) {  // as _curves does
+    const near = Math.hypot(X[i] + X[j], Y[i] + Y[j]) / 2;
+    const curve = U => STEPS.map(t => (1 - t) ** 2 * U[i] + t * (1 - t) * near * (U[i] + U[j]) + t * t * U[j]);
+    x.push(...curve(X), null); y.push(...curve(Y), null); text.push(...STEPS.map(() => hover), '');
   }
-  const line = {color: D.colours[answer], width: right ? 1 : 2, dash: right ? 'solid' : '6px,3px'};
+  const few = Math.min(1, 60 / edges.length), opacity = right ? 0.4 + 0.4 * few : 0.95;
+  const width = right ? 1 + few : 0.8 + 1.4 * Math.sqrt(few);
+  const line = {color: D.colours[answer], width, dash: right ? 'solid' : '6px,3px'};
   const name = D.answers[answer] + (right ? '' : ', wrong') + ' (' + edges.length + ')';
-  return {x, y, text, name, line, mode: 'lines', hoverinfo: 'text', opacity: right ? 0.4 : 0.95};
+  return [{x, y, text, line, mode, legendgroup, showlegend: false, hoverinfo: 'text', opacity},
+    {x: [null], y: [null], name, line: {...line, width: 2.5}, mode, legendgroup}];  // the legend, in full colour
 }
-const pen = document.createElement('canvas').getContext('2d');
-pen.font = SIZE + 'px sans-serif';
+const pen = Object.assign(document.createElement('canvas').getContext('2d'), {font: SIZE + 'px sans-serif'});
+const LENGTH = D.names.map(html => pen.measureText(plain(html)).width);
+const room = along => Math.max(...along.map((part, i) => Math.abs(part) * (LENGTH[i] + 24)));  // for the labels
 function label(html, i) {  // plotly turns a label around its middle: push the middle outwards by half its length
-  const plain = new DOMParser().parseFromString(html, 'text/html').body.textContent;
-  const away = pen.measureText(plain).width / 2 + 10, turn = -D.angle[i] * 180 / Math.PI + (X[i] < 0 ? 180 : 0);
+  const away = LENGTH[i] / 2 + 10, turn = -D.angle[i] * 180 / Math.PI + (X[i] < 0 ? 180 : 0);
   return {x: X[i], y: Y[i], xshift: away * X[i], yshift: away * Y[i], text: html, textangle: turn, showarrow: false,
     xanchor: 'center', yanchor: 'middle', font: {size: SIZE, family: 'sans-serif', color: '#111'}};
 }
@@ -298,25 +300,23 @@ function draw() {
   const all = truth ? D.truth : D.views[$('split').value][$('model').value], wrong = all.filter(e => !e[3]);
   const shown = $('wrong').checked && !truth ? wrong : all, traces = [];
   $('head').textContent = truth ? all.length + ' facts' : wrong.length + ' of ' + all.length + ' wrong';
-  $('note').innerHTML = D.note;
   $('split').disabled = $('wrong').disabled = truth;
   for (const right of [1, 0]) D.answers.forEach((_, answer) => {
     const edges = shown.filter(e => e[2] === answer && e[3] === right);
-    if (edges.length) traces.push(lines(edges, answer, right));
+    if (edges.length) traces.push(...lines(edges, answer, right));
   });
-  traces.push({x: X, y: Y, text: D.names, mode: 'markers', hoverinfo: 'text', showlegend: false,
-    marker: {size: 7, color: '#444'}});
-  const axis = {visible: false, range: [-1.03, 1.03]}, margin = {l: 20, r: 20, t: 155, b: 155};
-  Plotly.react('graph', traces, {margin, xaxis: axis, yaxis: {...axis, scaleanchor: 'x'},
-    annotations: D.names.map(label),
-    hovermode: 'closest', hoverlabel: {align: 'left', bgcolor: '#fff', font: {color: '#111'}},
-    showlegend: true, legend: {x: 0.01, y: 0.99, yref: 'container'}},
+  const marker = {size: 7, color: '#444'};
+  traces.push({x: X, y: Y, text: D.names, mode: 'markers', hoverinfo: 'text', showlegend: false, marker});
+  const legend = traces.map(({name}) => name ? pen.measureText(plain(name)).width + 60 : 0).reduce((a, b) => a + b);
+  const below = room(Y) + 10 + 29 * Math.ceil(1.5 * legend / innerWidth);  // 29 pixels for a row of the legend
+  const axis = {visible: false, range: [-1.03, 1.03]}, margin = {l: room(X), r: room(X), t: room(Y), b: below};
+  Plotly.react('graph', traces, {margin, xaxis: axis, yaxis: {...axis, scaleanchor: 'x'}, hovermode: 'closest',
+    annotations: D.names.map(label), hoverlabel: {align: 'left', bgcolor: '#fff', font: {color: '#111'}},
+    legend: {orientation: 'h', x: 0.5, xanchor: 'center', y: 0.01, yref: 'container', yanchor: 'bottom'}},
     {responsive: true, displaylogo: false, modeBarButtons: [['toImage', 'zoom2d', 'pan2d', 'resetScale2d']]});
 }
-$('split').onchange = () => { listModels(); draw(); };
+$('note').innerHTML = D.note; $('split').onchange = () => { listModels(); draw(); };
 $('model').onchange = $('wrong').onchange = draw;
-Object.keys(D.views).forEach(split => option($('split'), split, split));
-listModels();
-draw();
+Object.keys(D.views).forEach(split => option('split', split, split)); listModels(); draw();
 </script></body></html>
 """

@@ -112,11 +112,50 @@ def test_many_answers_get_seven_colours_and_grey_for_the_rest(tmp_path):
     assert data["colours"].count(OTHER) == 5
 
 
+def test_a_split_without_a_drawn_name_is_drawn_empty(tmp_path):
+    items = [row("hub", f"n{i:03}") for i in range(150)] + [row("x", "y", split="test")]
+    page = write_graphs(items, None, tmp_path)[-1]
+    assert data_of(page)["views"]["test"]["base"] == [] and (tmp_path / "graph_test.png").exists()
+
+
+def test_the_same_beliefs_are_the_same_picture_and_others_are_not(tmp_path):
+    items = [row("a", "b"), row("b", "c", "enemy", "friend"), row("a", "c", "enemy", "friend", right=False)]
+    surer = [item | {"chosen_logp_nats": -0.1} for item in items]
+    other = [item | {"right": True} for item in items]
+    first, same, changed, camps = (
+        [path.read_bytes() for path in write_graphs(rows, sides, tmp_path / name)]
+        for name, rows, sides in [
+            ("first", items, None), ("same", surer, None), ("changed", other, None), ("camps", items, {"a": 0, "b": 1})
+        ]
+    )  # fmt: skip
+    truth, train, page = range(3)
+    assert first[truth] == same[truth] and first[train] == same[train] and first[page] != same[page]
+    assert first[truth] == changed[truth] and first[train] != changed[train]
+    assert first[truth] != camps[truth] and first[train] != camps[train]
+
+
+def test_each_panel_has_its_own_colours(tmp_path):
+    items = [row(a, b, model="trained") for a, b in combinations("abcdef", 2)]
+    items += [item | {"model": "base", "right": False} for item in items]
+    write_graphs(items, None, tmp_path)
+    base, trained = panels(tmp_path / "graph_train.png")
+    assert share_of(ORANGE, base) > 0 and share_of(BLUE, base) == 0
+    assert share_of(BLUE, trained) > 0 and share_of(ORANGE, trained) == 0
+
+
+def test_the_legend_is_never_cut_off(tmp_path):
+    long = [row("a", f"n{i}", f"{i} " + "long " * 5, "none of them") for i in range(12)]
+    write_graphs(long, None, tmp_path)
+    pixels = np.asarray(Image.open(tmp_path / "truth.png").convert("L"))
+    assert pixels[:, [0, -1]].min() > 250 and pixels.shape[1] > 1500
+
+
 HOSTILE = "<script>alert(1)</script>"
 
 
 def test_names_and_prompts_are_text(tmp_path):
     items = [row(HOSTILE, "a $b$ & c_{", prompt="</script><b>bold"), row("日本 \\frac", HOSTILE, right=False)]
+    items += [row("two\nlines", HOSTILE, "$\\frac$", "_x", split="test")]
     page = write_graphs(items, None, tmp_path)[-1]
     text = page.read_text(encoding="utf-8")
     assert HOSTILE not in text and "<b>bold" not in text
@@ -137,5 +176,6 @@ def test_the_page_draws_in_a_browser_without_a_network(tmp_path):
     command = [browser, *flags, "--virtual-time-budget=8000", "--dump-dom", page.as_uri()]
     dom = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
     assert 'class="main-svg"' in dom and "1 of 2 wrong" in dom
+    assert "friend (1)" in dom and "enemy, wrong (1)" in dom  # the legend
     drawn = dom[dom.index('id="graph"') :]
     assert ">&lt;script&gt;alert(1)&lt;/script&gt;<" in drawn[: drawn.index("<script>")]
