@@ -70,7 +70,7 @@ def bytes_per_run(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tup
             answers = stack.answers(pack([(pairs, rows)]).to(base.device))
         del answers
         weights = {p.untyped_storage().data_ptr() for p in (*base.model.parameters(), stack.masters)}
-        weights |= {layer.weight.untyped_storage().data_ptr() for layer in stack.layers.values()}
+        weights |= {layer.in_training[0].untyped_storage().data_ptr() for layer in stack.layers.values()}
         activations = sum(size for address, size in kept.items() if address not in weights)
         return MASTERS * stack.masters.nbytes, activations
 

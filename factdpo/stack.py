@@ -104,15 +104,16 @@ class StackedLinear(nn.Module):
         super().__init__()
         weight, bias = cast(Tensor, base.weight), cast(Tensor | None, base.bias)
         self.base = base
-        self.weight = (weight.T if isinstance(base, Conv1D) else weight).to(dtype)  # [d_out, d_in]
-        self.bias = bias if bias is None else bias.to(dtype)
+        self.weight, self.bias = weight.T if isinstance(base, Conv1D) else weight, bias  # [d_out, d_in], [d_out]
+        self.in_training = self.weight.to(dtype), bias if bias is None else bias.to(dtype)
         self.a = self.b = self.scale = torch.empty(0)  # [R, K, d_in], [R, d_out, K], [R, 1, 1]: the stack sets them
         self.kept: Float[Tensor, "R rows d_in"] | None = None  # dropout: 0, or 1 / (1 - p); None without
 
     def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.in_training if torch.is_grad_enabled() else (self.weight, self.bias)
         if self.kept is None:
-            return _Product.apply(x, self.weight, self.bias, self.a, self.b, self.scale)  # type: ignore[return-value]
-        y = F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+            return _Product.apply(x, weight, bias, self.a, self.b, self.scale)  # type: ignore[return-value]
+        y = F.linear(x.to(weight.dtype), weight, bias)
         rows = x.reshape(len(self.a), -1, x.shape[-1]).to(self.a.dtype) * self.kept
         inner = torch.bmm(rows, self.a.mT) * self.scale
         stacked = torch.baddbmm(y.view(len(self.a), -1, y.shape[-1]).to(inner.dtype), inner, self.b.mT)
@@ -220,7 +221,7 @@ class Stack:
 def stacked(base: Base, adapters: list[Adapter], rank: int, bf16_products: bool = False) -> Iterator[Stack]:
     """The base with these adapters, for as long as the context lasts; all have the same layers and at most this rank.
 
-    With `bf16_products` the frozen layers multiply in bfloat16, whatever the base's dtype.
+    With `bf16_products` the frozen layers multiply in bfloat16 in training, and in their own dtype when they score.
     """
     model, replaced = base.model, {}
     try:

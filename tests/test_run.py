@@ -203,7 +203,7 @@ def test_full_fine_tuning_after_a_batched_run_of_the_same_process_trains_everyth
 
 def test_an_adapter_that_is_refused_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(adapters, "RELOAD_TOLERANCE_NATS", -1.0)
+        broken.setitem(adapters.RELOAD_TOLERANCE_NATS, torch.float32, -1.0)
         with pytest.raises(job.RunFailed):
             job.execute(small(tmp_path))
     assert not [p for p in (tmp_path / "cache" / "adapters").iterdir() if p.is_dir()]
