@@ -23,7 +23,7 @@ from factdpo.config import Config, Loss
 from factdpo.dpo import dpo_loss
 from factdpo.logps import Diverged
 from factdpo.model import Base
-from factdpo.packing import Packed, pack
+from factdpo.packing import Packed, block_length, pack
 from factdpo.pairs import Pairs, join
 from factdpo.planner import is_out_of_memory, runs_at_once, tokens_at_once
 from factdpo.reference import PairLogps, check_finite
@@ -169,17 +169,19 @@ def _fit_batch(
     """Train these members at once, from the beginning or from a checkpoint."""
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    engine, home = members[0].cfg.engine, _home(folder, members, saved)
+    home = _home(folder, members, saved)
     fresh = [fresh_adapter(member.cfg, base) for member in members]
     rank = saved.state["rank"] if saved else max(adapter.config.r for adapter in fresh)
     with stacked(base, fresh, rank, bf16_products=members[0].cfg.dpo.bf16) as stack:
         batch = _Batch(stack, members, fresh, saved)
         while batch.runs:
             batch.step()
-            for run in batch.leave():
+            gone = batch.leave()
+            for run in gone:
                 assert run.ending is not None
                 yield run.member, run.ending
-            if batch.runs and batch.count % engine.save_every == 0:
+            # Also when one has ended: a checkpoint that has it serves only who wants it once more.
+            if batch.runs and (gone or batch.count % batch.save_every == 0):
                 checkpoints.save(home, *batch.state())
     checkpoints.forget(home)
 
@@ -195,6 +197,7 @@ class _Batch:
         self.stack, self.together = stack, len(members)
         self.device = stack.base.device
         self.tokens_at_once = tokens_at_once(members[0].cfg, self.device)
+        self.save_every = members[0].cfg.engine.save_every
         self.count = 0  # optimizer steps made
         self.started = time.monotonic()
         self.runs = [self._run(member, adapter) for member, adapter in zip(members, fresh, strict=True)]
@@ -369,8 +372,9 @@ class _Batch:
             kept[name] = torch.ones(*rank.shape, inputs, device=self.device)
             for r, run in enumerate(self.runs):
                 if run.dropout is not None:
-                    p, tokens = run.member.cfg.lora.dropout, int(packed.rank.view(len(self.runs), -1)[r].max())
-                    drawn = torch.rand(tokens + 1, inputs, generator=run.dropout, device=self.device) >= p
+                    p = run.member.cfg.lora.dropout
+                    tokens = sum(block_length(run.member.pairs, row) for row in rows[r]) + 1  # padding has the last
+                    drawn = torch.rand(tokens, inputs, generator=run.dropout, device=self.device) >= p
                     kept[name][r] = drawn[rank[r]] / (1 - p)
         return kept
 
@@ -380,8 +384,8 @@ class _Batch:
         """Tell what is known, score who is due, and take the runs that came to their end out of the batch."""
         due = [run for run in self.runs if run.scored_at(self.count)]
         last = [run for run in self.runs if run.total == self.count]
-        save_every = self.runs[0].member.cfg.engine.save_every
-        bound = due or last or self.count == 1 or self.count % FETCH_STEPS == 0 or self.count % save_every == 0
+        regular = self.count % FETCH_STEPS == 0 or self.count % self.save_every == 0
+        bound = due or last or self.count == 1 or regular
         if not bound and time.monotonic() - self.fetched < FETCH_SECONDS:
             return []
         self._fetch()
