@@ -1,7 +1,6 @@
 """Engine batched: R runs at once are R runs alone, and each of them is TRL's, row by row and weight by weight."""
 
 import copy
-import dataclasses
 import json
 import logging
 import math
@@ -17,7 +16,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from factdpo import batched, cache, checkpoints, train
 from factdpo.canaries import CanaryError
-from factdpo.config import BATCHED_LOSSES, Config, Loss, Schedule
+from factdpo.config import (
+    BATCHED_LOSSES,
+    Attention,
+    Config,
+    ConfigError,
+    Divergence,
+    Dtype,
+    EngineName,
+    LoraConfig,
+    Loss,
+    Method,
+    Schedule,
+    choose_engine,
+    validate,
+)
 from factdpo.logps import Diverged
 from factdpo.model import Base
 from factdpo.pairs import Pairs
@@ -247,6 +260,35 @@ def test_every_loss_of_the_engine_is_in_the_contract() -> None:
     assert {loss for losses in plans for loss in losses} == BATCHED_LOSSES
     schedules = [changes.get("dpo_lr_scheduler", Schedule.linear) for _, _, changes in ANYTHING]
     assert set(schedules) == set(Schedule)
+
+
+@pytest.mark.parametrize("half", ["model.dtype", "dpo.bf16"])
+def test_in_bfloat16_the_two_engines_agree_as_far_as_its_rounding_goes(half: str, tmp_path: Path) -> None:
+    """bfloat16 rounds at 2^-9, autocast and stack not at the same places, and AdamW turns a small gradient's rounding
+    into a step: losses agree within 0.02 and each tensor within a quarter, where float32 gives 1e-6 and 1e-5."""
+    dtype, changes = (
+        (torch.bfloat16, {"model_dtype": Dtype.bfloat16})
+        if half == "model.dtype"
+        else (torch.float32, {"dpo_bf16": True})
+    )
+    runs = [
+        Run(tiny_config(**changes, dpo_seed=i, dpo_learning_rate=5e-3), tiny_pairs(12, 1 + 3 * i, i)) for i in range(2)
+    ]
+    refs = references(tiny_base("llama", dtype), runs)
+    together = train_together(tiny_base("llama", dtype), runs, tmp_path, refs)
+    for number, (run, done) in enumerate(zip(runs, together, strict=True)):
+        history, adapter = train_with_trl(tiny_base("llama", dtype), run, refs[number], tmp_path / str(number))
+        for key in ("loss", "rewards/chosen", "rewards/rejected", "logps/chosen", "entropy"):
+            ours, theirs = ([row[key] for row in rows] for rows in (done.history, history))
+            assert ours == pytest.approx(theirs, abs=0.02 * max(1.0, max(map(abs, theirs))))
+        assert apart(done.adapter, adapter) < 0.25
+        assert all(w.dtype == torch.float32 for both in done.adapter.layers.values() for w in both)
+        # what is scored is scored in the weights' own dtype, as pair_logps does
+        with stacked(tiny_base("llama", dtype), [done.adapter], 4) as stack:
+            scores = stack.logps([run.pairs], 512)[0]
+        torch.testing.assert_close(
+            vars(scores), vars(done.ending.probe), rtol=0, atol=0.1 if dtype.itemsize == 2 else 1e-4
+        )
 
 
 # ------------------------------------------------------------------------------------------------ one run and another
@@ -627,3 +669,76 @@ def test_a_run_that_does_not_fit_alone_says_so(tmp_path: Path) -> None:
     runs = [Run(tiny_config(), tiny_pairs(4))]
     with pytest.raises(torch.OutOfMemoryError):
         train_together(base, runs, tmp_path, references(tiny_base(), runs))
+
+
+# ------------------------------------------------------------------------------------------------ what it does not do
+
+ONLY_TRL: list[tuple[str, dict[str, Any]]] = [
+    ("lora.method=full", {"lora": LoraConfig(method=Method.full)}),
+    ("lora.dora=true", {"lora_dora": True}),
+    ("dpo.loss=[exo_pair]", {"dpo_loss": [Loss.exo_pair], "dpo_label_smoothing": 0.1}),
+    ("dpo.loss=[bco_pair, aot]", {"dpo_loss": [Loss.bco_pair, Loss.sigmoid, Loss.aot]}),
+    ("dpo.loss=[aot_unpaired]", {"dpo_loss": [Loss.aot_unpaired]}),
+    ("dpo.loss=[discopop]", {"dpo_loss": [Loss.discopop]}),
+    ("dpo.loss=[sigmoid_norm]", {"dpo_loss": [Loss.sigmoid_norm]}),
+    ("dpo.f_divergence=js_divergence", {"dpo_f_divergence": Divergence.js_divergence}),
+    ("dpo.ld_alpha=0.5", {"dpo_ld_alpha": 0.5}),
+    ("dpo.wpo=true", {"dpo_wpo": True}),
+    ("dpo.gradient_checkpointing=true", {"dpo_gradient_checkpointing": True}),
+    ("model.dtype=float16", {"model_dtype": Dtype.float16}),
+    ("model.attention=flash_attention_2", {"model_attention": Attention.flash_attention_2}),
+]
+
+
+def asked(engine: EngineName, changes: dict[str, Any]) -> Config:
+    cfg = Config()
+    cfg.engine.name = engine
+    for key, value in changes.items():
+        group, _, name = key.partition("_")
+        if name:
+            setattr(getattr(cfg, group), name, value)
+        else:
+            setattr(cfg, group, value)
+    return cfg
+
+
+@pytest.mark.parametrize(("words", "changes"), ONLY_TRL, ids=[words for words, _ in ONLY_TRL])
+def test_what_only_trl_does_is_refused_by_name_and_auto_takes_trl(words: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        validate(asked(EngineName.batched, changes))
+    assert str(refusal.value) == f"engine=batched: cannot do {words}; use engine=trl, or engine=auto, which chooses"
+    chosen, why = choose_engine(validate(asked(EngineName.auto, changes)))
+    assert chosen.engine.name is EngineName.trl and why == f"auto: only TRL does {words}"
+    assert validate(chosen) == chosen, "what was chosen can be asked for"
+
+
+def test_auto_takes_batched_where_it_can_and_trl_stays_trl() -> None:
+    for loss in BATCHED_LOSSES:
+        chosen, why = choose_engine(validate(asked(EngineName.auto, {"dpo_loss": [loss]})))
+        assert (chosen.engine.name, why) == (EngineName.batched, "auto")
+    kept, why = choose_engine(validate(asked(EngineName.trl, {})))
+    assert (kept.engine.name, why) == (EngineName.trl, "as asked")
+    limited, _ = choose_engine(validate(asked(EngineName.auto, {"engine_max_runs": 3, "lora_dora": True})))
+    assert validate(limited) == limited, "engine=trl has no max_runs, and it is dropped"
+
+
+def test_a_target_that_is_no_linear_layer_is_refused_by_name(tmp_path: Path) -> None:
+    runs = [Run(tiny_config(lora_target_modules=["embed_in"], dpo_seed=i), tiny_pairs(4)) for i in range(2)]
+    with pytest.raises(ConfigError, match=r"embed_in is a Embedding, .* use engine=trl, or other lora.target_modules"):
+        train_together(tiny_base(), runs, tmp_path)
+
+
+def test_runs_that_differ_in_what_a_batch_shares_are_told_apart() -> None:
+    def key(**changes: Any) -> list[Any]:
+        return batched.can_train_together(tiny_config(**changes))
+
+    same = [{}, {"dpo_beta": 0.5}, {"lora_rank": 2}, {"dpo_loss": [Loss.ipo]}, {"lora_dropout": 0.1}, {"dpo_seed": 4}]
+    other = [
+        {"dpo_bf16": True}, {"dpo_adam_beta1": 0.8}, {"dpo_adam_beta2": 0.9}, {"dpo_adam_epsilon": 1e-6},
+        {"lora_target_modules": ["dense"]},
+    ]  # fmt: skip
+    assert all(key(**changes) == key() for changes in same)
+    assert all(key(**changes) != key() for changes in other)
+    assert key(lora_target_modules=["dense", "query_key_value"]) == key(
+        lora_target_modules=["query_key_value", "dense"]
+    )
