@@ -1,0 +1,593 @@
+"""How fast a sweep of LoRA-DPO runs trains on this machine: TRL in turn, TRL tuned, and factdpo's batched engine.
+
+    python benchmarks/sweep_speed.py steady --shape pythia_14m --runs 8     an optimizer step, once training runs
+    python benchmarks/sweep_speed.py end-to-end --runs 16 --sample 4        the whole sweep, as it is typed
+    python benchmarks/sweep_speed.py scaling --over runs                    cost against runs, size or facts
+    python benchmarks/sweep_speed.py profile --shape pythia_160m --runs 4   a step: ops, host reads, share of the roof
+
+The sweep is always betas x rates x seeds. Each way is measured in a process of its own, and no ratio is printed unless
+the results agree: losses step by step (steady, scaling), accuracies and log-probs of all runs (end-to-end). All but
+end-to-end use Pythia's shapes with random weights, and random token ids in prompts as long as Pythia's tokenizer makes
+ours: speed depends on neither. `--json FILE` keeps everything. On a shared machine pin it to a core and repeat it:
+`OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/sweep_speed.py steady --repeats 3`.
+"""
+
+import argparse
+import collections
+import gc
+import importlib
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import profile as profiler
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from factdpo import adapters, batched, job, model
+from factdpo.config import Config, Device, from_dict
+from factdpo.display import quiet_libraries
+from factdpo.facts import Fact
+from factdpo.pairs import Pairs
+from factdpo.reference import PairLogps, pair_logps
+from hydra_plugins.factdpo_searchpath import conf_folder
+
+Row = dict[str, Any]
+
+# trl-defaults: DPOConfig's own, so bf16 autocast, gradient checkpointing, reference on the fly (adapter switched off).
+# trl-fp32, trl-bf16: TRL tuned: no checkpointing, reference precomputed; the faster of them is "TRL tuned".
+# batched-bf16: dpo.bf16=true, the frozen layers multiply in bfloat16.
+WAYS = ("trl-defaults", "trl-fp32", "trl-bf16", "batched", "batched-bf16")
+TRUTH = "trl-fp32"  # what the others must agree with
+EXACT_TOLERANCE, BF16_TOLERANCE = 1e-4, 5e-2  # of a step's loss, nats; bfloat16 rounds each logit to 2^-8 of it
+# End to end, on any split: accuracy; mean log-probs in nats, of the median run and of any. Hundreds of steps amplify
+# rounding in some runs: TRL with 2 threads differs from itself with 1 by up to 0.013 and 0.26 nats (nano, beta 0.05).
+ACCURACY_TOLERANCE, MEDIAN_NATS_TOLERANCE, NATS_TOLERANCE = 0.02, 0.01, 0.5
+WARMUP = 2  # steps of every training before the clock starts
+BATCH, RANK = 8, 16  # pairs a step and LoRA rank, in all but end-to-end
+BETAS, RATES, MOST_RUNS = (0.1, 0.2, 0.05, 0.5), (1e-3, 5e-4), 64
+CHEAP_WAYS = ["trl-fp32", "batched"]  # of scaling
+VALUES = {
+    "runs": ["1", "2", "4", "8", "16", "32", "64"],
+    "size": ["pythia_14m", "pythia_31m", "pythia_70m", "pythia_160m", "pythia_410m"],
+    "facts": ["75", "150", "300", "600"],
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A sweep to be measured."""
+
+    shape: str  # an option of conf/model
+    runs: int
+    facts: int
+    steps: int  # that are timed
+    answer_tokens: int
+    device: str
+    dtype: str  # of the base's weights
+
+
+def grid(runs: int) -> dict[str, list[Any]]:
+    """The sweep: up to 4 betas, 2 rates, and as many seeds as it takes."""
+    if runs not in (1, 2, 4) and (runs % 8 or not 0 < runs <= MOST_RUNS):
+        sys.exit(f"--runs {runs}: must be 1, 2, 4 or a multiple of 8 up to {MOST_RUNS}")
+    seeds = range(-(-runs // 8))
+    return {"dpo.beta": list(BETAS[:runs]), "dpo.learning_rate": list(RATES[: -(-runs // 4)]), "seed": list(seeds)}
+
+
+# ------------------------------------------------------------------------------------------------- one measured sweep
+
+
+class Clock:
+    """Times the steps after the warm-up; whoever trains calls it after each step."""
+
+    def __init__(self, setting: Setting):
+        self.first, self.last = WARMUP, WARMUP + setting.steps
+        self.total = self.last  # steps of the training
+        self.marks: list[float] = []
+
+    def __call__(self, step: int) -> None:
+        if step in (self.first, self.last):
+            self.marks.append(synchronised_time())
+
+    def found(self) -> Row:
+        """Seconds per step, summed over the trainings that came one after another."""
+        seconds = sum(end - start for start, end in zip(self.marks[::2], self.marks[1::2], strict=True))
+        return {"step_seconds": seconds / (self.last - self.first)}
+
+
+def synchronised_time() -> float:
+    """Now, with all that the device was told done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measure(way: str, setting: Setting, sample: int, watch: type[Clock] = Clock) -> Row:
+    """Train the sweep in one way; TRL trains `sample` of its runs, and the seconds of all are scaled from them."""
+    with_trl = way.startswith("trl")
+    if with_trl:
+        importlib.import_module("factdpo.train")  # seconds, which are not what is measured here
+    clock, device = watch(setting), model.pick_device(Device[setting.device])
+    cfgs = [config(setting, way, clock.total, *point) for point in itertools.product(*grid(setting.runs).values())]
+    made = range(0, setting.runs, -(-setting.runs // min(sample, setting.runs)) if with_trl else 1)
+    with tempfile.TemporaryDirectory() as scratch:
+        base = model.load_base(cfgs[0].model, device, Path(scratch))
+        pairs = synthetic_pairs(setting, base.model.config.vocab_size)
+        times = [synchronised_time()]
+        refs = pair_logps(base.model, pairs, BATCH)  # no more memory than training takes
+        times.append(synchronised_time())
+        if with_trl:
+            del base  # each run loads its own
+            losses, together = [train_with_trl(way, pairs, refs, cfgs[run], scratch, clock) for run in made], 1
+        else:
+            losses, together = train_batched(base, pairs, refs, cfgs, Path(scratch), clock)
+        times.append(synchronised_time())
+    found = clock.found()
+    return found | {
+        "way": way,
+        "trained_together": together,
+        "run_step_seconds": found["step_seconds"] / len(made),
+        "step_seconds": found["step_seconds"] / len(made) * setting.runs,
+        "reference_seconds": times[1] - times[0],
+        "fit_seconds": (times[2] - times[1]) / len(made) * setting.runs,  # the trainings, set-up and warm-up included
+        "peak_gib": adapters.peak_gib(device),
+        "losses": dict(zip(made, losses, strict=True)),
+    }
+
+
+def in_a_fresh_process(way: str, *rest: Any) -> Row:
+    """`measure`, with nothing of another way in its memory."""
+    start = time.perf_counter()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=quiet_libraries) as pool:
+        row = pool.submit(measure, way, *rest).result()
+    print(f"{way}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    return row
+
+
+def config(setting: Setting, way: str, steps: int, beta: float, rate: float, seed: int) -> Config:
+    """The config of one run of the sweep."""
+    shape = yaml.safe_load((conf_folder() / "model" / f"{setting.shape}.yaml").read_text(encoding="utf-8")) or {}
+    dpo = {"beta": beta, "learning_rate": rate, "epochs": None, "max_steps": steps, "batch_size": BATCH}
+    return from_dict(
+        {
+            "model": shape | {"random_init": True, "dtype": setting.dtype},
+            "lora": {"rank": RANK, "alpha": 2.0 * RANK},
+            "dpo": dpo | {"bf16": way == "batched-bf16"},
+            "engine": {"name": "batched" if way.startswith("batched") else "trl", "device": setting.device},
+            "eval": {"every": "never"},
+            "seed": seed,
+        }
+    )
+
+
+def synthetic_pairs(setting: Setting, vocabulary: int) -> Pairs:
+    """Pairs of random ids. Prompts have 6 to 16 tokens, 11.3 on average, as our 861 facts in Pythia's tokens."""
+    draw, answers = random.Random(0), ([1] * setting.answer_tokens, [2] * setting.answer_tokens)
+    lengths = [min(16, max(6, round(draw.gauss(11.3, 1.9)))) for _ in range(setting.facts)]
+    prompts = [[draw.randrange(vocabulary) for _ in range(length)] for length in lengths]
+    chosen, rejected = map(list, zip(*(draw.sample(answers, 2) for _ in prompts), strict=True))
+    return Pairs([Fact(i, "", "", "") for i in range(setting.facts)], prompts, chosen, rejected, pad_id=0)
+
+
+def train_batched(
+    base: model.Base, pairs: Pairs, refs: PairLogps, cfgs: list[Config], folder: Path, clock: Clock
+) -> tuple[list[list[float]], int]:
+    """Each run's losses, step by step, and how many runs trained together."""
+    losses: list[list[float]] = [[] for _ in cfgs]
+    members = [
+        batched.Member(
+            str(run), cfg, pairs, refs, {}, lambda _: {},
+            lambda *rows, mine=mine: mine.extend(row["loss"] for row in rows),
+        )
+        for run, (cfg, mine) in enumerate(zip(cfgs, losses, strict=True))
+    ]  # fmt: skip
+    with telling(clock):
+        endings = [ending for _, ending in batched.fit_many(base, members, folder)]
+    if failed := [ending for ending in endings if isinstance(ending, Exception)]:
+        raise failed[0]
+    return losses, endings[0].facts["trained_together"]  # type: ignore[union-attr]
+
+
+@contextmanager
+def telling(clock: Clock) -> Iterator[None]:
+    """The batched engine calls the clock after each step."""
+    original = batched._Batch.step
+
+    def step(self: batched._Batch) -> None:
+        original(self)
+        clock(self.count)
+
+    batched._Batch.step = step
+    try:
+        yield
+    finally:
+        batched._Batch.step = original
+
+
+def train_with_trl(way: str, pairs: Pairs, refs: PairLogps, cfg: Config, scratch: str, clock: Clock) -> list[float]:
+    """One run's losses, step by step; what neither the sweep nor the way says is TRL's default."""
+    from datasets import Dataset
+    from transformers import PrinterCallback, TrainerCallback
+    from trl.trainer.dpo_config import DPOConfig
+
+    from factdpo.train import _PairsTrainer
+
+    gc.collect()  # the base of the run before
+    base = model.load_base(cfg.model, model.pick_device(cfg.engine.device), Path(scratch))
+    columns = {"prompt_ids": pairs.prompt_ids, "chosen_ids": pairs.chosen_ids, "rejected_ids": pairs.rejected_ids}
+    tuned: Row = {}
+    if way != "trl-defaults":
+        columns |= {"ref_chosen_logps": refs.chosen.tolist(), "ref_rejected_logps": refs.rejected.tolist()}
+        tuned = {"bf16": way == "trl-bf16", "gradient_checkpointing": False, "precompute_ref_log_probs": True}
+    arguments = DPOConfig(
+        output_dir=scratch, beta=cfg.dpo.beta, learning_rate=cfg.dpo.learning_rate, max_steps=cfg.dpo.max_steps or 0,
+        per_device_train_batch_size=BATCH, seed=cfg.dpo.seed, use_cpu=base.device.type == "cpu",
+        dataloader_pin_memory=base.device.type == "cuda", report_to=[], save_strategy="no", disable_tqdm=True, **tuned,
+    )  # fmt: skip
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    losses: list[torch.Tensor] = []
+
+    class Trainer(_PairsTrainer):
+        def training_step(self, *given: Any, **named: Any) -> torch.Tensor:
+            losses.append(super().training_step(*given, **named).detach())
+            return losses[-1]
+
+    class Tell(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+            clock(state.global_step)
+
+    trainer = Trainer(
+        model=base.model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=base.tokenizer,
+        peft_config=adapters.lora_config(cfg, base), callbacks=[Tell()],
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return torch.stack(losses).tolist()
+
+
+# ------------------------------------------------------------------------------------------------ steady and scaling
+
+
+def steady(setting: Setting, ways: list[str], sample: int, repeats: int) -> list[Row]:
+    """Each way's fastest measurement, compared; the ways take turns."""
+    rounds = [[in_a_fresh_process(way, setting, sample) for way in ways] for _ in range(repeats)]
+    return compared([min(tries, key=lambda row: row["step_seconds"]) for tries in zip(*rounds, strict=True)])
+
+
+def compared(rows: list[Row]) -> list[Row]:
+    """The rows with how far their losses are from TRUTH's; with ratios to TRL only if all agree with it."""
+    truth = next((row["losses"] for row in rows if row["way"] == TRUTH), {})
+    for row in rows:
+        runs = sorted(truth.keys() & row["losses"].keys())
+        gaps = [abs(a - b) for run in runs for a, b in zip(truth[run], row["losses"][run], strict=True)]
+        row["tolerance"] = EXACT_TOLERANCE if row["way"] in (TRUTH, "batched") else BF16_TOLERANCE
+        row["apart"], row["runs_compared"] = max(gaps, default=float("nan")), len(runs)
+        row["agrees"] = all(gap <= row["tolerance"] for gap in gaps) and bool(gaps)  # NaN agrees with nothing
+    if all(row["agrees"] for row in rows):
+        took = {row["way"]: row["run_step_seconds"] for row in rows}
+        tuned = min(seconds for way, seconds in took.items() if way in ("trl-fp32", "trl-bf16"))
+        for row in rows:
+            row["times_tuned"] = tuned / row["run_step_seconds"]
+            if "trl-defaults" in took:
+                row["times_defaults"] = took["trl-defaults"] / row["run_step_seconds"]
+    return rows
+
+
+def scaling(setting: Setting, over: str, values: list[str], ways: list[str], repeats: int) -> list[Row]:
+    """`steady` at each value, with one run of TRL's."""
+    rows: list[Row] = []
+    for value in values:
+        if over == "runs":
+            at = replace(setting, runs=int(value))
+        elif over == "size":
+            at = replace(setting, shape=value)
+        else:  # one epoch, however long
+            at = replace(setting, facts=int(value), steps=max(1, -(-int(value) // BATCH) - WARMUP))
+        rows += [{over: value, **row} for row in steady(at, ways, 1, repeats)]
+    return rows
+
+
+def steady_columns(rows: list[Row]) -> dict[str, Callable[[Row], Any]]:
+    over = next((over for over in VALUES if over in rows[0]), None)
+    return ({over: lambda row: row[over]} if over else {}) | {
+        "way": lambda row: row["way"],
+        "all runs, ms": lambda row: f"{1e3 * row['step_seconds']:.1f}",
+        "one run, ms": lambda row: f"{1e3 * row['run_step_seconds']:.2f}",
+        "x TRL tuned": lambda row: ratio(row, "times_tuned"),
+        "x TRL defaults": lambda row: ratio(row, "times_defaults"),
+        "training, s": lambda row: f"{row['fit_seconds']:.1f}",
+        "reference, s": lambda row: "-" if row["way"] == "trl-defaults" else f"{row['reference_seconds']:.2f}",
+        "peak GiB": lambda row: f"{row['peak_gib']:.2f}",
+        "together": lambda row: row["trained_together"],
+        "losses apart": lambda row: f"{row['apart']:.0e} of {row['tolerance']:.0e}",
+        "agrees": lambda row: "yes" if row["agrees"] else "NO",
+    }
+
+
+# -------------------------------------------------------------------------------------------------------- end to end
+
+
+def end_to_end(runs: int, sample: int, overrides: list[str]) -> list[Row]:
+    """The whole sweep from the command line in three ways; of the separate commands only `sample` are really run."""
+    axes = grid(runs)
+    points = [[f"{key}={value}" for key, value in zip(axes, p, strict=True)] for p in itertools.product(*axes.values())]
+    sweep = [f"{key}={','.join(map(str, values))}" for key, values in axes.items()]
+    some = points[:: -(-runs // min(sample, runs))]
+    rows = [
+        commanded("a command per run", [["engine=trl", *point] for point in some], runs, overrides),
+        commanded("-m, basic launcher", [["-m", "hydra/launcher=basic", "engine=trl", *sweep]], runs, overrides),
+        commanded("-m, batched", [["-m", "hydra/launcher=batched", "engine=batched", *sweep]], runs, overrides),
+    ]
+    truth = rows[1]["results"]
+    for row in rows:
+        gaps = [gap(result, truth[point]) for point, result in row["results"].items()]
+        accuracy, nats = zip(*gaps, strict=True)
+        row |= {"accuracy_apart": max(accuracy), "median_nats_apart": median(nats), "nats_apart": max(nats)}
+        close = row["accuracy_apart"] <= ACCURACY_TOLERANCE and row["median_nats_apart"] <= MEDIAN_NATS_TOLERANCE
+        row["agrees"] = close and row["nats_apart"] <= NATS_TOLERANCE
+    if all(row["agrees"] for row in rows):
+        for row in rows:
+            row["times_commands"] = rows[0]["wall_seconds"] / row["wall_seconds"]
+            row["times_one_process"] = rows[1]["wall_seconds"] / row["wall_seconds"]
+    return rows
+
+
+def commanded(way: str, commands: list[list[str]], runs: int, overrides: list[str]) -> Row:
+    """Wall time of these commands in turn, in one empty folder; scaled to all runs; and every run's scores."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        for command in commands:
+            whole = [sys.executable, "-m", "factdpo", *command, "track=none", f"out={folder}/outputs", *overrides]
+            done = subprocess.run(whole, cwd=folder, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(f"{' '.join(whole)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        wall = time.perf_counter() - start
+        results = [json.loads(path.read_text()) for path in Path(folder).glob("outputs/runs/*/result.json")]
+    print(f"{way}: {wall:.0f} s", file=sys.stderr)
+    training = sum(r["timing"]["train_seconds"] / r["training"]["trained_together"] for r in results)
+    return {
+        "way": way,
+        "runs_made": len(results),
+        "wall_seconds": wall / len(results) * runs,
+        "train_seconds": training / len(results) * runs,
+        "peak_gib": max(r["training"]["peak_gib"] for r in results),
+        "results": dict(map(scores, results)),
+    }
+
+
+def scores(result: Row) -> tuple[str, Row]:
+    """Which run of the sweep it is, and what every split's scores were."""
+    dpo, keys = result["config"]["dpo"], ("accuracy", "chosen_logp_nats", "rejected_logp_nats")
+    point = f"beta {dpo['beta']}, rate {dpo['learning_rate']}, seed {dpo['seed']}"
+    return point, {split: {key: found[key] for key in keys} for split, found in result["trained"].items()}
+
+
+def gap(a: Row, b: Row) -> tuple[float, float]:
+    """The largest difference of two runs over their splits: of accuracy, and of mean log-probs in nats."""
+    apart = {key: max(abs(a[split][key] - b[split][key]) for split in a) for key in a["train"]}
+    return apart["accuracy"], max(apart["chosen_logp_nats"], apart["rejected_logp_nats"])
+
+
+def end_to_end_columns(runs: int) -> dict[str, Callable[[Row], Any]]:
+    return {
+        "factdpo": lambda row: row["way"],
+        "runs made": lambda row: f"{row['runs_made']}" + ", then scaled" * (row["runs_made"] < runs),
+        "all, s": lambda row: f"{row['wall_seconds']:.1f}",
+        "one, s": lambda row: f"{row['wall_seconds'] / runs:.2f}",
+        "x commands": lambda row: ratio(row, "times_commands"),
+        "x one process": lambda row: ratio(row, "times_one_process"),
+        "training, s": lambda row: f"{row['train_seconds']:.1f}",
+        "all else, s": lambda row: f"{row['wall_seconds'] - row['train_seconds']:.1f}",
+        "peak GiB": lambda row: f"{row['peak_gib']:.2f}",
+        "accuracy apart": lambda row: f"{row['accuracy_apart']:.3f} of {ACCURACY_TOLERANCE}",
+        "nats apart: median run": lambda row: f"{row['median_nats_apart']:.0e} of {MEDIAN_NATS_TOLERANCE:.0e}",
+        "any run": lambda row: f"{row['nats_apart']:.0e} of {NATS_TOLERANCE:.0e}",
+        "agrees": lambda row: "yes" if row["agrees"] else "NO",
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------- profile
+
+HOST_READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal"}  # the host waits for what was computed
+
+
+class Probe(Clock):
+    """A clock that, after the timed steps, has one step profiled and the ops of another counted."""
+
+    def __init__(self, setting: Setting):
+        super().__init__(setting)
+        self.total = self.last + 2
+
+    def __call__(self, step: int) -> None:
+        super().__call__(step)
+        if step == self.last:
+            self.profiler = profiler()
+            self.profiler.start()
+        elif step == self.last + 1:
+            synchronised_time()
+            self.profiler.stop()
+            self.counting = counted()
+            self.ops, self.flops = self.counting.__enter__()
+        elif step == self.last + 2:
+            self.counting.__exit__(None, None, None)
+
+    def found(self) -> Row:
+        events = self.profiler.key_averages()
+        gpu = any(event.self_device_time_total for event in events)
+        took = {e.key: ((e.self_device_time_total if gpu else e.self_cpu_time_total) / 1e3, e.count) for e in events}
+        return super().found() | {
+            "ops": sum(self.ops.values()),
+            "host_reads": sum(self.ops[name] for name in HOST_READS),
+            "gpu_waits": sum(event.count for event in events if "Synchronize" in event.key),
+            "flops": self.flops.get_total_flops(),
+            "ms_and_calls_by_op": dict(sorted(took.items(), key=lambda item: -item[1][0])),
+        }
+
+
+@contextmanager
+def counted() -> Iterator[tuple[collections.Counter[str], Any]]:
+    """Within it: ops by name, views included, and the FLOPs of matrix products."""
+    ops: collections.Counter[str] = collections.Counter()
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            ops[func.name().split(".")[0]] += 1
+            return func(*args, **kwargs or {})
+
+    in_place = {torch.ops.aten.baddbmm_: lambda _, a, b, **named: 2 * a[0] * a[1] * a[2] * b[2]}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as flops, Count():
+        yield ops, flops
+
+
+def roof(device: str, dtype: str) -> float:
+    """FLOP/s of a large square matmul, the best of five."""
+    n = 8192 if device.startswith("cuda") else 2048
+    a, b = torch.randn(2, n, n, device=device).to(getattr(torch, dtype))
+    times = []
+    for _ in range(6):
+        start = synchronised_time()
+        torch.mm(a, b)
+        times.append(synchronised_time() - start)
+    return 2 * n**3 / min(times[1:])
+
+
+def profile(setting: Setting, ways: list[str]) -> list[Row]:
+    """A step of each way, taken apart: of one run with TRL, of all that train together in the batched engine."""
+    rows = [in_a_fresh_process(way, setting, 1, Probe) for way in ways]
+    for row in rows:
+        bf16 = row["way"] not in ("trl-fp32", "batched") or setting.dtype == "bfloat16"
+        row["roof_flops"] = roof(str(model.pick_device(Device[setting.device])), "bfloat16" if bf16 else "float32")
+        row["taken_seconds"] = row["run_step_seconds"] * row["trained_together"]
+    return rows
+
+
+PROFILE_COLUMNS: dict[str, Callable[[Row], Any]] = {
+    "way": lambda row: row["way"],
+    "runs": lambda row: row["trained_together"],
+    "ms": lambda row: f"{1e3 * row['taken_seconds']:.1f}",
+    "ops": lambda row: row["ops"],
+    "host reads": lambda row: row["host_reads"],
+    "GPU waits": lambda row: row["gpu_waits"],
+    "GFLOP": lambda row: f"{row['flops'] / 1e9:.3f}",
+    "per pair": lambda row: f"{row['flops'] / row['trained_together'] / BATCH / 1e9:.4f}",
+    "matmul roof, GFLOP/s": lambda row: f"{row['roof_flops'] / 1e9:.0f}",
+    "share of it": lambda row: f"{row['flops'] / row['taken_seconds'] / row['roof_flops']:.0%}",
+}
+OP_COLUMNS: dict[str, Callable[[Any], Any]] = {
+    "op": lambda item: item[0][:80],
+    "ms": lambda item: f"{item[1][0]:.2f}",
+    "calls": lambda item: item[1][1],
+}
+
+
+# -------------------------------------------------------------------------------------------------- the command line
+
+
+def table(title: str, rows: Any, columns: dict[str, Callable[[Any], Any]]) -> Table:
+    shown = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        shown.add_row(*(str(cell(row)) for cell in columns.values()))
+    return shown
+
+
+def ratio(row: Row, name: str) -> str:
+    return f"{row[name]:.1f}" if name in row else "-"
+
+
+def machine() -> Row:
+    """Where and when this was measured."""
+    info = Path("/proc/cpuinfo")
+    cpu = re.search(r"^model name\s*: (.*)$", info.read_text() if info.exists() else "", re.MULTILINE)
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    versions = job.versions()
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown",
+        "CPU": f"{cpu[1] if cpu else 'unknown'}, {cores} of {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none (not yet measured on a GPU)",
+    } | {package: versions[package] for package in ("python", "torch", "transformers", "trl", "peft")}
+
+
+def parse(given: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared, sized, repeated = (argparse.ArgumentParser(add_help=False) for _ in range(3))
+    shared.add_argument("--runs", type=int, default=8, help="of the sweep: 1, 2, 4, 8, 16, 24 ... 64")
+    shared.add_argument("--json", type=Path, metavar="FILE", help="where to keep everything that was measured")
+    sized.add_argument("--shape", default="pythia_14m", help="an option of conf/model: nano, pythia_14m, ...")
+    sized.add_argument("--facts", type=int, default=300, help="pairs that are trained on")
+    sized.add_argument("--steps", type=int, default=20, help=f"that are timed, after {WARMUP} of warm-up")
+    sized.add_argument("--answer-tokens", type=int, default=1, help="of every answer")
+    sized.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    sized.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the base's weights")
+    sized.add_argument("--ways", nargs="+", choices=WAYS, help=f"what to measure; without {TRUTH} nothing is compared")
+    repeated.add_argument("--repeats", type=int, default=1, help="measurements of each way; the fastest counts")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("steady", parents=[shared, sized, repeated])
+    one.add_argument("--sample", type=int, default=2, help="runs that TRL really trains; each costs the same")
+    two = commands.add_parser("end-to-end", parents=[shared])
+    two.add_argument("--sample", type=int, default=MOST_RUNS, help="separate commands that are really run")
+    two.add_argument("overrides", nargs="*", help="for every run: split.train=40 dpo.epochs=1")
+    three = commands.add_parser("scaling", parents=[shared, sized, repeated])
+    three.add_argument("--over", choices=list(VALUES), required=True)
+    three.add_argument("--values", nargs="+", help=f"by default {VALUES}")
+    commands.add_parser("profile", parents=[shared, sized])
+    return parser.parse_args(given)
+
+
+def measured(args: argparse.Namespace) -> tuple[list[Row], list[Table]]:
+    """What the command found, and how it is shown."""
+    if args.command == "end-to-end":
+        rows = end_to_end(args.runs, args.sample, args.overrides)
+        title = f"{args.runs} runs, start-up included; the defaults (nano), but {args.overrides or 'nothing'}"
+        return rows, [table(title, rows, end_to_end_columns(args.runs))]
+    setting = Setting(**{field.name: getattr(args, field.name) for field in fields(Setting)})
+    title = f"{setting}: random weights and ids, {BATCH} pairs a step, rank {RANK}"
+    if args.command == "profile":
+        rows = profile(setting, args.ways or list(WAYS))
+        ops = [table(row["way"], list(row["ms_and_calls_by_op"].items())[:14], OP_COLUMNS) for row in rows]
+        return rows, [table(title, rows, PROFILE_COLUMNS), *ops]
+    if args.command == "steady":
+        rows = steady(setting, args.ways or list(WAYS), args.sample, args.repeats)
+    else:
+        rows = scaling(setting, args.over, args.values or VALUES[args.over], args.ways or CHEAP_WAYS, args.repeats)
+    return rows, [table(title, rows, steady_columns(rows))]
+
+
+def main(given: list[str] | None = None) -> int:
+    """Measures and prints; 1 if the results do not agree."""
+    args = parse(given)
+    grid(args.runs)  # refuses what is no sweep
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own words, in the processes that we start
+    where = machine()
+    rows, tables = measured(args)
+    console = Console(width=160)
+    console.print("  ".join(f"{key} {value}" for key, value in where.items()), *tables, sep="\n", highlight=False)
+    if args.json:
+        args.json.write_text(json.dumps({"machine": where, "asked": vars(args), "rows": rows}, indent=1, default=str))
+    return 0 if all(row.get("agrees", True) for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
