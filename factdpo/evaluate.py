@@ -123,6 +123,8 @@ def continuations(
     model: Any, tokenizer: "PreTrainedTokenizerBase", prompts: list[str], max_new_tokens: int
 ) -> list[str]:
     """What the model says next by greedy decoding, without the prompts; all at once, padded on the left."""
+    if not prompts:
+        return []
     ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     longest, device = max(map(len, ids)), next(model.parameters()).device
     pad = tokenizer.pad_token_id

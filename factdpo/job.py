@@ -152,6 +152,8 @@ def _open_if_batched(cfg: Config) -> None:
             _refuse_another_run(folder, asked)
             weights.check_obtainable(cfg.model, weights.locate(cfg.model))
             _opened[folder] = _open(cfg, asked, folder, lock)
+    except ConfigError:
+        pass  # of this run alone: its job says so
     finally:
         if folder not in _opened:
             lock.release()

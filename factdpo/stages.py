@@ -107,6 +107,12 @@ class Ready:
         }
         return self.cache_dir / "adapters" / cache.signature(asked)
 
+    @property
+    def weights(self) -> dict[str, str]:
+        """What the trained weights are: sha256 of their files. Scores belong to the bytes, not to the question."""
+        made = json.loads((self.trained / cache.MANIFEST).read_text(encoding="utf-8"))
+        return {name: sha for name, sha in made.items() if "/" in name}  # those in adapter/ or model/
+
     def take_fresh_base(self) -> None:
         """Load the base anew: training changed this one."""
         del self.base
@@ -202,13 +208,13 @@ def scored(ready: Ready) -> tuple[dict[str, PairLogps], Texts]:
             name: trained_logps(ready, name, lambda p=p: pair_logps(model, p, ready.cfg.eval.batch_size))
             for name, p in ready.pairs.items()
         }
-        return logps, kept_texts(ready, ready.trained.name, lambda: make_texts(model, ready))
+        return logps, kept_texts(ready, ready.weights, lambda: make_texts(model, ready))
 
 
 def trained_logps(ready: Ready, split: str, make: Callable[[], PairLogps]) -> PairLogps:
     """The trained model's scores of a split, from the cache if they are there."""
     size = ready.cfg.eval.batch_size
-    return kept_logps(ready.trained.name, ready.base.device, ready.pairs[split], size, ready.cache_dir, make)
+    return kept_logps(ready.weights, ready.base.device, ready.pairs[split], size, ready.cache_dir, make)
 
 
 @contextmanager

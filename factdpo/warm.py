@@ -1,20 +1,24 @@
 """Many runs' training and scoring at once, into the cache where each run then finds its own."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from factdpo import batched, cache, evaluate
-from factdpo.config import Config, identity
+from factdpo.config import Config, ConfigError, identity
 from factdpo.display import BatchBar
+from factdpo.logps import Diverged
 from factdpo.pairs import join
-from factdpo.planner import tokens_at_once
+from factdpo.planner import is_out_of_memory, tokens_at_once
 from factdpo.reference import is_finite
 from factdpo.run import keep, member
 from factdpo.stack import read_adapter, stacked
 from factdpo.stages import Ready, Texts, kept_texts, prepare, trained_logps
 from factdpo.steps import planned_steps
 from factdpo.tracker import Trackers
+
+log = logging.getLogger("factdpo")
 
 SCORED_TOGETHER = 16  # runs whose scores are made at once
 
@@ -48,7 +52,13 @@ def warm(runs: list[Wanted]) -> dict[int, Exception]:
         missing = [numbers for folder, numbers in group.items() if cache.damage(folder) is not None]
         if missing:
             endings |= _train(ready, runs, missing)
-        _score([ready[numbers[0]] for numbers in missing if numbers[0] not in endings])
+            done = [ready[numbers[0]] for numbers in missing if numbers[0] not in endings]
+            try:
+                _score(done)
+            except Exception as error:
+                if not (isinstance(error, Diverged) or is_out_of_memory(error)):
+                    raise
+                log.warning("%d runs could not be scored together (%s): each scores itself", len(done), error)
     return endings
 
 
@@ -63,14 +73,19 @@ def _train(ready: dict[int, Ready], runs: list[Wanted], missing: list[list[int]]
             show = bar.run(name, planned_steps(len(first.training), first.cfg.dpo))
             members.append(member(first, [*(runs[number].tracker.log for number in numbers), show]))
             wanting[members[-1].key] = numbers
-        for ended, ending in batched.fit_many(one.base, members, one.cache_dir / "batches"):
-            numbers = wanting[ended.key]
-            if isinstance(ending, Exception):
-                endings |= dict.fromkeys(numbers, ending)
-            else:
-                cache.fetch(
-                    ready[numbers[0]].trained, lambda target, e=ending, n=numbers[0]: keep(e, runs[n].out, target)
-                )
+        try:
+            for ended, ending in batched.fit_many(one.base, members, one.cache_dir / "batches"):
+                numbers = wanting.pop(ended.key)
+                if isinstance(ending, Exception):
+                    endings |= dict.fromkeys(numbers, ending)
+                else:
+                    cache.fetch(
+                        ready[numbers[0]].trained, lambda target, e=ending, n=numbers[0]: keep(e, runs[n].out, target)
+                    )
+        except Exception as error:
+            if not (isinstance(error, ConfigError) or is_out_of_memory(error)):
+                raise
+            endings |= {number: error for numbers in wanting.values() for number in numbers}  # and of no other group
     return endings
 
 
@@ -106,7 +121,7 @@ def _score(done: list[Ready]) -> None:
             parts = found.split([len(p) for p in ready.pairs.values()])
             for split, part in zip(ready.pairs, parts, strict=True):
                 trained_logps(ready, split, lambda part=part: part)
-            kept_texts(ready, ready.trained.name, lambda said=said: said)
+            kept_texts(ready, ready.weights, lambda said=said: said)
 
 
 def _texts(some: list[Ready]) -> list[Texts]:
@@ -114,7 +129,7 @@ def _texts(some: list[Ready]) -> list[Texts]:
     base = some[0].base
     retained = evaluate.retention_nats_per_token(base.model, base.tokenizer, len(some))
     prompts = [[prompt for prompt, _, _ in ready.prompts] for ready in some]
-    most = max(map(len, prompts))
-    rows = [prompt for of_run in prompts for prompt in (of_run + of_run[:1] * most)[:most]]
+    most, any_one = max(map(len, prompts)), [prompt for of_run in prompts for prompt in of_run][:1]
+    rows = [prompt for of_run in prompts for prompt in (of_run + any_one * most)[:most]]
     said = evaluate.continuations(base.model, base.tokenizer, rows, max(r.cfg.eval.max_new_tokens for r in some))
     return [Texts(n, said[r * most :][: len(p)]) for r, (n, p) in enumerate(zip(retained, prompts, strict=True))]
