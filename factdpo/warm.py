@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from factdpo import batched, cache, evaluate
-from factdpo.config import Config, ConfigError, identity
+from factdpo.config import Config, ConfigError, identity, to_dict
 from factdpo.display import BatchBar
 from factdpo.logps import Diverged
 from factdpo.pairs import join
@@ -36,17 +36,27 @@ def warm(runs: list[Wanted]) -> dict[int, Exception]:
 
     Returns what ended a run, by its number in the list; a run that is not in it came through its training.
     """
+    bases: dict[str, list[int]] = {}  # one of them in memory at a time
+    for number, (cfg, *_) in enumerate(runs):
+        bases.setdefault(cache.signature([to_dict(cfg.model), cfg.engine.device.name, cfg.out]), []).append(number)
+    endings: dict[int, Exception] = {}
+    for numbers in bases.values():
+        endings |= _warm(runs, numbers)
+    return endings
+
+
+def _warm(runs: list[Wanted], of_one_base: list[int]) -> dict[int, Exception]:
     ready: dict[int, Ready] = {}
     endings: dict[int, Exception] = {}
     groups: dict[str, dict[Path, list[int]]] = {}  # what can train together -> a training -> the runs that want it
-    for number, wanted in enumerate(runs):
+    for number in of_one_base:
+        cfg = runs[number].cfg
         try:
-            ready[number] = prepare(wanted.cfg)
+            ready[number] = prepare(cfg)
         except Exception as error:  # of this run alone; the others go on
             endings[number] = error
             continue
-        alike = [batched.can_train_together(wanted.cfg), wanted.cfg.eval.max_new_tokens]
-        key = cache.signature([ready[number].base.identity, *alike])
+        key = cache.signature([batched.can_train_together(cfg), cfg.eval.max_new_tokens])
         groups.setdefault(key, {}).setdefault(ready[number].trained, []).append(number)
     for group in groups.values():
         missing = [numbers for folder, numbers in group.items() if cache.damage(folder) is not None]

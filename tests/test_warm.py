@@ -1,24 +1,37 @@
 """A sweep's runs trained and scored together: the same results as one by one, and no run in another's way."""
 
+import gc
 import json
 import re
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from factdpo import job
-from factdpo.config import Config, DataSource, Loss, Orientation, TrackMode, choose_engine, validate
+from factdpo import job, stages
+from factdpo.config import (
+    Config,
+    DataSource,
+    Loss,
+    ModelConfig,
+    ModelSource,
+    Orientation,
+    TrackMode,
+    choose_engine,
+    validate,
+)
 from factdpo.stack import Adapter
 from factdpo.tracker import LocalTracker, Trackers, read_history
 from factdpo.warm import Wanted
 from factdpo.warm import warm as warm_up
 from tests.test_run import folder_of, small
+from tests.tiny import tiny_base, tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -213,6 +226,35 @@ def test_runs_of_which_some_continue_nothing_are_scored_together(tmp_path: Path)
             for side, result in (("a", one), ("b", other))
         ]
         assert said[0] == said[1]
+
+
+def test_a_sweep_over_models_holds_one_of_them_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever order the jobs come; and runs on one model train together."""
+    models = []
+    for family in ("llama", "gpt2"):
+        tiny_base(family).model.save_pretrained(tmp_path / family)
+        tokenizer().save_pretrained(tmp_path / family)
+        models.append(ModelConfig(name=family, source=ModelSource.pretrained, id=str(tmp_path / family)))
+    in_memory: list[weakref.ref[Any]] = []
+    others: list[int] = []
+    load = stages.load_base
+
+    def load_and_count(*asked: Any) -> Any:
+        gc.collect()
+        others.append(sum(model() is not None for model in in_memory))
+        base = load(*asked)
+        in_memory.append(weakref.ref(base.model))
+        return base
+
+    monkeypatch.setattr(stages, "load_base", load_and_count)
+    cfgs = [small(tmp_path, dpo_beta=beta, dpo_max_steps=2, eval_every="never") for beta in (0.1, 0.1, 0.5, 0.5)]
+    for number, cfg in enumerate(cfgs):
+        cfg.model = models[number % 2]
+    with job.warm([validate(cfg) for cfg in cfgs]):
+        assert others == [0, 0]
+        together = [json.loads((p / "fit.json").read_text())["trained_together"] for p in adapters_in(tmp_path)]
+        assert together == [2] * 4
+    stages.drop_base()
 
 
 def test_the_history_grows_while_the_batch_trains(tmp_path: Path) -> None:
