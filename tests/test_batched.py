@@ -742,3 +742,38 @@ def test_runs_that_differ_in_what_a_batch_shares_are_told_apart() -> None:
     assert key(lora_target_modules=["dense", "query_key_value"]) == key(
         lora_target_modules=["query_key_value", "dense"]
     )
+
+
+# --------------------------------------------------------------------------------------------------------------- a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_on_a_gpu_no_step_waits_for_the_device_and_the_numbers_are_the_cpus(dropout: float, tmp_path: Path) -> None:
+    """float32 without TF32, torch's default; PEFT draws the init on the CPU, and each device its own dropout."""
+    histories = []
+    for device in ("cpu", "cuda"):
+        base = tiny_base()
+        base.model.to(device)
+        runs = [Run(tiny_config(dpo_seed=i, lora_dropout=dropout), tiny_pairs(9, 3, i)) for i in range(3)]
+        done = train_together(base, runs, tmp_path)
+        histories.append([one.history for one in done])
+        if device == "cuda":
+            members = [
+                batched.Member(str(i), run.cfg, run.pairs, ref, {}, describe, lambda *rows: None)
+                for i, (run, ref) in enumerate(zip(runs, references(base, runs), strict=True))
+            ]
+            fresh = [fresh_adapter(run.cfg, base) for run in runs]
+            with stacked(base, fresh, 4) as stack:
+                batch = batched._Batch(stack, members, fresh, None)
+                batch.step()
+                inputs = batch._inputs([next(run.order) for run in batch.runs], [1e-3] * 3)
+                torch.cuda.set_sync_debug_mode("error")
+                try:
+                    batch._train(inputs)
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+    for cpu, gpu in zip(*histories, strict=True):
+        steps = 1 if dropout else len(cpu)
+        assert [row["loss"] for row in gpu[:steps]] == pytest.approx([row["loss"] for row in cpu[:steps]], abs=1e-4)

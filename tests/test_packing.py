@@ -106,9 +106,10 @@ def test_rows_are_as_many_for_each_run_and_about_as_long_as_there_is_room() -> N
     assert packed.rank[:rows][packed.segment[:rows] != PAD].sort().values.tolist() == list(range(tokens))
 
 
-def packed_logps(family: str, runs: list[tuple[Pairs, list[int]]]) -> torch.Tensor:
+def packed_logps(family: str, runs: list[tuple[Pairs, list[int]]], attention: str = "sdpa") -> torch.Tensor:
     """[2, R, B] from one packed forward of a plain model: every position predicts, the head's are picked."""
     model, packed = tiny_base(family).model, pack(runs)
+    model.set_attn_implementation(attention)
     with torch.inference_mode():
         logits = model(
             input_ids=packed.ids, attention_mask=packed.mask(torch.float32), position_ids=packed.positions
@@ -130,13 +131,14 @@ def plain_logps(family: str, pairs: Pairs, rows: list[int]) -> torch.Tensor:
     return torch.cat(found).view(-1, 2).T
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("longest", [1, 4])
 @pytest.mark.parametrize("family", MODELS)
-def test_a_packed_forward_gives_the_numbers_of_two_plain_ones(family: str, longest: int) -> None:
+def test_a_packed_forward_gives_the_numbers_of_two_plain_ones(family: str, longest: int, attention: str) -> None:
     """float32 rounds log-probs around 15 nats at 1e-6; five architectures with their own positions and masks."""
     pairs = tiny_pairs(24, longest)
     first, second = list(range(23, -1, -1)), [3, 17, 5]
-    packed = packed_logps(family, [(pairs, first), (pairs, second), (pairs, [])])
+    packed = packed_logps(family, [(pairs, first), (pairs, second), (pairs, [])], attention)
     torch.testing.assert_close(packed[:, 0], plain_logps(family, pairs, first), rtol=0, atol=1e-5)
     torch.testing.assert_close(packed[:, 1, :3], plain_logps(family, pairs, second), rtol=0, atol=1e-5)
     assert (packed[:, 1, 3:] == 0).all() and (packed[:, 2] == 0).all(), "no token, no log-prob"
