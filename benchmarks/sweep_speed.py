@@ -579,6 +579,7 @@ def main(given: list[str] | None = None) -> int:
     """Measures and prints; 1 if the results do not agree."""
     args = parse(given)
     grid(args.runs)  # refuses what is no sweep
+    quiet_libraries()  # and with it, through the environment, the processes that we start
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own words, in the processes that we start
     where = machine()
     rows, tables = measured(args)
