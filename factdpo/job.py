@@ -22,7 +22,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 import factdpo
-from factdpo import cache, display, results, tracker, wandb_env, weights
+from factdpo import cache, display, record, tracker, wandb_env, weights
 from factdpo.config import Config, ConfigError, EngineName, choose_engine, from_dict, identity, to_dict, validate
 from factdpo.facts import data_file, load_facts
 from factdpo.splits import make_splits
@@ -94,9 +94,9 @@ def execute(cfg: Config) -> dict[str, Any]:
     try:
         if opened is None:
             _refuse_another_run(folder, asked)
-            stored = results.read_result(folder)
+            stored = record.read_result(folder)
             if stored.result is not None and stored.result["state"] == "FINISHED":
-                results.print_result(stored.result, folder, display.console)
+                record.print_result(stored.result, folder, display.console)
                 if wandb_env.wandb_mode(cfg.track)[0] != "disabled" and not (folder / "wandb").exists():
                     _show_to_wandb(cfg, folder, stored.result)
                 return stored.result
@@ -107,7 +107,7 @@ def execute(cfg: Config) -> dict[str, Any]:
         result, exit_code = _attempt(opened, f"engine: {cfg.engine.name.name} ({why})")
     finally:
         lock.release()
-    results.print_result(result, folder, display.console)
+    record.print_result(result, folder, display.console)
     if result["state"] == "PREEMPTED":
         raise SystemExit(exit_code)  # not an Exception: a sweep must stop, and not start its next run
     if exit_code:
@@ -147,7 +147,7 @@ def _open_if_batched(cfg: Config) -> None:
     except Timeout:
         return
     try:
-        stored = results.read_result(folder)
+        stored = record.read_result(folder)
         if stored.result is None or stored.result["state"] != "FINISHED":
             _refuse_another_run(folder, asked)
             weights.check_obtainable(cfg.model, weights.locate(cfg.model))
@@ -194,7 +194,7 @@ def re_evaluate(folder: Path) -> None:
     Raises ConfigError when there is no finished run or its data or model have changed since, RunFailed when the scores
     are not those of the record.
     """
-    stored = results.read_result(folder)
+    stored = record.read_result(folder)
     if stored.result is None or stored.result["state"] != "FINISHED":
         found = f"its state is {stored.result['state']}" if stored.result else stored.reason
         raise ConfigError(f"run={folder}: {found}; give the folder of a finished run")
@@ -207,7 +207,7 @@ def re_evaluate(folder: Path) -> None:
     from factdpo.run import rescore
 
     scores = rescore(cfg, folder)
-    results.print_result(stored.result | scores, folder, display.console)
+    record.print_result(stored.result | scores, folder, display.console)
     apart = max(
         abs(scores[model][split][key] - stored.result[model][split][key])
         for model in ("base", "trained")

@@ -19,8 +19,8 @@ from factdpo.evaluate import score
 from factdpo.facts import load_facts, sides
 from factdpo.model import load_base, pick_device
 from factdpo.pairs import Pairs, show
+from factdpo.record import AS_TRAINED
 from factdpo.reference import PairLogps, pair_logps
-from factdpo.results import AS_TRAINED
 from factdpo.splits import make_splits
 from factdpo.stages import Ready, Texts, base_texts, drop_base, prepare, scored, tokenised
 from factdpo.steps import planned_steps

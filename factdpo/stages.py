@@ -21,8 +21,8 @@ from factdpo.facts import CHARACTERS, Fact, data_file, load_facts
 from factdpo.logps import Diverged
 from factdpo.model import Base, load_base, pick_device
 from factdpo.pairs import Pairs, tokenise
+from factdpo.record import AS_TRAINED
 from factdpo.reference import PairLogps, kept_logps, pair_logps, reference_logps
-from factdpo.results import AS_TRAINED
 from factdpo.splits import Splits, make_splits
 
 log = logging.getLogger("factdpo")

@@ -140,7 +140,7 @@ def _inside(job: DictConfig) -> Iterator[DictConfig]:
 
 def _check_of_data_and_weights() -> "Callable[[Config], None]":
     """What job.execute does before it trains, and with it what it refuses; each file is read once, not once per job."""
-    from factdpo import job, results, weights
+    from factdpo import job, record, weights
     from factdpo.config import ConfigError, choose_engine
     from factdpo.facts import load_facts
     from factdpo.splits import make_splits
@@ -155,7 +155,7 @@ def _check_of_data_and_weights() -> "Callable[[Config], None]":
             obtainable(cfg.model)
         except ConfigError:
             cfg, _ = choose_engine(cfg)
-            stored = results.read_result(job.run_folder(cfg, job.what_is_asked(cfg))).result
+            stored = record.read_result(job.run_folder(cfg, job.what_is_asked(cfg))).result
             if stored is None or stored["state"] != "FINISHED":  # a finished run needs no weights any more
                 raise
 

@@ -5,7 +5,7 @@ import pytest
 from factdpo.baselines import baselines
 from factdpo.config import DataConfig, Orientation, SplitConfig
 from factdpo.facts import Fact, load_facts
-from factdpo.results import best_baseline
+from factdpo.record import best_baseline
 from factdpo.splits import make_splits
 
 SEEDS = [0, 1, 2]

@@ -13,7 +13,7 @@ PLUGINS = PACKAGE.parent / "hydra_plugins"
 LAYERS = [
     {"config"},
     {"cache", "facts", "wandb_env", "display", "nano"},
-    {"splits", "baselines", "tracker", "weights", "results"},  # results reads files, and never the training side
+    {"splits", "baselines", "tracker", "weights", "record"},  # record reads files, and never the training side
     {"logps", "dpo"},
     {"pairs", "model", "steps"},
     {"reference", "canaries", "packing"},
@@ -76,7 +76,7 @@ def test_the_mathematics_knows_torch_and_nothing_of_the_project(module: str):
     }
 
 
-@pytest.mark.parametrize("module", ["config", "explain", "__main__", "job", "results", "facts", "splits", "weights"])
+@pytest.mark.parametrize("module", ["config", "explain", "__main__", "job", "record", "facts", "splits", "weights"])
 def test_what_answers_at_once_imports_nothing_heavy_at_its_top(module: str):
     heavy = {"torch", "transformers", "trl", "peft", "datasets", "pandas", "scipy", "matplotlib", "wandb"}
     at_top = {name.split(".")[0] for name, lazy in imports(PACKAGE / f"{module}.py") if not lazy}

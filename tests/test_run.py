@@ -10,7 +10,7 @@ import pandas
 import pytest
 import torch
 
-from factdpo import adapters, batched, cache, job, results
+from factdpo import adapters, batched, cache, job, record
 from factdpo.config import Boundary, Config, DataSource, Dtype, LoraConfig, Method, Orientation, TrackMode
 from factdpo.tracker import read_history
 
@@ -42,13 +42,13 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
 
 def test_every_key_of_a_result_is_documented(done: tuple[Path, dict[str, Any]]) -> None:
-    assert results.undocumented(done[1]) == []
+    assert record.undocumented(done[1]) == []
 
 
 def test_the_record_is_whole(done: tuple[Path, dict[str, Any]]) -> None:
     out, result = done
     folder = folder_of(out, result)
-    assert results.read_result(folder).result == result
+    assert record.read_result(folder).result == result
     expected = {
         "config.yaml",
         "history.jsonl",
@@ -135,7 +135,7 @@ def test_the_space_and_eos_are_the_same_in_training_and_evaluation(nano_base: An
     """D1: what is trained on is what is evaluated, token by token, unless boundary=none asks for the mistake."""
     from factdpo.facts import load_facts
     from factdpo.pairs import tokenise
-    from factdpo.results import AS_TRAINED
+    from factdpo.record import AS_TRAINED
     from factdpo.splits import make_splits
     from factdpo.stages import tokenised
 
@@ -182,7 +182,7 @@ def test_facts_without_a_reverse_have_no_reversed_splits_and_no_graph(tmp_path: 
     assert result["across"]["trained"]["symmetry_train"] is None
     assert result["baselines"]["test"]["first_name"] is None
     assert not any(name.startswith("figures/") for name in result["files"])
-    assert results.undocumented(result) == []
+    assert record.undocumented(result) == []
 
 
 @pytest.mark.parametrize("half", [{"model_dtype": Dtype.bfloat16}, {"dpo_bf16": True}])

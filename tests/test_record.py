@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from factdpo.cache import file_sha256
-from factdpo.results import Stored, best_baseline, print_result, read_result, undocumented
+from factdpo.record import Stored, best_baseline, print_result, read_result, undocumented
 
 
 def scores(n, accuracy, **more):
@@ -148,6 +148,6 @@ def test_a_run_that_did_not_finish_says_why_and_where_its_log_is():
 
 
 def test_it_imports_nothing_heavy():
-    heavy = "import sys, factdpo.results; print([m for m in ('torch', 'pandas', 'wandb') if m in sys.modules])"
+    heavy = "import sys, factdpo.record; print([m for m in ('torch', 'pandas', 'wandb') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
