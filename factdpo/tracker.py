@@ -28,6 +28,8 @@ INIT_TIMEOUT_SECONDS = 20.0  # for the server's first answer
 FINISH_TIMEOUT_SECONDS = 60.0  # for the last uploads
 TABLE_ROWS = 10_000  # what W&B's tables show; items.parquet has every row
 
+_agents_run: dict[str, str] = {}  # id of the run that `wandb agent` started -> id of ours that joined it
+
 
 @runtime_checkable
 class Tracker(Protocol):
@@ -116,7 +118,11 @@ def _jsonable(value: Any) -> Any:
 
 
 class WandbTracker:
-    """One W&B run per config, in the run's folder. Never raises: a failure costs one warning, then it is off."""
+    """One W&B run per config, in the run's folder. Never raises: a failure costs one warning, then it is off.
+
+    Under `wandb agent` the run is the one that the agent opened, under the agent's id and in its sweep's project; ours
+    is in its config, as `id`.
+    """
 
     def __init__(self, cfg: Config, run_id: str, name: str, folder: Path) -> None:
         self._adapter = cfg.track.log_adapter
@@ -190,6 +196,9 @@ def _start(cfg: Config, run_id: str, name: str, folder: Path, mode: str) -> Any:
     """A W&B run; offline, with one warning, when the server does not take it."""
     import wandb
 
+    agents = agents_run()
+    if agents and _agents_run.setdefault(agents, run_id) != run_id:  # W&B would write both into one
+        raise RuntimeError("`wandb agent` opens one run per command, and this command has several")
     quiet = wandb.Settings(silent=True)
     wandb.setup(settings=quiet)
     settings = wandb.Settings(
@@ -210,14 +219,14 @@ def _start(cfg: Config, run_id: str, name: str, folder: Path, mode: str) -> Any:
 
     def start(mode: str) -> Any:
         return wandb.init(
-            id=run_id,
+            id=agents or run_id,
             name=name,
             project=cfg.track.project,
             entity=cfg.track.entity,
             group=cfg.track.group,
             job_type=cfg.track.job_type,
             tags=cfg.track.tags,
-            config=without_secrets(to_dict(cfg), os.environ),
+            config={"id": run_id, **without_secrets(to_dict(cfg), os.environ)},
             dir=str(folder),
             mode=mode,  # pyright: ignore[reportArgumentType]
             reinit="create_new",  # two runs in one process are two runs, and a run of the caller's own goes on
@@ -235,6 +244,11 @@ def _start(cfg: Config, run_id: str, name: str, folder: Path, mode: str) -> Any:
         wandb.teardown()  # its service holds on to the id of the run that failed to start
         wandb.setup(settings=quiet)
         return start("offline")
+
+
+def agents_run() -> str | None:
+    """The id of the run that `wandb agent` opened for this process; None when no agent started it."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
 
 
 def summary(result: Row) -> Row:

@@ -249,3 +249,31 @@ def test_an_unreachable_server_costs_one_warning_and_the_run_is_kept_offline(now
     assert line.startswith("factdpo WARNING W&B offline: the server did not take the run")
     for name in "ab":
         assert [r["history"]["item"]["loss"] for r in records(tmp_path / name) if r["type"] == "history"] == [0.5]
+
+
+def test_under_an_agent_the_run_is_the_agents_run_in_its_sweep_and_a_second_one_is_kept_out(nowhere, tmp_path):
+    script = """if True:
+        import logging, sys
+        from pathlib import Path
+        from factdpo import tracker
+        from factdpo.config import Config
+        logging.basicConfig(format="%(message)s", level=logging.WARNING)
+        for name in ("first", "again", "other"):
+            folder = Path(sys.argv[1], name)
+            folder.mkdir()
+            trackers = tracker.open_trackers(Config(), "other" if name == "other" else "ours", name, folder)
+            trackers.log({"step": 1, "loss": 0.5})
+            trackers.finish({"state": "FINISHED"}, [], [], folder)
+    """
+    given = {"SWEEP_ID": "swept", "RUN_ID": "agents", "PROJECT": "theirs", "ENTITY": "them", "MODE": "offline"}
+    env = {**os.environ, **{f"WANDB_{name}": value for name, value in given.items()}}  # as `wandb agent` sets them
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "")
+    for name in ("first", "again"):
+        (run,) = [r["run"] for r in records(tmp_path / name) if r["type"] == "run"]
+        assert (run["run_id"], run["sweep_id"], run["project"], run["entity"]) == ("agents", "swept", "theirs", "them")
+        assert run["config"]["update"]["id"] == "ours"
+    (warning,) = done.stderr.splitlines()
+    assert "`wandb agent` opens one run per command" in warning and not (tmp_path / "other" / "wandb").exists()
+    assert [len(read_history(tmp_path / name / "history.jsonl")) for name in ("again", "other")] == [1, 1]
