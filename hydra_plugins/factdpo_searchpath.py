@@ -37,14 +37,26 @@ def conf_folder() -> Path:
 
 
 class SweepsSource(file_config_source.FileConfigSource):
-    """A folder of YAML files, shown as the config group `sweeps`, though it lies beside conf/ and not in it."""
+    """A folder of YAML files, shown as the config group `sweeps`, though it lies beside conf/ and not in it.
+
+    Those named wandb_* are for `wandb sweep`: not listed, and refused with a word on what they are for.
+    """
 
     @staticmethod
     def scheme() -> str:
         return "factdpo-sweeps"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        return super().load_config(_inside(config_path) or config_path)
+        inside = _inside(config_path) or config_path
+        if _for_wandb(inside):
+            from factdpo.config import ConfigError
+
+            file = Path(self.path) / f"{inside.removesuffix('.yaml')}.yaml"
+            raise ConfigError(
+                f"sweeps={inside}: is for Weights & Biases, whose server chooses its runs: `wandb sweep {file}`, "
+                "then the `wandb agent` command that it prints"
+            )
+        return super().load_config(inside)
 
     def is_config(self, config_path: str) -> bool:
         inside = _inside(config_path)
@@ -62,7 +74,8 @@ class SweepsSource(file_config_source.FileConfigSource):
             return [] if results_filter is ObjectType.CONFIG else ["sweeps"]
         files: list[str] = []
         for path in sorted((Path(self.path) / (_inside(config_path) or "")).iterdir()):
-            self._list_add_result(files, f"{config_path}/{path.name}", path.name, results_filter)
+            if not _for_wandb(path.name):
+                self._list_add_result(files, f"{config_path}/{path.name}", path.name, results_filter)
         return files
 
 
@@ -70,3 +83,7 @@ def _inside(config_path: str) -> str | None:
     """`sweeps/beta` -> `beta`, `sweeps` -> "", and None for what is not in the group."""
     head, _, rest = config_path.partition("/")
     return rest if head == "sweeps" else None
+
+
+def _for_wandb(name: str) -> bool:
+    return name.startswith("wandb_")
