@@ -86,7 +86,7 @@ def test_help_and_refusals_import_nothing_heavy(factdpo: Run, arguments: list[st
 def test_help_says_what_there_is(factdpo: Run):
     done = factdpo("--help")
     assert done.returncode == 0 and done.stderr == ""
-    for words in ("EXAMPLES", "factdpo doctor", "split: both, canonical, default", "sweeps: orientation", "1 / nats"):
+    for words in ("EXAMPLES", "factdpo doctor", "split: both, canonical, default", "sweeps: beta,", "1 / nats"):
         assert words in done.stdout
     assert re.search(r"^  lora\.rank +32 +\S", done.stdout, re.MULTILINE)
 
@@ -114,7 +114,7 @@ def test_the_users_own_options_come_first(factdpo: Run, tmp_path: Path):
     assert "id: EleutherAI/pythia-70m" in factdpo("model=mine", "--cfg", "job").stdout
     assert "\nseed: 11" in factdpo("sweeps=mine", "--cfg", "job").stdout
     listed = factdpo("--help").stdout
-    assert "lora: default, mine, none" in listed and "sweeps: mine, orientation" in listed
+    assert "lora: default, mine, none" in listed and ", lora_vs_full, loss, mine, orientation" in listed
 
 
 def test_a_mistake_in_the_users_own_option_names_the_file(factdpo: Run, tmp_path: Path):
@@ -209,7 +209,7 @@ def test_the_wheel_runs_from_any_folder_without_the_checkout(tmp_path: Path):
     assert f"file://{site}/factdpo/_config/conf " in searched and str(ROOT) not in searched
     assert f"factdpo-sweeps://{site}/factdpo/_config/sweeps " in searched
     assert "orientation: canonical" in run("split=canonical", "--cfg", "job")
-    assert "sweeps: orientation" in run("--help")
+    assert "sweeps: beta," in run("--help")
 
 
 def with_job(body: str) -> tuple[str, str]:
