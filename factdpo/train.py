@@ -3,19 +3,19 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import PrinterCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from factdpo import adapters
-from factdpo.canaries import Watch, check_end, without_autocast
+from factdpo import adapters, canaries
 from factdpo.config import Config, ConfigError, Method
 from factdpo.model import Base
 from factdpo.pairs import Pairs
@@ -53,16 +53,16 @@ def fit(
             peft_config=adapters.lora_config(cfg, base) if cfg.lora.method is Method.lora else None,
         )
         trainer.remove_callback(PrinterCallback)
-        watch = Watch(cfg, trainer, record, evaluate, started)
+        watch = _Watch(cfg, trainer, record, evaluate, started)
         trainer.add_callback(watch)
         trainer.train()
-        check_end(watch.canaries)
+        canaries.check_end(watch.canaries)
     model: Any = trainer.model
     trained = folder / ("adapter" if cfg.lora.method is Method.lora else "model")
     # PEFT would ask the hub whether the vocabulary was changed; no embedding is ever trained here.
     model.save_pretrained(trained, **({"save_embedding_layers": False} if trained.name == "adapter" else {}))
     (trained / "README.md").unlink(missing_ok=True)  # PEFT's blank model card, with a path of this machine
-    with without_autocast(model):
+    with _without_autocast(model):
         probe = pair_logps(model, pairs.take(adapters.PROBE_PAIRS), cfg.eval.batch_size)
     facts = {
         "steps": trainer.state.global_step,
@@ -83,6 +83,75 @@ class _PairsTrainer(DPOTrainer):
 
     def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:  # type: ignore[override]
         return dataset
+
+
+class _Watch(TrainerCallback):
+    """Hands on every row of the history, runs the canary checks, and evaluates as eval.every says."""
+
+    def __init__(
+        self,
+        cfg: Config,
+        trainer: Trainer,
+        record: Callable[[Row], None],
+        evaluate: Callable[[nn.Module], Row],
+        started: float,
+    ):
+        self.cfg, self.trainer, self.record, self.evaluate, self.started = cfg, trainer, record, evaluate, started
+        self.canaries: dict[str, Any] = {}
+        self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]  # type: ignore[union-attr]
+        self.trainable = sum(p.numel() for p in self.parameters)
+        if self.trainable == 0:
+            raise canaries.CanaryError(f"lora.target_modules={cfg.lora.target_modules}: nothing is trainable")
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if "weights_changed_at_step" not in self.canaries and kwargs["optimizer"].param_groups[0]["lr"] > 0:
+            self.before = [p.detach().clone() for p in self.parameters]
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if (before := self.__dict__.pop("before", None)) is None:
+            return
+        if all(torch.equal(old, new) for old, new in zip(before, self.parameters, strict=True)):
+            raise canaries.CanaryError(canaries.NOTHING_CHANGED)
+        self.canaries["weights_changed_at_step"] = state.global_step + 1
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs is None or "loss" not in logs:
+            return  # the trainer's closing summary
+        row = {"step": state.global_step, **logs, "time_seconds": time.monotonic() - self.started}
+        self.record(row)
+        canaries.check_finite(row)
+        if state.global_step == 1:  # logged whatever log_every is
+            self.canaries |= canaries.check_first_step(self.cfg, row)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == state.max_steps:
+            control.should_log = True  # the last steps, when log_every does not divide their number
+        every = self.cfg.eval.every
+        if every.isdigit() and state.global_step % int(every) == 0:
+            self._evaluate(state)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.cfg.eval.every == "epoch":
+            self._evaluate(state)
+
+    def _evaluate(self, state: Any) -> None:
+        model: Any = self.trainer.model
+        with _without_autocast(model):
+            scores = self.evaluate(model)
+        self.record(
+            {"step": state.global_step, "epoch": state.epoch, **scores, "time_seconds": time.monotonic() - self.started}
+        )
+
+
+@contextmanager
+def _without_autocast(model: nn.Module) -> Iterator[None]:
+    """Score in the weights' own dtype: with bf16, accelerate has wrapped `forward` in autocast for the training."""
+    wrapped = model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            model.forward = wrapped
 
 
 def _dataset(pairs: Pairs, refs: PairLogps) -> Dataset:

@@ -34,7 +34,7 @@ OWNERS = {
     "peft": {"adapters", "stack", "batched"},
     "wandb": {"tracker"},
     "trackio": {"tracker"},
-    "transformers": {"model", "pairs", "train", "canaries", "nano", "adapters", "stack"},
+    "transformers": {"model", "pairs", "train", "nano", "adapters", "stack"},
     "hydra": {"config", "__main__", "hydra_plugins"},
     "omegaconf": {"config", "__main__", "hydra_plugins"},
     "plotly": {"report", "graph"},
