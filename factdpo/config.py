@@ -6,6 +6,7 @@ config into these plain dataclasses; after it, no OmegaConf object exists.
 
 import dataclasses
 import math
+import re
 import typing
 from dataclasses import dataclass, field
 from enum import Enum
@@ -233,13 +234,18 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     seed: int = 0  # of split.seed and dpo.seed, unless these say otherwise
-    out: str = "outputs"  # runs/ and cache/ are made in it
+    out: str = "outputs"  # runs/, sweeps/ and cache/ are made in it
+    sweep: str | None = None  # its folder in out/sweeps; null: the name of the sweeps option, else the swept keys
+    label: str | None = None  # what tells a run from the others of its sweep; the sweeper sets it
+    dry_run: bool = False  # say what would run, and run nothing
+    retries: int = 0  # times that a run which FAILED is tried again by the same command
+    fail_fast: bool = False  # stop at the first run that fails or diverges
 
 
 # What cannot change a number, or stands in a run's identity by its bytes instead of its place.
 NOT_IDENTITY = (
-    "track", "out", "seed", "model.name", "model.id", "model.revision", "data.path",
-    "engine.max_runs", "engine.max_tokens", "engine.save_every",
+    "track", "out", "sweep", "label", "dry_run", "retries", "fail_fast", "seed", "model.name", "model.id",
+    "model.revision", "data.path", "engine.max_runs", "engine.max_tokens", "engine.save_every",
 )  # fmt: skip
 
 SMOOTHED = {Loss.robust, Loss.exo_pair, Loss.aot, Loss.aot_unpaired}
@@ -305,6 +311,11 @@ def identity(cfg: Config) -> dict[str, Any]:
             node = node[parent]
         del node[last]
     return asked
+
+
+def folder_name(text: str) -> str:
+    """The text as a folder's name on any file system: letters, digits and `._=+-` only, never a path."""
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "_", text).strip("._")[:80].rstrip("._")
 
 
 def choose_engine(cfg: Config) -> tuple[Config, str]:
@@ -386,6 +397,7 @@ def _ranges(cfg: Config) -> list[str]:
         ("engine.max_tokens", cfg.engine.max_tokens, 1, inf),
         ("engine.save_every", cfg.engine.save_every, 1, inf),
         ("track.log_every", cfg.track.log_every, 1, inf),
+        ("retries", cfg.retries, 0, inf),
     ]
     above_zero = {
         "lora.alpha": cfg.lora.alpha, "dpo.beta": cfg.dpo.beta, "dpo.epochs": cfg.dpo.epochs,
@@ -446,6 +458,8 @@ def _combinations(cfg: Config) -> list[str]:
         found.append(f"eval.every={cfg.eval.every}: must be epoch, never, or a number of optimizer steps above 0")
     if cfg.engine.name is EngineName.batched and (alone := needs_trl(cfg)):
         found.append(f"engine=batched: cannot do {', '.join(alone)}; use engine=trl, or engine=auto, which chooses")
+    if cfg.sweep is not None and cfg.sweep != folder_name(cfg.sweep):
+        found.append(f"sweep={cfg.sweep}: names a folder; letters, digits and . _ = + - only, and at most 80 of them")
     if cfg.model.source is ModelSource.pretrained and not cfg.model.id:
         found.append("model.id: missing; give a folder or a hub id, for instance model.id=EleutherAI/pythia-70m")
     if cfg.data.source is DataSource.pairs and not cfg.data.path:

@@ -29,13 +29,16 @@ def quiet_libraries() -> None:
 
 
 @contextmanager
-def log_files(paths: list[Path], mode: str = "a") -> Iterator[None]:
-    """Everything logged in here, warnings of all libraries included, goes to the files; ours also to the terminal."""
+def log_files(paths: list[Path], quiet: bool = False) -> Iterator[None]:
+    """Everything logged in here, warnings of all libraries included, goes to the files; ours also to the terminal.
+
+    With `quiet` only our warnings do.
+    """
     root = logging.getLogger()
-    to_files = [logging.FileHandler(path, mode=mode, encoding="utf-8") for path in paths]
+    to_files = [logging.FileHandler(path, encoding="utf-8") for path in paths]
     for to_file in to_files:
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    to_terminal = _Terminal()
+    to_terminal = _Terminal(logging.WARNING if quiet else logging.INFO)
     others = root.handlers[:]
     root.handlers[:] = to_files  # Hydra's own handler would print every library's warnings
     log.addHandler(to_terminal)

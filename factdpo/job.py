@@ -22,10 +22,9 @@ import yaml
 from filelock import FileLock, Timeout
 
 import factdpo
-from factdpo import cache, display, record, tracker, wandb_env, weights
-from factdpo.config import Config, ConfigError, EngineName, choose_engine, from_dict, identity, to_dict, validate
-from factdpo.facts import data_file, load_facts
-from factdpo.splits import make_splits
+from factdpo import cache, display, record, tracker, wandb_env
+from factdpo.config import Config, ConfigError, EngineName, from_dict, to_dict, validate
+from factdpo.identity import Run, look_up, what_is_asked
 
 log = logging.getLogger("factdpo")
 
@@ -64,11 +63,7 @@ class Preempted(BaseException):
 class Opened:
     """A run that is being done: its folder, locked and emptied for this attempt, and its trackers."""
 
-    cfg: Config
-    asked: dict[str, Any]
-    run_id: str
-    name: str
-    folder: Path
+    run: Run
     trackers: tracker.Trackers
     lock: FileLock
     started: str  # UTC, ISO 8601
@@ -84,46 +79,50 @@ def execute(cfg: Config) -> dict[str, Any]:
     Raises ConfigError for what cannot be run; after the record is written RunFailed for a run that ended badly, and
     SystemExit for one that was told to stop.
     """
-    cfg, why = choose_engine(validate(cfg))
+    run = look_up(validate(cfg))
     display.quiet_libraries()
-    make_splits(load_facts(cfg.data), cfg.split)  # cheap, and refuses bad data before anything heavy is imported
-    asked = what_is_asked(cfg)
-    folder = run_folder(cfg, asked)
-    opened = _opened.pop(folder, None)
-    lock = opened.lock if opened else _lock(folder)
+    show = record.print_line if run.cfg.sweep else record.print_result
+    opened = _opened.pop(run.folder, None)
+    lock = opened.lock if opened else _lock(run.folder)
     try:
         if opened is None:
-            _refuse_another_run(folder, asked)
-            stored = record.read_result(folder)
-            if stored.result is not None and stored.result["state"] == "FINISHED":
-                record.print_result(stored.result, folder, display.console)
-                if wandb_env.wandb_mode(cfg.track)[0] != "disabled" and not (folder / "wandb").exists():
-                    _show_to_wandb(cfg, folder, stored.result)
-                return stored.result
-            if stored.result is None and (folder / "result.json").exists():
-                display.console.print(f"run again: {stored.reason}", highlight=False, soft_wrap=True)
-            weights.check_obtainable(cfg.model, weights.locate(cfg.model))
-            opened = _open(cfg, asked, folder, lock)
-        result, exit_code = _attempt(opened, f"engine: {cfg.engine.name.name} ({why})")
+            if (stored := _finished(run)) is not None:
+                if not run.cfg.sweep:
+                    show(stored, run.folder, display.console)
+                shown = (run.folder / "wandb").exists() and tracker.agents_run() is None  # an agent opens a new one
+                if wandb_env.wandb_mode(run.cfg.track)[0] != "disabled" and not shown:
+                    _show_to_wandb(run.cfg, run.folder, stored)
+                return stored
+            opened = _open(run, lock)
+        result, exit_code = _attempt(opened)
     finally:
         lock.release()
-    record.print_result(result, folder, display.console)
+    show(result, run.folder, display.console)
     if result["state"] == "PREEMPTED":
         raise SystemExit(exit_code)  # not an Exception: a sweep must stop, and not start its next run
     if exit_code:
-        raise RunFailed(result["state"], f"{result['state']}: {folder / 'run.log'}", exit_code)
+        raise RunFailed(result["state"], f"{result['state']}: {run.folder / 'run.log'}", exit_code)
     return result
 
 
+def _finished(run: Run) -> dict[str, Any] | None:
+    """The stored result of a run that is FINISHED; says why a stored one is not good. Its lock is held."""
+    _refuse_another_run(run.folder, run.asked)
+    stored = record.read_result(run.folder)
+    if stored.result is None and (run.folder / "result.json").exists():
+        display.console.print(f"run again: {stored.reason}", highlight=False, soft_wrap=True)
+    return stored.result if stored.result is not None and stored.result["state"] == "FINISHED" else None
+
+
 @contextmanager
-def warm(cfgs: list[Config]) -> Iterator[None]:
-    """Train together what of these validated runs can be; `execute`, called for each of them within, finds it done.
+def warm(runs: list[Run]) -> Iterator[None]:
+    """Train together what of these runs can be; `execute`, called for each of them within, finds it done.
 
     Runs that are FINISHED, that another process is doing, or that only TRL can do are left to `execute`.
     """
     try:
-        for cfg in cfgs:
-            _open_if_batched(cfg)
+        for run in runs:
+            _open_if_batched(run)
         if _opened:
             display.quiet_libraries()
             _train_opened(list(_opened.values()))
@@ -136,55 +135,49 @@ def warm(cfgs: list[Config]) -> Iterator[None]:
             left.lock.release()
 
 
-def _open_if_batched(cfg: Config) -> None:
-    cfg, _ = choose_engine(cfg)
-    asked = what_is_asked(cfg)
-    folder = run_folder(cfg, asked)
-    if cfg.engine.name is not EngineName.batched or folder in _opened:
+def _open_if_batched(run: Run) -> None:
+    if run.cfg.engine.name is not EngineName.batched or run.folder in _opened:
         return
     try:
-        lock = _lock(folder, wait=False)
+        lock = _lock(run.folder, wait=False)
     except Timeout:
         return
     try:
-        stored = record.read_result(folder)
-        if stored.result is None or stored.result["state"] != "FINISHED":
-            _refuse_another_run(folder, asked)
-            weights.check_obtainable(cfg.model, weights.locate(cfg.model))
-            _opened[folder] = _open(cfg, asked, folder, lock)
+        if _finished(run) is None:
+            _opened[run.folder] = _open(run, lock)
     except ConfigError:
         pass  # of this run alone: its job says so
     finally:
-        if folder not in _opened:
+        if run.folder not in _opened:
             lock.release()
 
 
-def _train_opened(runs: list[Opened]) -> None:
+def _train_opened(opened: list[Opened]) -> None:
     """Train these runs; what ended one badly is told when its job comes. A signal ends all of them at once."""
-    with display.log_files([run.folder / "run.log" for run in runs]), _sigterm_raises() as told_to_stop:
+    with display.log_files([one.run.folder / "run.log" for one in opened]), _sigterm_raises() as told_to_stop:
         try:
             from factdpo.warm import Wanted, warm  # torch, transformers: seconds
 
-            for run in runs:
-                _start_trackers(run, say=run is runs[0])
-            endings = warm([Wanted(run.cfg, run.folder, run.trackers) for run in runs])
+            for one in opened:
+                _start_trackers(one, say=one is opened[0])
+            endings = warm([Wanted(one.run.cfg, one.run.folder, one.trackers) for one in opened])
             for number, error in endings.items():
-                runs[number].ending = error
+                opened[number].ending = error
         except BaseException as error:
-            for run in runs:
-                run.ending = error
+            for one in opened:
+                one.ending = error
             if isinstance(error, Exception) and not told_to_stop:
                 log.error("%s", error, exc_info=True)
                 return
             stopped = error if isinstance(error, KeyboardInterrupt) else Preempted()
-            for run in runs:
-                run.ending = stopped
-    if isinstance(runs[0].ending, KeyboardInterrupt | Preempted):
-        for run in runs:
-            del _opened[run.folder]
-            _, exit_code = _attempt(run)
-            run.lock.release()
-        display.console.print(f"{len(runs)} runs interrupted; the same command goes on with them", highlight=False)
+            for one in opened:
+                one.ending = stopped
+    if isinstance(opened[0].ending, KeyboardInterrupt | Preempted):
+        for one in opened:
+            del _opened[one.run.folder]
+            _, exit_code = _attempt(one)
+            one.lock.release()
+        display.console.print(f"{len(opened)} runs interrupted; the same command goes on with them", highlight=False)
         raise SystemExit(exit_code)
 
 
@@ -222,67 +215,39 @@ def re_evaluate(folder: Path) -> None:
     )
 
 
-def what_is_asked(cfg: Config) -> dict[str, Any]:
-    """Everything that decides the numbers: the config less names and places, the data's bytes, the model's bytes."""
-    return {
-        "config": identity(cfg),
-        "data": cache.file_sha256(data_file(cfg.data)),
-        "model": weights.locate(cfg.model).identity,
-        "versions": cache.STAGE_VERSIONS,
-    }
-
-
-def run_name(cfg: Config) -> str:
-    """How people call the run in tables and in W&B."""
-    lora = f"r={cfg.lora.rank}" if cfg.lora.method.name == "lora" else "full"
-    return f"{cfg.model.name} b={cfg.dpo.beta:g} {lora} s={cfg.dpo.seed}"
-
-
-def slug(cfg: Config) -> str:
-    """The readable half of a folder's name: letters, digits, `.`, `_`, `-` and `=` only, never a path."""
-    text = f"{run_name(cfg)} {cfg.data.source.name} {cfg.split.orientation.name}"
-    return re.sub(r"[^A-Za-z0-9._=-]+", "_", text).strip("._")[:80]
-
-
-def run_folder(cfg: Config, asked: dict[str, Any]) -> Path:
-    return Path(cfg.out) / "runs" / f"{slug(cfg)}-{_run_id(asked)}"
-
-
-def _run_id(asked: dict[str, Any]) -> str:
-    return cache.signature(asked)[:12]
-
-
-def _open(cfg: Config, asked: dict[str, Any], folder: Path, lock: FileLock) -> Opened:
+def _open(run: Run, lock: FileLock) -> Opened:
     """Empty a locked folder of what an earlier attempt left, and write down what is asked."""
+    folder = run.folder
     folder.mkdir(exist_ok=True)
     for old in ("result.json", "items.parquet", "generations.json", "run.log"):
         (folder / old).unlink(missing_ok=True)
     for old in ("adapter", "model", "figures", "wandb"):
         shutil.rmtree(folder / old, ignore_errors=True)
-    cache.write_atomic(folder / "asked.json", json.dumps(asked, indent=1, sort_keys=True, ensure_ascii=False))
-    cache.write_atomic(folder / "config.yaml", yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True))
+    cache.write_atomic(folder / "asked.json", json.dumps(run.asked, indent=1, sort_keys=True, ensure_ascii=False))
+    cache.write_atomic(folder / "config.yaml", yaml.safe_dump(to_dict(run.cfg), sort_keys=False, allow_unicode=True))
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return Opened(cfg, asked, _run_id(asked), run_name(cfg), folder, tracker.Trackers([]), lock, now)
+    return Opened(run, tracker.Trackers([]), lock, now)
 
 
-def _start_trackers(run: Opened, say: bool = True) -> None:
+def _start_trackers(opened: Opened, say: bool = True) -> None:
     """Once per attempt; says where the run's curves will be."""
-    if run.trackers.each:
+    if opened.trackers.each:
         return
+    run = opened.run
     if run.cfg.track.wandb and say:
         log.info(wandb_env.wandb_sentence(run.cfg.track, run.folder))
-    run.trackers = tracker.open_trackers(run.cfg, run.run_id, run.name, run.folder)
+    opened.trackers = tracker.open_trackers(run.cfg, run.id, run.name, run.folder)
 
 
-def _attempt(opened: Opened, engine: str = "") -> tuple[dict[str, Any], int]:
+def _attempt(opened: Opened) -> tuple[dict[str, Any], int]:
     """Run, and write result.json last and atomically, whatever came of it; returns it and the exit code."""
-    cfg, asked, folder = opened.cfg, opened.asked, opened.folder
+    run, asked, folder = opened.run, opened.run.asked, opened.run.folder
     result: dict[str, Any] = {
-        "id": opened.run_id,
-        "name": opened.name,
+        "id": run.id,
+        "name": run.name,
         "state": "FAILED",
         "error": None,
-        "config": to_dict(cfg),
+        "config": to_dict(run.cfg),
         "asked": {"data_sha256": asked["data"], "model": asked["model"], "stage_versions": asked["versions"]},
         "versions": versions(),
         "hardware": _hardware(),
@@ -290,18 +255,17 @@ def _attempt(opened: Opened, engine: str = "") -> tuple[dict[str, Any], int]:
     }
     rows: list[dict[str, Any]] = []
     generations: list[dict[str, Any]] = []
-    with display.log_files([folder / "run.log"]):
+    with display.log_files([folder / "run.log"], quiet=run.cfg.sweep is not None):
         with _sigterm_raises() as told_to_stop:
             try:
-                log.info("%s  %s", opened.name, folder)
-                if engine:
-                    log.info(engine)
+                log.info("%s  %s", run.name, folder)
+                log.info("engine: %s", run.engine)
                 if opened.ending is not None:
                     raise opened.ending
                 _start_trackers(opened)
-                from factdpo.run import run  # torch, transformers: seconds
+                from factdpo.run import run as do  # torch, transformers: seconds
 
-                scores, rows, generations = run(cfg, folder, opened.trackers)
+                scores, rows, generations = do(run.cfg, folder, opened.trackers)
                 result |= scores
                 result["hardware"]["device"] = result.pop("device")
                 result["files"] = {
@@ -364,7 +328,7 @@ def _refuse_another_run(folder: Path, asked: dict[str, Any]) -> None:
 
 def _lock(folder: Path, wait: bool = True) -> FileLock:
     """One process per run; a killed holder's lock is free at once. Raises Timeout if it is held and not waited for."""
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    lock = FileLock(folder.with_name(f".{folder.name.rpartition('-')[2]}.lock"))  # of the id, whatever the name
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)

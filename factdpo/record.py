@@ -151,6 +151,17 @@ def print_result(result: Result, folder: Path, console: Console) -> None:
     line(f"again    factdpo eval run={folder}")
 
 
+def print_line(result: Result, folder: Path, console: Console) -> None:
+    """One run of a sweep in one line: its state, what tells it from the others, and its accuracies or why it failed."""
+    what = result["config"]["label"] or result["name"]
+    if result["state"] != "FINISHED":
+        text = f"{result['state']}  {what}  {result.get('error') or 'no reason was written down'}  {folder / 'run.log'}"
+        console.print(Text(text, style="bold red"), soft_wrap=True)
+        return
+    scores = "  ".join(f"{split} {values['accuracy']:.2f}" for split, values in result["trained"].items())
+    console.print(Text(f"FINISHED  {what}  {scores}  {result['timing']['total_seconds']:.1f} s"), soft_wrap=True)
+
+
 def _splits_table(result: Result) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     table.add_column("split", no_wrap=True)

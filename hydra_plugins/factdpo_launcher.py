@@ -7,9 +7,8 @@ No `from __future__ import annotations` here: a scanned plugin module that has i
 """
 
 import copy
-import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
+from hydra.core.utils import JobReturn, configure_log, env_override, filter_overrides, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 if TYPE_CHECKING:
-    from factdpo.config import Config
-
-log = logging.getLogger(__name__)
+    from factdpo.identity import Run
 
 
 @dataclass
@@ -53,19 +50,12 @@ class BatchedLauncher(Launcher):
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        labels = [list(filter_overrides(overrides)) for overrides in job_overrides]
-        jobs = []
-        for number, overrides in enumerate(job_overrides, start=initial_job_idx):
-            job = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-            with open_dict(job):
-                job.hydra.job.id = job.hydra.job.num = number
-            jobs.append(job)
-        asked = _validated(jobs, labels)
-        log.info(f"Launching {len(jobs)} jobs locally")
+        jobs = looked_up(self.hydra_context, self.config, job_overrides, initial_job_idx)
+        for overrides in job_overrides:
+            _looked_up.pop(tuple(overrides), None)
         returns = []
-        with _warm(asked):
-            for job, label in zip(jobs, labels, strict=True):
-                log.info(f"\t#{job.hydra.job.num} : {' '.join(label)}")
+        with _warm([run for job, run in jobs if run is not None and not job.hydra.job.env_set]):
+            for job, _ in jobs:
                 returns.append(
                     run_job(
                         hydra_context=self.hydra_context,
@@ -79,49 +69,55 @@ class BatchedLauncher(Launcher):
         return returns
 
 
-def _warm(asked: "list[Config]") -> AbstractContextManager[None]:
-    if not asked:
+def _warm(runs: "list[Run]") -> AbstractContextManager[None]:
+    if not runs:
         return nullcontext()
     from factdpo import job
 
-    return job.warm(asked)
+    return job.warm(runs)
 
 
-def _validated(jobs: list[DictConfig], labels: list[list[str]]) -> "list[Config]":
-    """The configs of those jobs that are runs of factdpo; raises one ConfigError if any of them cannot be run.
+_looked_up: "dict[tuple[str, ...], tuple[DictConfig, Run | None]]" = {}  # jobs that their launcher has not had yet
 
-    A job with a folder or an environment of its own (hydra.job.chdir, env_set) is left to itself: its paths mean
-    something else there.
+
+def looked_up(
+    context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
+) -> "list[tuple[DictConfig, Run | None]]":
+    """Each job's config and the run that it asks for, numbered from `first`; kept from a sweeper for its launcher.
+
+    The run is None where only the job can know it: in another Hydra application, or with a folder of its own
+    (hydra.job.chdir), where paths mean something else. Raises one ConfigError if any of the runs cannot be done.
     """
     from factdpo.config import Config, ConfigError, validate
+    from factdpo.identity import look_up
+    from factdpo.sweep import refusal
 
-    ours = [
-        number
-        for number, job in enumerate(jobs)
-        if OmegaConf.get_type(job) is Config and not job.hydra.job.chdir and not job.hydra.job.env_set
-    ]
-    if not ours:
-        return []
-    check = _check_of_data_and_weights()
-    asked: list[Config] = []
     problems: dict[str, list[int]] = {}  # what is wrong -> numbers of the jobs in which it is
-    for number in ours:
+    known: dict[str, Any] = {}
+    for number, overrides in enumerate(job_overrides):
+        if tuple(overrides) in _looked_up:
+            continue
+        job = context.config_loader.load_sweep_config(config, list(overrides))
+        with open_dict(job):
+            job.hydra.job.id = job.hydra.job.num = first + number
+        run = None
         try:
-            with _inside(jobs[number]) as task_config:
-                cfg = validate(task_config)
-            check(cfg)
-            asked.append(cfg)
+            if OmegaConf.get_type(job) is Config and not job.hydra.job.chdir:
+                with _inside(job) as task_config:
+                    run = look_up(validate(task_config), known)
         except ConfigError as error:
             for problem in str(error).splitlines():
                 problems.setdefault(problem, []).append(number)
+        _looked_up[tuple(overrides)] = job, run
     if problems:
-        raise ConfigError(_refusal(problems, labels))
-    return asked
+        _looked_up.clear()
+        raise ConfigError(refusal(problems, [list(filter_overrides(overrides)) for overrides in job_overrides]))
+    return [_looked_up[tuple(overrides)] for overrides in job_overrides]
 
 
 @contextmanager
 def _inside(job: DictConfig) -> Iterator[DictConfig]:
-    """The config that the job's task will be given; within, `${hydra:...}` means what it will mean to the task."""
+    """The config that the job's task will be given; within, what it refers to means what it will mean to the task."""
     hydra_config = HydraConfig.instance()
     before = hydra_config.cfg
     hydra_config.set_config(job)
@@ -133,72 +129,7 @@ def _inside(job: DictConfig) -> Iterator[DictConfig]:
         task_config = copy.deepcopy(job)
         with read_write(task_config), open_dict(task_config):
             del task_config["hydra"]
-        yield task_config
+        with env_override(job.hydra.job.env_set):
+            yield task_config
     finally:
         hydra_config.cfg = before
-
-
-def _check_of_data_and_weights() -> "Callable[[Config], None]":
-    """What job.execute does before it trains, and with it what it refuses; each file is read once, not once per job."""
-    from factdpo import job, record, weights
-    from factdpo.config import ConfigError, choose_engine
-    from factdpo.facts import load_facts
-    from factdpo.splits import make_splits
-
-    facts = _once(load_facts)
-    splits = _once(lambda data, split: make_splits(facts(data), split))
-    obtainable = _once(lambda model: weights.check_obtainable(model, weights.locate(model)))
-
-    def check(cfg: "Config") -> None:
-        splits(cfg.data, cfg.split)
-        try:
-            obtainable(cfg.model)
-        except ConfigError:
-            cfg, _ = choose_engine(cfg)
-            stored = record.read_result(job.run_folder(cfg, job.what_is_asked(cfg))).result
-            if stored is None or stored["state"] != "FINISHED":  # a finished run needs no weights any more
-                raise
-
-    return check
-
-
-def _once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, called once per value of its arguments; what it gave, or the ConfigError it raised, is kept."""
-    from factdpo.config import ConfigError
-
-    answers: dict[str, Any] = {}
-
-    def ask(*arguments: Any) -> Any:
-        key = repr(arguments)
-        if key not in answers:
-            try:
-                answers[key] = function(*arguments)
-            except ConfigError as error:
-                answers[key] = error
-        if isinstance(answers[key], ConfigError):
-            raise answers[key]
-        return answers[key]
-
-    return ask
-
-
-def _refusal(problems: dict[str, list[int]], labels: list[list[str]]) -> str:
-    """Each problem once, with the jobs it is in; only the problems if all jobs have them all."""
-    if all(len(numbers) == len(labels) for numbers in problems.values()):
-        return "\n".join(problems)
-    wrong = {number for numbers in problems.values() for number in numbers}
-    lines = [f"{len(wrong)} of these {len(labels)} jobs cannot be run, so none of them was started:"]
-    for problem, numbers in problems.items():
-        lines += [f"  {problem}", *(f"    in {which}" for which in _names(numbers, labels))]
-    return "\n".join(lines)
-
-
-def _names(numbers: list[int], labels: list[list[str]]) -> list[str]:
-    """Jobs by their overrides, without those that every job of the sweep has; by what they share if that says which."""
-    everywhere = set.intersection(*map(set, labels))
-    telling = [[override for override in label if override not in everywhere] for label in labels]
-    shared = [override for override in telling[numbers[0]] if all(override in telling[n] for n in numbers)]
-    if numbers == [n for n, label in enumerate(telling) if set(shared) <= set(label)]:
-        which = " ".join(shared)
-        return [f"each of the {len(numbers)} jobs with {which}" if len(numbers) > 1 and which else which or "every job"]
-    return [" ".join(telling[n]) or "the job without overrides" for n in numbers]

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from factdpo import batched, cache, job
+from factdpo import batched, cache, identity, job
 from factdpo.config import Config, ConfigError, choose_engine, to_dict, validate
 from tests.test_run import folder_of, small
 
 
 def run_id(cfg: Config) -> str:
-    return cache.signature(job.what_is_asked(choose_engine(validate(cfg))[0]))[:12]
+    return cache.signature(identity.what_is_asked(choose_engine(validate(cfg))[0]))[:12]
 
 
 def stored(out: Path) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def test_the_datas_bytes_are_part_of_the_id_and_its_place_is_not(tmp_path: Path)
 def test_a_folders_name_never_leaves_its_place(tmp_path: Path) -> None:
     cfg = validate(small(tmp_path))
     cfg.model.name = "../../evil/ " + "x" * 300 + " ünï, code"
-    assert re.fullmatch(r"[A-Za-z0-9_=][A-Za-z0-9._=-]{0,79}", job.slug(cfg))
+    assert re.fullmatch(r"[A-Za-z0-9_=][A-Za-z0-9._=-]{0,79}", identity.slug(cfg))
 
 
 def test_a_failing_run_leaves_its_traceback_and_the_next_call_redoes_it(
@@ -153,7 +153,7 @@ def test_a_place_that_cannot_be_written_and_a_damaged_record_are_refused_by_name
     with pytest.raises(ConfigError, match=r"out: .*file/runs cannot be written"):
         job.execute(small(tmp_path / "file"))
     cfg = validate(small(tmp_path))
-    folder = tmp_path / "runs" / f"{job.slug(cfg)}-{run_id(cfg)}"
+    folder = tmp_path / "runs" / f"{identity.slug(cfg)}-{run_id(cfg)}"
     folder.mkdir(parents=True)
     (folder / "asked.json").write_text("{")
     with pytest.raises(ConfigError, match=r"asked\.json: not JSON"):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
 
-from factdpo import cache, job
+from factdpo import cache, identity, job
 from factdpo.config import Config, ConfigError, ModelSource, choose_engine, validate
 from hydra_plugins import factdpo_launcher
 
@@ -239,7 +239,7 @@ def test_only_a_run_that_is_not_finished_needs_weights_that_are_gone(tmp_path: P
     with pytest.raises(ConfigError, match="the hub cannot be reached"):
         check(cfg)
     resolved, _ = choose_engine(cfg)
-    folder = job.run_folder(resolved, job.what_is_asked(resolved))
+    folder = identity.run_folder(resolved, identity.what_is_asked(resolved))
     folder.mkdir(parents=True)
     (folder / "items.parquet").write_text("")
     files = {"items.parquet": cache.file_sha256(folder / "items.parquet")}

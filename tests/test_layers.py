@@ -14,7 +14,7 @@ LAYERS = [
     {"config"},
     {"cache", "facts", "wandb_env", "display", "nano"},
     {"splits", "baselines", "tracker", "weights", "record"},  # record reads files, and never the training side
-    {"logps", "dpo"},
+    {"logps", "dpo", "identity"},
     {"pairs", "model", "steps"},
     {"reference", "canaries", "packing"},
     {"adapters", "checkpoints"},
@@ -25,6 +25,7 @@ LAYERS = [
     {"run"},
     {"warm"},
     {"job", "report", "explain"},
+    {"sweep"},
     {"doctor"},
     {"__main__"},
 ]

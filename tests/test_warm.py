@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from factdpo import job, stages
+from factdpo import identity, job, stages
 from factdpo.config import (
     Config,
     DataSource,
@@ -54,7 +54,7 @@ def sweep(*cfgs: Config) -> list[dict[str, Any]]:
 
 def place(cfg: Config) -> Path:
     cfg, _ = choose_engine(validate(cfg))
-    return job.run_folder(cfg, job.what_is_asked(cfg))
+    return identity.run_folder(cfg, identity.what_is_asked(cfg))
 
 
 def adapters_in(out: Path) -> list[Path]:

@@ -1,0 +1,96 @@
+"""What a run is: everything that decides its numbers, hashed into an id, and the folder where it lies."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factdpo import cache, record, weights
+from factdpo.config import Config, ConfigError, choose_engine, folder_name, identity
+from factdpo.facts import data_file, load_facts
+from factdpo.splits import make_splits
+
+
+@dataclass
+class Run:
+    """A run that can be done: all that is known of it before it is."""
+
+    cfg: Config  # with the engine that really runs
+    engine: str  # which that is, and why
+    asked: dict[str, Any]
+    id: str
+    name: str
+    folder: Path
+
+    def state(self) -> str:
+        """As its result.json has it; `to do` without one that can be trusted."""
+        stored = record.read_result(self.folder).result
+        return stored["state"] if stored else "to do"
+
+
+def look_up(cfg: Config, known: dict[str, Any] | None = None) -> Run:
+    """The run that a validated config asks for; raises ConfigError if its data or weights cannot be had.
+
+    A finished run needs no weights any more. Who looks up many runs gives the same dict `known` each time: each file is
+    then read, and the hub asked, once.
+    """
+    known = {} if known is None else known
+    cfg, why = choose_engine(cfg)
+    facts = _once(known, load_facts, cfg.data)
+    _once(known, lambda _, split: make_splits(facts, split), cfg.data, cfg.split)
+    asked = what_is_asked(cfg)
+    run = Run(cfg, f"{cfg.engine.name.name} ({why})", asked, run_id(asked), run_name(cfg), run_folder(cfg, asked))
+    try:
+        _once(known, lambda model: weights.check_obtainable(model, weights.locate(model)), cfg.model)
+    except ConfigError:
+        if run.state() != "FINISHED":
+            raise
+    return run
+
+
+def _once(known: dict[str, Any], function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function gave for these arguments, or the ConfigError it raised, the first time that it was asked."""
+    key = repr(arguments)
+    if key not in known:
+        try:
+            known[key] = function(*arguments)
+        except ConfigError as error:
+            known[key] = error
+    if isinstance(known[key], ConfigError):
+        raise known[key]
+    return known[key]
+
+
+def what_is_asked(cfg: Config) -> dict[str, Any]:
+    """Everything that decides the numbers: the config less names and places, the data's bytes, the model's bytes."""
+    return {
+        "config": identity(cfg),
+        "data": cache.file_sha256(data_file(cfg.data)),
+        "model": weights.locate(cfg.model).identity,
+        "versions": cache.STAGE_VERSIONS,
+    }
+
+
+def run_name(cfg: Config) -> str:
+    """How people call the run in tables and in W&B."""
+    lora = f"r={cfg.lora.rank}" if cfg.lora.method.name == "lora" else "full"
+    return f"{cfg.model.name} b={cfg.dpo.beta:g} {lora} s={cfg.dpo.seed}"
+
+
+def slug(cfg: Config) -> str:
+    """The readable half of a folder's name, never a path: in a sweep what is swept, else the run's name."""
+    return folder_name(cfg.label or f"{run_name(cfg)} {cfg.data.source.name} {cfg.split.orientation.name}")
+
+
+def run_folder(cfg: Config, asked: dict[str, Any]) -> Path:
+    """Where the run lies, in its sweep's folder or in runs/: found by its id, whatever it was called before."""
+    home = Path(cfg.out) / "sweeps" / cfg.sweep if cfg.sweep else Path(cfg.out) / "runs"
+    name = f"{slug(cfg)}-{run_id(asked)}"
+    if not (home / name).is_dir():
+        name = next((other.name for other in home.glob(f"*-{run_id(asked)}")), name)
+    return home / name
+
+
+def run_id(asked: dict[str, Any]) -> str:
+    """12 hex digits that depend on what is asked alone."""
+    return cache.signature(asked)[:12]

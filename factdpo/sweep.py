@@ -1,0 +1,126 @@
+"""A sweep: a question that takes many runs. Which runs they are, what is known of each, and what came of all of them.
+
+Light to import: a sweep whose runs are all finished is answered without torch.
+"""
+
+import json
+import shlex
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from rich.text import Text
+
+from factdpo import cache, display, job
+from factdpo.config import ConfigError
+from factdpo.identity import Run
+
+FILE = "sweep.json"
+STATES = ("FINISHED", "FAILED", "DIVERGED", "PREEMPTED", "to do")
+
+
+@dataclass
+class Sweep:
+    """What one command asks of a sweep; sweep.json adds up what all commands asked."""
+
+    folder: Path
+    question: str | None  # as the sweep's file has it
+    command: list[str]  # as it was typed
+    axes: dict[str, list[str]]  # what is swept -> its values
+    runs: dict[str, Run] = field(default_factory=dict)  # by id, in the order of the jobs
+    before: dict[str, str] = field(default_factory=dict)  # id -> state before this command
+    started: float = field(default_factory=time.monotonic)
+
+    def add(self, runs: list[Run]) -> None:
+        """These are runs of the sweep; some may be the same run, asked for in other words."""
+        for run in runs:
+            if run.id not in self.runs:
+                self.runs[run.id], self.before[run.id] = run, run.state()
+
+    def write(self) -> None:
+        """sweep.json: the question, the axes and all runs that any command asked for, and the commands."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / f".{FILE}.lock"):
+            known = read(self.folder) or {"name": self.folder.name, "question": None, "axes": {}, "runs": {}}
+            for key, values in self.axes.items():
+                known["axes"][key] = list(dict.fromkeys([*known["axes"].get(key, []), *values]))
+            known["question"] = self.question or known["question"]
+            known["runs"] |= {id: {"folder": run.folder.name, "label": run.cfg.label} for id, run in self.runs.items()}
+            known.setdefault("commands", []).append(
+                {
+                    "command": shlex.join(self.command),
+                    "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    "runs": len(self.runs),
+                    "commit": _commit(),
+                    "versions": job.versions(),
+                }
+            )
+            cache.write_atomic(self.folder / FILE, json.dumps(known, indent=1, ensure_ascii=False))
+
+    def plan(self) -> str:
+        """How many runs, and how many of them are answered, in one line."""
+        states = list(self.before.values())
+        counts = [f"{states.count(state)} {state}" for state in STATES if state in states]
+        many = f"{len(states)} run{'s' * (len(states) != 1)}"
+        return f"{self.folder.name}: {many}" + (f": {', '.join(counts)}" if counts != [f"{len(states)} to do"] else "")
+
+    def print_runs(self) -> None:
+        """Each run in a line: id, state, what it is and where it would lie."""
+        for id, run in self.runs.items():
+            text = f"  {id}  {self.before[id]:<9}  {run.cfg.engine.name.name:<7}  {run.cfg.label or run.name}"
+            display.console.print(Text(text), soft_wrap=True)
+
+    def close(self) -> int:
+        """Print what came of the runs; how many of them are not finished."""
+        states = [run.state() for run in self.runs.values()]
+        counts = [f"{states.count(state)} {state}" for state in STATES if state in states]
+        seconds = time.monotonic() - self.started
+        display.console.print(Text(f"{self.folder.name}: {', '.join(counts)}; {seconds:.0f} s"), soft_wrap=True)
+        return len(states) - states.count("FINISHED")
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """A sweep's sweep.json; None if there is none. Raises ConfigError for one that cannot be read."""
+    path = folder / FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); move it away, and it is written anew") from None
+
+
+def refusal(problems: dict[str, list[int]], labels: list[list[str]]) -> str:
+    """Each problem once, with the jobs it is in; only the problems if all jobs have them all."""
+    if all(len(numbers) == len(labels) for numbers in problems.values()):
+        return "\n".join(problems)
+    wrong = {number for numbers in problems.values() for number in numbers}
+    lines = [f"{len(wrong)} of these {len(labels)} jobs cannot be run, so none of them was started:"]
+    for problem, numbers in problems.items():
+        lines += [f"  {problem}", *(f"    in {which}" for which in _names(numbers, labels))]
+    return "\n".join(lines)
+
+
+def _names(numbers: list[int], labels: list[list[str]]) -> list[str]:
+    """Jobs by their overrides, without those that every job of the sweep has; by what they share if that says which."""
+    everywhere = set.intersection(*map(set, labels))
+    telling = [[override for override in label if override not in everywhere] for label in labels]
+    shared = [override for override in telling[numbers[0]] if all(override in telling[n] for n in numbers)]
+    if numbers == [n for n, label in enumerate(telling) if set(shared) <= set(label)]:
+        which = " ".join(shared)
+        return [f"each of the {len(numbers)} jobs with {which}" if len(numbers) > 1 and which else which or "every job"]
+    return [" ".join(telling[n]) or "the job without overrides" for n in numbers]
+
+
+def _commit() -> str | None:
+    """The commit of factdpo's own source, with `+` if it was changed since; None for an installed wheel."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if (here.parent / ".git").exists() else None
