@@ -56,7 +56,8 @@ def block_length(pairs: Pairs, row: int) -> int:
 def pack(runs: list[tuple[Pairs, list[int]]]) -> Packed:
     """The given rows of each run's pairs; on the CPU."""
     lengths = [[block_length(pairs, row) for row in rows] for pairs, rows in runs]
-    rows_each = max(1, round(max(sum(of_run) for of_run in lengths) / ROOM))
+    most = max(len(rows) for _, rows in runs)
+    rows_each = max(1, min(most, round(max(sum(of_run) for of_run in lengths) / ROOM)))
     placed = [_place(of_run, rows_each) for of_run in lengths]
     width = max(end for of_run in placed for _, _, end in of_run)
     count = len(runs) * rows_each
@@ -64,7 +65,6 @@ def pack(runs: list[tuple[Pairs, list[int]]]) -> Packed:
     segment = [[PAD] * width for _ in range(count)]
     rank = [[sum(lengths[row // rows_each])] * width for row in range(count)]
     head: list[int] = []
-    most = max(len(rows) for _, rows in runs)
     answers: list[list[list[list[tuple[int, int]]]]] = [[[[] for _ in range(most)] for _ in runs] for _ in range(2)]
     for run, (pairs, rows) in enumerate(runs):
         before = 0

@@ -157,3 +157,9 @@ def test_no_answer_depends_on_what_it_may_not_see(other: str) -> None:
     before, after = logps(0), logps(1)
     assert torch.equal(before[1, 0, 0], after[1, 0, 0]), "the rejected answer of the first pair"
     assert not torch.equal(before, after)
+
+
+def test_long_pairs_have_a_row_each_and_none_is_left_empty() -> None:
+    long = pairs_of(*(([1] * 150, [20], [30]) for _ in range(8)))
+    assert pack([(long, list(range(8)))]).ids.shape == (8, 150)
+    assert pack([(long, list(range(8))), (long, [0])]).ids.shape == (16, 150)
