@@ -78,15 +78,15 @@ def can_train_together(cfg: Config) -> list[Any]:
 def fit_many(base: Base, members: list[Member], folder: Path) -> Iterator[tuple[Member, Trained | Exception]]:
     """Train all members, in batches that fit; each is handed out when it ends, with its weights or with what ended it.
 
-    The members agree in `can_train_together`. Checkpoints of unfinished batches lie in `folder`; one whose runs are all
-    among the members is gone on with. The base is as it was whenever a member is handed out. An out-of-memory error
-    halves the batch and starts it again; raises it when a run alone does not fit.
+    The members agree in `can_train_together`. Checkpoints of unfinished batches lie in `folder`: what there is of the
+    members is gone on with. The base is as it was whenever a member is handed out. An out-of-memory error halves the
+    batch and starts it again; raises it when a run alone does not fit.
     """
     waiting = {member.key: member for member in members}
     batches: list[tuple[list[Member], checkpoints.Checkpoint | None]] = []
     for saved in checkpoints.find(folder, set(waiting)):
-        batches.append(([waiting.pop(key) for key in saved.state["keys"]], saved))
-        log.info("going on from step %d of a batch of %d runs", saved.state["step"], len(saved.state["keys"]))
+        batches.append(([waiting.pop(key) for key in saved.state["keys"] if key in waiting], saved))
+        log.info("going on from step %d of a batch of %d runs", saved.state["step"], len(batches[-1][0]))
     fresh = sorted(waiting.values(), key=lambda member: -planned_steps(len(member.pairs), member.cfg.dpo))
     if fresh:
         at_once = runs_at_once(base, [(member.cfg, member.pairs) for member in fresh])
@@ -94,19 +94,28 @@ def fit_many(base: Base, members: list[Member], folder: Path) -> Iterator[tuple[
         batches += [(fresh[i : i + even], None) for i in range(0, len(fresh), even)]
     while batches:
         batch, saved = batches.pop(0)
+        if saved is not None and len(saved.state["keys"]) == len(batch):
+            home = saved.home
+        else:  # a checkpoint that has runs besides these stays, for who wants them
+            home = checkpoints.Home.new(folder, [member.key for member in batch])
         ended = set()
         try:
-            for member, ending in _fit_batch(base, batch, saved, folder):
+            for member, ending in _fit_batch(base, batch, saved, home):
                 ended.add(member.key)
                 yield member, ending
+            home.forget()
         except Exception as error:
             left = [member for member in batch if member.key not in ended]
             if not is_out_of_memory(error) or len(left) < 2:
                 raise
-            checkpoints.forget(_home(folder, batch, saved))
+            home.forget()
             half = (len(left) + 1) // 2
             log.warning("out of memory with %d runs at once: on with %d", len(left), half)
             batches[:0] = [(left[:half], None), (left[half:], None)]
+        finally:
+            home.release()
+            if saved is not None:
+                saved.home.release()
         if base.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -164,12 +173,11 @@ class _Inputs(NamedTuple):
 
 
 def _fit_batch(
-    base: Base, members: list[Member], saved: checkpoints.Checkpoint | None, folder: Path
+    base: Base, members: list[Member], saved: checkpoints.Checkpoint | None, home: checkpoints.Home
 ) -> Iterator[tuple[Member, Trained | Exception]]:
     """Train these members at once, from the beginning or from a checkpoint."""
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    home = _home(folder, members, saved)
     fresh = [fresh_adapter(member.cfg, base) for member in members]
     rank = saved.state["rank"] if saved else max(adapter.config.r for adapter in fresh)
     with stacked(base, fresh, rank, bf16_products=members[0].cfg.dpo.bf16) as stack:
@@ -177,17 +185,15 @@ def _fit_batch(
         while batch.runs:
             batch.step()
             gone = batch.leave()
-            for run in gone:
-                assert run.ending is not None
-                yield run.member, run.ending
-            # Also when one has ended: a checkpoint that has it serves only who wants it once more.
+            if gone:
+                stack.take_off()  # whoever is handed a run may never come back
+                for run in gone:
+                    assert run.ending is not None
+                    yield run.member, run.ending
+                stack.put_on()
+            # Also when one has ended: who goes on from here has fewer to train.
             if batch.runs and (gone or batch.count % batch.save_every == 0):
-                checkpoints.save(home, *batch.state())
-    checkpoints.forget(home)
-
-
-def _home(folder: Path, members: list[Member], saved: checkpoints.Checkpoint | None) -> Path:
-    return saved.home if saved else checkpoints.home(folder, [member.key for member in members])
+                home.save(*batch.state())
 
 
 class _Batch:
@@ -533,18 +539,21 @@ class _Batch:
         return state, tensors
 
     def _restore(self, saved: checkpoints.Checkpoint) -> Float[Tensor, "2 R P"]:
-        self.count, self.together = saved.state["step"], saved.state["together"]
-        self.started -= saved.state["seconds"]
-        self.stack.masters.copy_(saved.tensors["masters"])
-        for r, (run, known) in enumerate(zip(self.runs, saved.state["runs"], strict=True)):
-            rows = known.pop("rows")
-            for name, value in known.items():
-                setattr(run, name, value)
+        """The runs that are here as they are in a checkpoint, which may have others besides."""
+        state, tensors = saved.state, saved.tensors()
+        self.count, self.together = state["step"], state["together"]
+        self.started -= state["seconds"]
+        at = [state["keys"].index(run.member.key) for run in self.runs]
+        self.stack.masters.copy_(tensors["masters"][at])
+        for number, run in zip(at, self.runs, strict=True):
+            for name in _KEPT:
+                if name != "rows":
+                    setattr(run, name, state["runs"][number][name])
             run.order = micro_batches(len(run.member.pairs), run.member.cfg.dpo, self.count)
             if run.dropout is not None:
-                run.dropout.set_state(saved.tensors[f"dropout.{r}"])
-            self._tell(run, rows)
-        return saved.tensors["moments"].to(self.device)
+                run.dropout.set_state(tensors[f"dropout.{number}"])
+            self._tell(run, state["runs"][number]["rows"])
+        return tensors["moments"][:, at].to(self.device)
 
 
 def _tokens(pairs: Pairs, row: int) -> int:

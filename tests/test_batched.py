@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from factdpo import batched, cache, checkpoints, train
+from factdpo import batched, cache, train
 from factdpo.canaries import CanaryError
 from factdpo.config import (
     BATCHED_LOSSES,
@@ -617,13 +617,61 @@ def test_a_damaged_checkpoint_is_refused_with_a_warning_and_the_older_one_taken(
     assert [timeless(one.history) for one in again] == [timeless(one.history) for one in whole]
 
 
-def test_a_checkpoint_of_runs_that_are_not_all_wanted_is_left_alone(tmp_path: Path) -> None:
-    interrupted(long_runs(), tmp_path, number=0, step=7)
-    before = cache.folder_sha256(tmp_path)
-    (done,) = train_together(tiny_base(), long_runs()[:1], tmp_path)
-    assert [row["step"] for row in done.history if "loss" in row] == list(range(1, 9))
-    assert {name: sha for name, sha in cache.folder_sha256(tmp_path).items() if name in before} == before
-    assert len(checkpoints.find(tmp_path, {"0", "1"})) == 1
+def test_who_wants_one_run_of_a_checkpoint_goes_on_with_it_and_leaves_it_for_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = train_together(tiny_base(), long_runs(), tmp_path / "whole")
+    interrupted(long_runs(), tmp_path / "broken", number=0, step=7)
+    before = cache.folder_sha256(tmp_path / "broken")
+    refs = references(tiny_base(), long_runs())
+    for number in (0, 1):
+        run, history = long_runs()[number], []
+        asked = batched.Member(
+            str(number), run.cfg, run.pairs, refs[number], run.curves, describe, lambda *rows, h=history: h.extend(rows)
+        )
+        with caplog.at_level(logging.INFO, logger="factdpo"):
+            ((_, ending),) = batched.fit_many(tiny_base(), [asked], tmp_path / "broken")
+        assert "going on from step 6 of a batch of 1 runs" in caplog.text
+        assert max(rows_apart(history, whole[number].history).values()) < NUMBERS
+        assert apart(ending.adapter, whole[number].adapter) < WEIGHTS, "rounded as a run alone"
+        assert cache.folder_sha256(tmp_path / "broken") == before
+        caplog.clear()
+
+
+def test_a_kill_between_two_runs_that_end_together_costs_no_more_than_any_other(tmp_path: Path) -> None:
+    """The first is in its cache and not asked for again; the second goes on from the last checkpoint, at step 6."""
+    runs, base = long_runs(), tiny_base()
+    refs = references(base, runs)
+
+    def members(*numbers: int) -> list[batched.Member]:
+        return [
+            batched.Member(str(i), runs[i].cfg, runs[i].pairs, refs[i], runs[i].curves, describe, lambda *rows: None)
+            for i in numbers
+        ]
+
+    handed = batched.fit_many(base, members(0, 1), tmp_path)
+    assert next(handed)[0].key == "0"
+    handed.close()
+    forwards: list[bool] = []
+    base.model.register_forward_pre_hook(lambda *_: forwards.append(torch.is_grad_enabled()))
+    ((_, ending),) = batched.fit_many(base, members(1), tmp_path)
+    assert isinstance(ending, batched.Trained)
+    assert sum(forwards) == 2, "steps 7 and 8"
+
+
+def test_the_base_is_as_it_was_whenever_a_run_is_handed_out(tmp_path: Path) -> None:
+    """Whoever is handed one may use the base, or fail and never come back for the next."""
+    base, runs = tiny_base(), [Run(tiny_config(dpo_max_steps=steps), tiny_pairs(8)) for steps in (2, 4, 4)]
+    modules = dict(base.model.named_modules())
+    members = [
+        batched.Member(str(i), run.cfg, run.pairs, ref, {}, describe, lambda *rows: None)
+        for i, (run, ref) in enumerate(zip(runs, references(base, runs), strict=True))
+    ]
+    handed = 0
+    for _ in batched.fit_many(base, members, tmp_path):
+        handed += 1
+        assert dict(base.model.named_modules()) == modules
+    assert handed == 3
 
 
 # ------------------------------------------------------------------------------------------------------- out of memory
