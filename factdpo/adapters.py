@@ -71,14 +71,18 @@ def peak_gib(device: torch.device) -> float:
 
 
 def check_targets(cfg: Config, base: Base) -> None:
-    """Raises ConfigError if lora.target_modules names a module that the base does not have."""
+    """Raises ConfigError if lora.target_modules names a module that the base does not have, or its head."""
     targets = cfg.lora.target_modules
     if cfg.lora.method is Method.full or targets == ["all-linear"]:
         return
-    names = [name for name, _ in base.model.named_modules()]
-    unknown = [target for target in targets if not any(n == target or n.endswith(f".{target}") for n in names)]
-    if unknown:
-        head = base.model.get_output_embeddings()  # not adaptable: TRL reads its weight directly
+    modules = dict(base.model.named_modules())
+    named = {target: [n for n in modules if n == target or n.endswith(f".{target}")] for target in targets}
+    head = base.model.get_output_embeddings()
+    if heads := [target for target, names in named.items() if any(modules[n] is head for n in names)]:
+        raise ConfigError(
+            f"lora.target_modules={targets}: {', '.join(heads)} is the head, which no engine can adapt; leave it out"
+        )
+    if unknown := [target for target, names in named.items() if not names]:
         linear = [n for n, m in base.model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
         leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
         raise ConfigError(

@@ -136,6 +136,16 @@ class Stack:
         self.masters = self.masters.to(base.device)
         self.use(self.views(self.masters), self.scales)
 
+    def put_on(self) -> None:
+        """The base's forward is from now on that of the runs."""
+        for name, layer in self.layers.items():
+            self.base.model.set_submodule(name, layer)
+
+    def take_off(self) -> None:
+        """The base is as it was."""
+        for name, layer in self.layers.items():
+            self.base.model.set_submodule(name, layer.base)
+
     def views(self, flat: Float[Tensor, "R P"]) -> dict[str, tuple[Tensor, Tensor]]:
         """Each layer's A [R, K, d_in] and B [R, d_out, K] in a tensor laid out as `masters`."""
         found, start = {}, 0
@@ -223,17 +233,17 @@ def stacked(base: Base, adapters: list[Adapter], rank: int, bf16_products: bool 
 
     With `bf16_products` the frozen layers multiply in bfloat16 in training, and in their own dtype when they score.
     """
-    model, replaced = base.model, {}
+    layers = {}
+    for name in adapters[0].layers:
+        layer = base.model.get_submodule(name)
+        dtype = torch.bfloat16 if bf16_products else cast(Tensor, layer.weight).dtype
+        layers[name] = StackedLinear(layer, dtype)
+    stack = Stack(base, layers, adapters, rank)
     try:
-        for name in adapters[0].layers:
-            replaced[name] = model.get_submodule(name)
-            weight = cast(Tensor, replaced[name].weight)
-            model.set_submodule(name, StackedLinear(replaced[name], torch.bfloat16 if bf16_products else weight.dtype))
-        layers = {name: cast(StackedLinear, model.get_submodule(name)) for name in replaced}
-        yield Stack(base, layers, adapters, rank)
+        stack.put_on()
+        yield stack
     finally:
-        for name, module in replaced.items():
-            model.set_submodule(name, module)
+        stack.take_off()
 
 
 def fresh_adapter(cfg: Config, base: Base) -> Adapter:
@@ -243,7 +253,14 @@ def fresh_adapter(cfg: Config, base: Base) -> Adapter:
     no linear layer.
     """
     set_seed(cfg.dpo.seed)
-    with_adapter: Any = get_peft_model(base.model, lora_config(cfg, base))  # type: ignore[arg-type]
+    modules = dict(base.model.named_modules())
+    try:
+        with_adapter: Any = get_peft_model(base.model, lora_config(cfg, base))  # type: ignore[arg-type]
+    except ValueError as error:  # with some of the targets adapted already
+        for name, module in modules.items():
+            if name and base.model.get_submodule(name) is not module:
+                base.model.set_submodule(name, module)
+        raise ConfigError(f"lora.target_modules={cfg.lora.target_modules}: {error}") from error
     layers = {}
     try:
         for name, module in with_adapter.base_model.model.named_modules():

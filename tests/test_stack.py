@@ -293,3 +293,13 @@ def test_a_target_that_is_no_linear_layer_is_refused_by_name_and_the_base_is_as_
     with pytest.raises(ConfigError, match=r"engine=batched: .*embed_in is a Embedding.*use engine=trl"):
         fresh_adapter(tiny_config(lora_target_modules=["embed_in"]), base)
     assert same(before, state(base))
+
+
+@pytest.mark.parametrize("other", ["act", "input_layernorm"])
+def test_a_target_that_peft_refuses_halfway_leaves_the_base_as_it_was(other: str) -> None:
+    base = tiny_base()
+    before = state(base)
+    with pytest.raises(ConfigError, match=rf"lora.target_modules=\['dense', '{other}'\]: .* is not supported"):
+        fresh_adapter(tiny_config(lora_target_modules=["dense", other]), base)
+    assert same(before, state(base))
+    fresh_adapter(tiny_config(lora_target_modules=["dense"]), base)

@@ -256,6 +256,15 @@ def test_unknown_target_modules_are_refused_with_those_there_are(nano_base: Base
     adapters.check_targets(cfg, nano_base)
 
 
+def test_the_head_is_refused_as_a_target(nano_base: Base) -> None:
+    """TRL reads its weight directly, and the batched engine gives it no rows of each run."""
+    (head,) = (name for name, m in nano_base.model.named_modules() if m is nano_base.model.get_output_embeddings())
+    cfg = config()
+    cfg.lora.target_modules = ["query_key_value", head]
+    with pytest.raises(ConfigError, match=rf"lora.target_modules=.*: {head} is the head, which no engine can adapt"):
+        adapters.check_targets(cfg, nano_base)
+
+
 def test_answers_of_many_tokens_train(fit: Callable[..., Fit], tmp_path: Path) -> None:
     rows = ["prompt,chosen,rejected"]
     rows += [f"Question {i} is about,the old castle by the sea {i},an old mill {i}" for i in range(32)]
