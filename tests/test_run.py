@@ -223,6 +223,10 @@ def test_a_run_without_wandb_is_shown_to_it_later_from_the_record(
         assert not (folder / "wandb").exists()
     job.execute(cfg)
     assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
+    monkeypatch.setenv("WANDB_SWEEP_ID", "swept")  # an agent asks for the same run, as a new one of W&B
+    monkeypatch.setenv("WANDB_RUN_ID", "agents")
+    job.execute(cfg)
+    assert list((folder / "wandb").glob("offline-run-*/run-agents.wandb"))
 
 
 def test_generations_stand_side_by_side(done: tuple[Path, dict[str, Any]]) -> None:
