@@ -34,9 +34,11 @@ def runs_at_once(base: Base, runs: list[tuple[Config, Pairs]]) -> int:
         return 1
     tokens, number, rows = max(_largest_step(cfg, pairs, number) for number, (cfg, pairs) in enumerate(runs))
     cfg, pairs = runs[number]
-    lora = dataclasses.replace(cfg.lora, rank=max(cfg.lora.rank for cfg, _ in runs))  # every run is padded to it
-    state, activations = bytes_per_run(base, dataclasses.replace(cfg, lora=lora), pairs, rows)
-    by_memory = int(free_bytes(base.device) * USABLE / (state + BACKWARD * activations))
+    # Every run is padded to the highest rank, and gets a mask where any has dropout.
+    highest = {key: max(getattr(cfg.lora, key) for cfg, _ in runs) for key in ("rank", "dropout")}
+    cfg = dataclasses.replace(cfg, lora=dataclasses.replace(cfg.lora, **highest))
+    shared, state, activations = bytes_needed(base, cfg, pairs, rows)
+    by_memory = int((free_bytes(base.device) * USABLE - shared) / (state + BACKWARD * activations))
     by_tokens = tokens_at_once(cfg, base.device) // tokens
     limits = {"runs": len(runs), "tokens per forward": by_tokens, "memory": by_memory}
     if cfg.engine.max_runs is not None:
@@ -54,8 +56,9 @@ def _largest_step(cfg: Config, pairs: Pairs, number: int) -> tuple[int, int, lis
     return sum(block_length(pairs, row) for row in rows), number, rows
 
 
-def bytes_per_run(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tuple[int, int]:
-    """Measured: what a run's weights and optimizer hold, and what a forward of these pairs keeps for the backward."""
+def bytes_needed(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tuple[int, int, int]:
+    """Measured: what all runs share besides the base, what each run's weights and optimizer hold, and what a forward of
+    these pairs keeps for the backward."""
     adapter = fresh_adapter(cfg, base)
     kept: dict[int, int] = {}  # address of a storage -> its bytes
 
@@ -63,16 +66,21 @@ def bytes_per_run(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tup
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
+    packed = pack([(pairs, rows)]).to(base.device)
     with stacked(base, [adapter], adapter.config.r, cfg.dpo.bf16) as stack:
         for layer in stack.layers.values():
             layer.a, layer.b = layer.a.detach().requires_grad_(), layer.b.detach().requires_grad_()
+            if cfg.lora.dropout > 0:
+                layer.kept = keep(torch.ones(1, packed.ids.numel(), layer.weight.shape[1], device=base.device))
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            answers = stack.answers(pack([(pairs, rows)]).to(base.device))
+            answers = stack.answers(packed)
         del answers
         weights = {p.untyped_storage().data_ptr() for p in (*base.model.parameters(), stack.masters)}
         weights |= {layer.in_training[0].untyped_storage().data_ptr() for layer in stack.layers.values()}
         activations = sum(size for address, size in kept.items() if address not in weights)
-        return MASTERS * stack.masters.nbytes, activations
+        frozen = [(layer.in_training[0], layer.weight) for layer in stack.layers.values()]
+        shared = sum(copy.nbytes for copy, weight in frozen if copy.dtype != weight.dtype)  # of dpo.bf16
+        return shared, MASTERS * stack.masters.nbytes, activations
 
 
 def free_bytes(device: torch.device) -> int:

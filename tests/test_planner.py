@@ -10,7 +10,7 @@ from factdpo import planner
 from factdpo.config import Config
 from factdpo.packing import block_length
 from factdpo.pairs import Pairs
-from factdpo.planner import MASTERS, bytes_per_run, free_bytes, is_out_of_memory, runs_at_once, tokens_at_once
+from factdpo.planner import MASTERS, bytes_needed, free_bytes, is_out_of_memory, runs_at_once, tokens_at_once
 from tests.tiny import tiny_base, tiny_config, tiny_pairs
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ def test_what_limits_is_said(changes: dict[str, Any], expected: int, limit: str,
 def test_memory_limits_by_what_was_measured(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     base, some = tiny_base(), runs(7)
     rows = sorted(range(8), key=lambda row: -block_length(some[0][1], row))[:4]
-    state, activations = bytes_per_run(base, *some[0], rows)
+    _, state, activations = bytes_needed(base, *some[0], rows)
     room = int((state + planner.BACKWARD * activations) * 2.5 / planner.USABLE)
     monkeypatch.setattr(planner, "free_bytes", lambda device: room)
     with caplog.at_level(logging.INFO, logger="factdpo"):
@@ -60,13 +60,13 @@ def test_memory_limits_by_what_was_measured(monkeypatch: pytest.MonkeyPatch, cap
 
 def test_the_run_with_the_largest_step_and_the_highest_rank_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
-    real = planner.bytes_per_run
+    real = planner.bytes_needed
 
-    def spy(base: Any, cfg: Config, pairs: Pairs, rows: list[int]) -> tuple[int, int]:
+    def spy(base: Any, cfg: Config, pairs: Pairs, rows: list[int]) -> tuple[int, int, int]:
         asked.append((cfg.lora.rank, len(rows)))
         return real(base, cfg, pairs, rows)
 
-    monkeypatch.setattr(planner, "bytes_per_run", spy)
+    monkeypatch.setattr(planner, "bytes_needed", spy)
     small, wide, long = (
         runs(1, **changes)[0]
         for changes in ({}, {"lora_rank": 9}, {"dpo_batch_size": 3, "dpo_gradient_accumulation_steps": 2})
@@ -79,21 +79,33 @@ def test_the_run_with_the_largest_step_and_the_highest_rank_decide(monkeypatch: 
 
 
 def test_a_run_alone_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner, "bytes_per_run", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(planner, "bytes_needed", lambda *_: pytest.fail("measured"))
     assert runs_at_once(tiny_base(), runs(1)) == 1
 
 
 def test_the_probe_counts_what_a_run_holds_and_leaves_the_base_as_it_was() -> None:
     base, (cfg, pairs) = tiny_base(), runs(1)[0]
     before = {name: weight.clone() for name, weight in base.model.state_dict().items()}
-    state, one = bytes_per_run(base, cfg, pairs, [0])
+    shared, state, one = bytes_needed(base, cfg, pairs, [0])
+    assert shared == 0
     # rank 4 of both layers' four matrices: query_key_value, dense, dense_h_to_4h, dense_4h_to_h; float32
     assert state == MASTERS * 4 * 4 * 2 * ((32 + 96) + (32 + 32) + (32 + 64) + (64 + 32))
-    _, eight = bytes_per_run(base, cfg, pairs, list(range(8)))
+    *_, eight = bytes_needed(base, cfg, pairs, list(range(8)))
     tokens = [sum(block_length(pairs, row) for row in rows) for rows in ([0], range(8))]
     assert eight / one == pytest.approx(tokens[1] / tokens[0], rel=0.5), "about as many bytes per token"
     after = base.model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_probe_counts_dropouts_masks_and_the_copy_in_bfloat16() -> None:
+    base, (cfg, pairs) = tiny_base(), runs(1)[0]
+    tokens, inputs = largest_step(pairs, 4), 2 * (32 + 32 + 32 + 64)  # features that the eight matrices take
+    rows = sorted(range(8), key=lambda row: -block_length(pairs, row))[:4]
+    *_, without = bytes_needed(base, cfg, pairs, rows)
+    *_, with_masks = bytes_needed(base, runs(1, lora_dropout=0.1)[0][0], pairs, rows)
+    assert with_masks >= without + 4 * tokens * inputs
+    shared, *_ = bytes_needed(base, runs(1, dpo_bf16=True)[0][0], pairs, rows)
+    assert shared == 2 * 2 * (32 * 96 + 32 * 32 + 2 * 32 * 64), "two bytes for each weight of both layers' matrices"
 
 
 def test_tokens_per_forward_are_the_devices_unless_told() -> None:
