@@ -28,7 +28,7 @@ OmegaConf.register_new_resolver("factdpo_keys", explain.help_keys, replace=True)
 
 def main() -> None:
     """Runs one command; exits 0 when done, 1 when the run failed, 2 when it cannot be done as asked, 130 on Ctrl-C."""
-    command = {"doctor": _doctor, "eval": _eval}.get("".join(sys.argv[1:2]), _compose_and_run)
+    command = {"doctor": _doctor, "eval": _eval, "results": _results}.get("".join(sys.argv[1:2]), _compose_and_run)
     try:
         command()
     except KeyboardInterrupt:
@@ -67,6 +67,12 @@ def _doctor() -> None:
     from factdpo import doctor
 
     doctor.main(conf_folder())
+
+
+def _results() -> None:
+    from factdpo import table
+
+    _or_refuse(lambda: table.main(sys.argv[2:], [Path("conf"), conf_folder()]))
 
 
 def _or_refuse(command: Callable[[], object]) -> None:
