@@ -10,7 +10,7 @@ from factdpo.compare import Side, means, paired, shown
 from factdpo.config import Config, to_dict, validate
 from factdpo.index import ABOUT
 from factdpo.overrides import command, decides, flat, typed
-from factdpo.results import Results
+from factdpo.results import Results, known
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,7 +129,7 @@ def _without_numbers(results: Results) -> list[str]:
     runs = results.table.loc[results.table["state"] != "FINISHED"].to_dict("records")
     lines = []
     for run in runs[:LISTED]:
-        reason = str(run["error"] or "").split("\n")[0]
+        reason = str(known(run["error"]) or "").split("\n")[0]
         lines.append(f"{run['state']}  {run['folder']}{': ' * bool(reason)}{reason}")
     more = len(runs) - LISTED
     return [*lines, f"and {more} more; --runs lists all"] if more > 0 else lines
@@ -146,9 +146,9 @@ def _best(results: Results, metrics: list[str], conf_folders: list[Path]) -> lis
     """The best run of each metric and the command that asks for it, a run that is best of several once."""
     best: dict[int, list[str]] = {}  # row of the table -> what it is best of
     for metric in metrics:
-        if metric.startswith(NEITHER):
+        values = results.finished.loc[:, metric].dropna().to_dict()  # row -> value
+        if metric.startswith(NEITHER) or not values:
             continue
-        values = results.finished.loc[:, metric].dropna().to_dict()  # row -> value; finished runs may lack a metric
         value = min(values.values()) if metric.startswith(LOWER_IS_BETTER) else max(values.values())
         rows = [row for row in values if values[row] == value]
         others = f" (as {len(rows) - 1} other{'s' * (len(rows) > 2)})" if len(rows) > 1 else ""
