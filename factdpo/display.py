@@ -28,6 +28,14 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def duration(seconds: float) -> str:
+    """`12 s`, `3 min`, `1 h 20 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 @contextmanager
 def log_files(paths: list[Path], quiet: bool = False) -> Iterator[None]:
     """Everything logged in here, warnings of all libraries included, goes to the files; ours also to the terminal.

@@ -19,6 +19,7 @@ from factdpo.config import ConfigError
 from factdpo.identity import Run
 
 FILE = "sweep.json"
+NAMED = 10  # runs that are not there, before the rest is only counted
 STATES = ("FINISHED", "FAILED", "DIVERGED", "PREEMPTED", "to do")
 
 
@@ -30,6 +31,7 @@ class Sweep:
     question: str | None  # as the sweep's file has it
     command: list[str]  # as it was typed
     axes: dict[str, list[str]]  # what is swept -> its values
+    conf_folders: list[Path]  # where the options of its groups lie
     runs: dict[str, Run] = field(default_factory=dict)  # by id, in the order of the jobs
     before: dict[str, str] = field(default_factory=dict)  # id -> state before this command
     started: float = field(default_factory=time.monotonic)
@@ -62,10 +64,9 @@ class Sweep:
 
     def plan(self) -> str:
         """How many runs, and how many of them are answered, in one line."""
-        states = list(self.before.values())
-        counts = [f"{states.count(state)} {state}" for state in STATES if state in states]
-        many = f"{len(states)} run{'s' * (len(states) != 1)}"
-        return f"{self.folder.name}: {many}" + (f": {', '.join(counts)}" if counts != [f"{len(states)} to do"] else "")
+        many = f"{len(self.before)} run{'s' * (len(self.before) != 1)}"
+        counts = _counts(list(self.before.values()))
+        return f"{self.folder.name}: {many}: {counts}" + (f"  {self.question}" if self.question else "")
 
     def print_runs(self) -> None:
         """Each run in a line: id, state, what it is and where it would lie."""
@@ -75,11 +76,31 @@ class Sweep:
 
     def close(self) -> int:
         """Print what came of the runs; how many of them are not finished."""
-        states = [run.state() for run in self.runs.values()]
-        counts = [f"{states.count(state)} {state}" for state in STATES if state in states]
+        states = {id: run.state() for id, run in self.runs.items()}
+        if opened := [id for id, run in self.runs.items() if (run.folder / "asked.json").is_file()]:
+            self._print_table(opened)
+        for id in [id for id in states if id not in opened][:NAMED]:
+            display.console.print(Text(f"to do  {self.runs[id].folder}"), soft_wrap=True)
         seconds = time.monotonic() - self.started
-        display.console.print(Text(f"{self.folder.name}: {', '.join(counts)}; {seconds:.0f} s"), soft_wrap=True)
-        return len(states) - states.count("FINISHED")
+        done = display.duration(seconds)
+        display.console.print(Text(f"{self.folder.name}: {_counts(list(states.values()))}; {done}"), soft_wrap=True)
+        return len(states) - list(states.values()).count("FINISHED")
+
+    def _print_table(self, ids: list[str]) -> None:
+        """A row per setting, means over its seeds; by name the runs that failed; and the best."""
+        from factdpo import table, views  # pandas
+        from factdpo.results import Results, load
+
+        every = load(self.folder).table
+        mine = Results(every.loc[every["id"].isin(ids)].reset_index(drop=True))
+        if not len(mine.finished):
+            view = views.runs(mine, [])
+        else:
+            view = views.groups(mine, mine.settings or ["model.name"], mine.metrics_of("accuracy"))
+        best = [name for name in ("accuracy/test", "accuracy/train") if name in mine.metrics][:1]
+        view.below += views.around(mine, best, self.conf_folders)
+        display.console.print()
+        table.show(view, display.console)
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -113,6 +134,11 @@ def _names(numbers: list[int], labels: list[list[str]]) -> list[str]:
         which = " ".join(shared)
         return [f"each of the {len(numbers)} jobs with {which}" if len(numbers) > 1 and which else which or "every job"]
     return [" ".join(telling[n]) or "the job without overrides" for n in numbers]
+
+
+def _counts(states: list[str]) -> str:
+    """`16 FINISHED, 1 DIVERGED`."""
+    return ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
 
 
 def _commit() -> str | None:

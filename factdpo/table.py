@@ -41,7 +41,7 @@ def main(arguments: list[str], conf_folders: list[Path]) -> None:
         if kind:
             _export(view, kind, file)
         else:
-            _print(view, display.console)
+            show(view, display.console)
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` has seen enough; without this Python would complain once more at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -89,7 +89,7 @@ def _names(text: str | None) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()] if text else []
 
 
-def _print(view: View, console: Console) -> None:
+def show(view: View, console: Console) -> None:
     """The view on a terminal in as many tables as it takes to show every column; plain, in one, anywhere else."""
 
     def line(text: str, style: str = "") -> None:  # never wrapped: paths and commands must stay whole

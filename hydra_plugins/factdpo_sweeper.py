@@ -66,12 +66,14 @@ def new_sweep(config: DictConfig, context: HydraContext, axes: dict[str, list[st
     """The sweep that a command asks for: named by `sweep=`, by its file in sweeps/, or by what is swept."""
     from factdpo.config import folder_name
     from factdpo.sweep import Sweep
+    from hydra_plugins.factdpo_searchpath import conf_folder
 
     choice = config.hydra.runtime.choices.get("sweeps")
     name = config.sweep or folder_name(choice or "+".join(sorted(_short(key, axes) for key in axes))) or "multirun"
     question = _question(context, choice) if choice else None
     shown = {key: [_shown(value) for value in values] for key, values in axes.items()}
-    return Sweep(Path(config.out) / "sweeps" / name, question, ["factdpo", *sys.argv[1:]], shown)
+    command = ["factdpo", *sys.argv[1:]]
+    return Sweep(Path(config.out) / "sweeps" / name, question, command, shown, [Path("conf"), conf_folder()])
 
 
 def named(job: Sequence[str], sweep: "Sweep", axes: list[str]) -> list[str]:
