@@ -318,11 +318,14 @@ def folder_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._=+-]+", "_", text).strip("._")[:80].rstrip("._")
 
 
-def choose_engine(cfg: Config) -> tuple[Config, str]:
-    """The config with the engine that really runs in place of `auto`, and why in a few words."""
+def choose_engine(cfg: Config, quantised: bool = False) -> tuple[Config, str]:
+    """The config with the engine that really runs in place of `auto`, and why in a few words.
+
+    `quantised`: the base's weights are, which their files say and not the config.
+    """
     if cfg.engine.name is not EngineName.auto:
         return cfg, "as asked"
-    if alone := needs_trl(cfg):
+    if alone := needs_trl(cfg) + ["quantised bases"] * quantised:
         engine = EngineConfig(name=EngineName.trl, device=cfg.engine.device)
         return dataclasses.replace(cfg, engine=engine), f"auto: only TRL does {', '.join(alone)}"
     return dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, name=EngineName.batched)), "auto"

@@ -35,13 +35,14 @@ def look_up(cfg: Config, known: dict[str, Any] | None = None) -> Run:
     then read, and the hub asked, once.
     """
     known = {} if known is None else known
-    cfg, why = choose_engine(cfg)
     facts = _once(known, load_facts, cfg.data)
     _once(known, lambda _, split: make_splits(facts, split), cfg.data, cfg.split)
+    where = _once(known, weights.locate, cfg.model)
+    cfg, why = choose_engine(cfg, weights.are_quantised(where))
     asked = what_is_asked(cfg)
     run = Run(cfg, f"{cfg.engine.name.name} ({why})", asked, run_id(asked), run_name(cfg), run_folder(cfg, asked))
     try:
-        _once(known, lambda model: weights.check_obtainable(model, weights.locate(model)), cfg.model)
+        _once(known, weights.check_obtainable, cfg.model, where)
     except ConfigError:
         if run.state() != "FINISHED":
             raise

@@ -64,6 +64,16 @@ def locate(cfg: ModelConfig) -> Weights:
     return Weights(cfg.id, _identity(cfg, {"hub": cfg.id, "commit": commit}), commit=commit)
 
 
+def are_quantised(weights: Weights) -> bool:
+    """Whether a local folder's config.json says so; False for a GGUF file, which is dequantised when it is loaded.
+
+    And for a hub model: a run's engine must not depend on whether its base was downloaded before.
+    """
+    if weights.path is None or not weights.path.is_dir():
+        return False
+    return "quantization_config" in json.loads((weights.path / "config.json").read_text(encoding="utf-8"))
+
+
 def check_obtainable(cfg: ModelConfig, weights: Weights) -> None:
     """Raises ConfigError, within 5 s, when a hub model is neither on this machine nor to be had from the hub."""
     if cfg.attention is Attention.flash_attention_2 and importlib.util.find_spec("flash_attn") is None:

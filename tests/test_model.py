@@ -10,7 +10,8 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from factdpo import nano, weights
-from factdpo.config import ConfigError, Device, Dtype, ModelConfig, ModelSource
+from factdpo.config import Config, ConfigError, Device, Dtype, EngineName, ModelConfig, ModelSource, validate
+from factdpo.identity import look_up
 from factdpo.model import load_base, pick_device
 from factdpo.weights import PYTHIA_SHAPES, locate
 
@@ -90,6 +91,16 @@ def test_a_damaged_folder_is_refused_by_name(
         (llama_folder / file).write_text(content)
     with pytest.raises(ConfigError, match="llama"):
         load_base(pretrained(llama_folder), CPU, tmp_path)
+
+
+def test_auto_takes_trl_where_the_folder_says_that_its_weights_are_quantised(llama_folder: Path) -> None:
+    asked = Config()
+    asked.model = pretrained(llama_folder)
+    assert look_up(validate(asked)).engine == "batched (auto)"
+    path = llama_folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "gptq"}}))
+    run = look_up(validate(asked))
+    assert run.engine == "trl (auto: only TRL does quantised bases)" and run.cfg.engine.name is EngineName.trl
 
 
 def test_a_revision_of_a_folder_is_refused(llama_folder: Path) -> None:
