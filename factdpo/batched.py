@@ -8,65 +8,31 @@ in blocks: no step waits for the host.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from peft import LoraConfig
 from torch import Tensor
 
 from factdpo import adapters, canaries, checkpoints
 from factdpo.config import Config, Loss
 from factdpo.dpo import dpo_loss
 from factdpo.logps import Diverged
+from factdpo.member import Member, Row, Run, Trained
 from factdpo.model import Base
 from factdpo.packing import Packed, block_length, pack
 from factdpo.pairs import Pairs, join
 from factdpo.planner import is_out_of_memory, runs_at_once, tokens_at_once
 from factdpo.reference import PairLogps, check_finite
 from factdpo.stack import Adapter, Stack, fresh_adapter, stacked
-from factdpo.steps import epochs_done, learning_rate, micro_batches, planned_steps, steps_per_epoch
+from factdpo.steps import learning_rate, micro_batches, planned_steps, steps_per_epoch
 
 log = logging.getLogger("factdpo")
 
-Row = dict[str, Any]
 FETCH_STEPS = 25  # at these steps at the latest the metrics are fetched and diverged runs leave
 FETCH_SECONDS = 1.0  # and after so long rows are shown, for who watches
-# Per-pair metrics of a step, in this order: TRL's names, each a mean over the micro-batch's pairs or tokens.
-METRICS = (
-    "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
-    "logits/chosen", "logits/rejected", "entropy", "mean_token_accuracy",
-)  # fmt: skip
-
-
-@dataclass
-class Member:
-    """One run of a batch: what it learns from, what is scored on the way, and who wants to know."""
-
-    key: str  # what it is called in checkpoints
-    cfg: Config
-    pairs: Pairs
-    refs: PairLogps
-    curves: dict[str, Pairs]  # scored as eval.every says
-    describe: Callable[[dict[str, PairLogps]], Row]  # these scores as a row of the history
-    record: Callable[..., None]  # gets the rows of the history as they arise, many at a time
-    recorded: int = 0  # rows that it got: a training that begins again does not repeat them
-
-
-class Trained(NamedTuple):
-    """A run that came to its end."""
-
-    adapter: Adapter
-    facts: dict[str, Any]  # for fit.json
-    probe: PairLogps
-
-    def save(self, folder: Path) -> None:
-        """adapter/, fit.json and probe.safetensors, as engine trl leaves them."""
-        self.adapter.save(folder / "adapter")
-        adapters.write_fit(folder, self.facts, self.probe)
 
 
 def can_train_together(cfg: Config) -> list[Any]:
@@ -118,36 +84,6 @@ def fit_many(base: Base, members: list[Member], folder: Path) -> Iterator[tuple[
                 saved.home.release()
         if base.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-@dataclass
-class _Run:
-    """A member while it trains."""
-
-    member: Member
-    config: LoraConfig
-    parameters: int
-    total: int  # optimizer steps
-    order: Iterator[list[list[int]]]
-    dropout: torch.Generator | None
-    epoch_steps: int
-    tokens: int = 0  # seen so far, padding apart, as TRL counts
-    sums: list[float] = field(default_factory=lambda: [0.0] * len(METRICS))  # since the last row, over micro-batches
-    loss: float = 0.0  # since the last row, over steps
-    steps: int = 0  # since the last row
-    batches: int = 0  # micro-batches since the last row
-    canaries: dict[str, Any] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
-    ending: Trained | Exception | None = None
-
-    def scored_at(self, step: int) -> bool:
-        every = self.member.cfg.eval.every
-        if every == "epoch":
-            return step % self.epoch_steps == 0 or step == self.total
-        return every != "never" and step % int(every) == 0
-
-
-_KEPT = ("tokens", "sums", "loss", "steps", "batches", "canaries", "rows")  # of a _Run, in a checkpoint
 
 
 class _Done(NamedTuple):
@@ -214,10 +150,10 @@ class _Batch:
             moments = self._restore(saved)
         self._prepare(moments)
 
-    def _run(self, member: Member, adapter: Adapter) -> _Run:
+    def _run(self, member: Member, adapter: Adapter) -> Run:
         cfg, pairs = member.cfg, len(member.pairs)
         dropout = torch.Generator(self.device).manual_seed(cfg.dpo.seed) if cfg.lora.dropout > 0 else None
-        return _Run(
+        return Run(
             member, adapter.config, adapter.parameters, planned_steps(pairs, cfg.dpo),
             micro_batches(pairs, cfg.dpo), dropout, steps_per_epoch(pairs, cfg.dpo),
         )  # fmt: skip
@@ -386,7 +322,7 @@ class _Batch:
 
     # ------------------------------------------------------------------------------------------------ what is told
 
-    def leave(self) -> list[_Run]:
+    def leave(self) -> list[Run]:
         """Tell what is known, score who is due, and take the runs that came to their end out of the batch."""
         due = [run for run in self.runs if run.scored_at(self.count)]
         last = [run for run in self.runs if run.total == self.count]
@@ -424,49 +360,17 @@ class _Batch:
                     continue
                 run.tokens, run.batches, run.steps = run.tokens + tokens, run.batches + batches, run.steps + 1
                 run.sums, run.loss = [a + b for a, b in zip(run.sums, sums, strict=True)], run.loss + loss
-                row = self._row(run, done.step, norm)
+                row = run.row(done.step, norm, time.monotonic() - self.started)
                 told[run.member.key] += row
                 try:
-                    self._check(run, done.step, bool(changed), row)
+                    run.check(done.step, bool(changed), row)
                 except (Diverged, canaries.CanaryError) as error:
                     run.ending = error
         self.waiting = []
         for run in self.runs:
-            self._tell(run, told[run.member.key])
+            run.tell(told[run.member.key])
 
-    def _row(self, run: _Run, step: int, norm: float) -> list[Row]:
-        """The row of the history that is due at this step, if one is."""
-        cfg = run.member.cfg
-        if not (step == 1 or step % cfg.track.log_every == 0 or step == run.total):
-            return []
-        row: Row = {"step": step, "loss": run.loss / run.steps, "grad_norm": norm}
-        row["learning_rate"] = learning_rate(step - 1, run.total, cfg.dpo)
-        row |= {name: total / run.batches for name, total in zip(METRICS, run.sums, strict=True)}
-        row |= {"num_tokens": float(run.tokens), "epoch": epochs_done(step, len(run.member.pairs), cfg.dpo)}
-        row["time_seconds"] = time.monotonic() - self.started
-        run.sums, run.loss, run.steps, run.batches = [0.0] * len(METRICS), 0.0, 0, 0
-        return [row]
-
-    def _check(self, run: _Run, step: int, changed: bool, row: list[Row]) -> None:
-        """The canaries; raises what ends the run."""
-        rate = learning_rate(step - 1, run.total, run.member.cfg.dpo)
-        if rate > 0 and "weights_changed_at_step" not in run.canaries:
-            if not changed:
-                raise canaries.CanaryError(canaries.NOTHING_CHANGED)
-            run.canaries["weights_changed_at_step"] = step
-        for logged in row:
-            canaries.check_finite(logged)
-            if step == 1:
-                run.canaries |= canaries.check_first_step(run.member.cfg, logged)
-
-    def _tell(self, run: _Run, rows: list[Row]) -> None:
-        new = rows[max(0, run.member.recorded - len(run.rows)) :]
-        run.rows += rows
-        if new:
-            run.member.record(*new)
-            run.member.recorded += len(new)
-
-    def _score(self, runs: list[_Run]) -> None:
+    def _score(self, runs: list[Run]) -> None:
         """A point of the curves of these runs, all in shared forwards."""
         if not runs:
             return
@@ -479,15 +383,14 @@ class _Batch:
                 run.ending = error
                 continue
             sizes = [len(run.member.curves[name]) for name in of_run]
-            epoch = epochs_done(self.count, len(run.member.pairs), run.member.cfg.dpo)
             row = {
                 "step": self.count,
-                "epoch": epoch,
+                "epoch": run.epochs(self.count),
                 **run.member.describe(dict(zip(of_run, logps.split(sizes), strict=True))),
             }
-            self._tell(run, [row | {"time_seconds": time.monotonic() - self.started}])
+            run.tell([row | {"time_seconds": time.monotonic() - self.started}])
 
-    def _logps(self, runs: list[_Run], pairs: list[Pairs]) -> list[PairLogps]:
+    def _logps(self, runs: list[Run], pairs: list[Pairs]) -> list[PairLogps]:
         """Each run's scores of its own pairs, with dropout off."""
         stack, at = self.stack, [self.runs.index(run) for run in runs]
         for layer in stack.layers.values():
@@ -499,7 +402,7 @@ class _Batch:
         finally:
             stack.use(self.weights, stack.scales)
 
-    def _finish(self, runs: list[_Run]) -> None:
+    def _finish(self, runs: list[Run]) -> None:
         """What is left of these runs: their weights, how it went, and the scores that their reload must give."""
         if not runs:
             return
@@ -525,7 +428,6 @@ class _Batch:
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Everything that the next step depends on, and what the histories hold."""
-        known = [{name: getattr(run, name) for name in _KEPT} for run in self.runs]
         tensors = {"masters": self.stack.masters, "moments": self._moments()}
         tensors |= {f"dropout.{r}": run.dropout.get_state() for r, run in enumerate(self.runs) if run.dropout}
         state = {
@@ -534,7 +436,7 @@ class _Batch:
             "rank": self.stack.rank,
             "together": self.together,
             "seconds": time.monotonic() - self.started,
-            "runs": known,
+            "runs": [run.state() for run in self.runs],
         }
         return state, tensors
 
@@ -546,13 +448,10 @@ class _Batch:
         at = [state["keys"].index(run.member.key) for run in self.runs]
         self.stack.masters.copy_(tensors["masters"][at])
         for number, run in zip(at, self.runs, strict=True):
-            for name in _KEPT:
-                if name != "rows":
-                    setattr(run, name, state["runs"][number][name])
             run.order = micro_batches(len(run.member.pairs), run.member.cfg.dpo, self.count)
             if run.dropout is not None:
                 run.dropout.set_state(tensors[f"dropout.{number}"])
-            self._tell(run, state["runs"][number]["rows"])
+            run.restore(state["runs"][number])
         return tensors["moments"][:, at].to(self.device)
 
 

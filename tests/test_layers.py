@@ -24,7 +24,7 @@ LAYERS = [
     {"reference", "canaries", "packing"},
     {"adapters", "checkpoints"},
     {"stack"},
-    {"planner"},
+    {"planner", "member"},
     {"train", "batched", "evaluate", "graph"},
     {"stages"},
     {"run"},
@@ -38,7 +38,7 @@ LAYERS = [
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 OWNERS = {
     "trl": {"train"},
-    "peft": {"adapters", "stack", "batched"},
+    "peft": {"adapters", "stack", "member"},
     "wandb": {"tracker"},
     "trackio": {"tracker"},
     "transformers": {"model", "pairs", "train", "nano", "adapters", "stack"},
