@@ -1,5 +1,6 @@
 """Runs as they lie on the disk, written without training: a real config, made-up numbers."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import yaml
 
 from factdpo.config import Config, to_dict, validate
 
-FACTS = [f"{a} is {b}'s" for a, b in (("Ann", "Ben"), ("Ben", "Cy"), ("Cy", "Di"), ("Di", "Ed"), ("Ed", "Flo"))]
+NAMES = ["Ann", "Ben", "Cy", "Di", "Ed", "Flo", "Gus", "Hal", "Ida", "Jo", "Kim"]
+FACTS = [f"{a} is {b}'s" for a, b in itertools.pairwise(NAMES)]
 
 
 def config(**changes: Any) -> dict[str, Any]:

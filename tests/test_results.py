@@ -25,7 +25,7 @@ def sweep(tmp_path: Path) -> Path:
     return home
 
 
-# ------------------------------------------------------------------------------------------------------------- the tables
+# ----------------------------------------------------------------------------------------------------------- the tables
 
 
 def test_a_run_is_a_row_with_the_keys_that_differ_and_the_metrics_of_wandb(sweep: Path):
@@ -156,7 +156,7 @@ def test_importing_factdpo_stays_light():
     assert subprocess.run([sys.executable, "-c", light], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-# -------------------------------------------------------------------------------------------------------------- the index
+# ------------------------------------------------------------------------------------------------------------ the index
 
 
 def test_only_new_and_changed_results_are_read_again(sweep: Path, monkeypatch: pytest.MonkeyPatch):
