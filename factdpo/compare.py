@@ -193,7 +193,7 @@ def _row(found: "pd.DataFrame") -> dict[str, Any]:
         interval = stats.bootstrap(
             (by_fact["sum"].to_numpy(), by_fact["count"].to_numpy()),
             lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
-            paired=True, vectorized=True, method="percentile", n_resamples=RESAMPLES, batch=500, rng=BOOTSTRAP_SEED,
+            paired=True, vectorized=True, method="percentile", n_resamples=RESAMPLES, batch=100, rng=BOOTSTRAP_SEED,
         ).confidence_interval  # fmt: skip
         row |= {"low": interval.low, "high": interval.high}
     if len(by_fact) == len(both) > 0:
