@@ -9,12 +9,13 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from factdpo import identity, job, stages
+from factdpo import job, stages
 from factdpo.config import (
     Config,
     DataSource,
@@ -26,6 +27,7 @@ from factdpo.config import (
     choose_engine,
     validate,
 )
+from factdpo.identity import look_up
 from factdpo.stack import Adapter
 from factdpo.tracker import LocalTracker, Trackers, read_history
 from factdpo.warm import Wanted
@@ -43,7 +45,7 @@ def nothing_left_open() -> Iterator[None]:
 def sweep(*cfgs: Config) -> list[dict[str, Any]]:
     """What became of each run: its result, as hydra/launcher=batched runs them."""
     done = []
-    with job.warm([validate(cfg) for cfg in cfgs]):
+    with warmed(*cfgs):
         for cfg in cfgs:
             try:
                 done.append(job.execute(cfg))
@@ -52,9 +54,12 @@ def sweep(*cfgs: Config) -> list[dict[str, Any]]:
     return done
 
 
+def warmed(*cfgs: Config) -> AbstractContextManager[None]:
+    return job.warm([look_up(validate(cfg)) for cfg in cfgs])
+
+
 def place(cfg: Config) -> Path:
-    cfg, _ = choose_engine(validate(cfg))
-    return identity.run_folder(cfg, identity.what_is_asked(cfg))
+    return look_up(validate(cfg)).folder
 
 
 def adapters_in(out: Path) -> list[Path]:
@@ -165,12 +170,12 @@ def test_a_run_that_another_process_holds_is_left_to_it(tmp_path: Path) -> None:
         "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire();"
         "print('held', flush=True); sys.stdin.read()"
     )
-    lock = folder.with_name(f".{folder.name}.lock")
+    lock = folder.with_name(f".{look_up(validate(held)).id}.lock")
     with subprocess.Popen(
         [sys.executable, "-c", script, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdin and other.stdout and other.stdout.readline() == "held\n"
-        with job.warm([validate(held), validate(free)]):
+        with warmed(held, free):
             assert not folder.exists() and len(adapters_in(tmp_path)) == 1
             assert job.execute(free)["state"] == "FINISHED"
         other.stdin.close()
@@ -186,7 +191,7 @@ def test_a_run_whose_folder_is_anothers_stops_no_other(tmp_path: Path) -> None:
     mine, theirs = small(tmp_path), small(tmp_path, dpo_beta=0.5)
     place(theirs).mkdir(parents=True)
     (place(theirs) / "asked.json").write_text("{}")
-    with job.warm([validate(mine), validate(theirs)]):
+    with warmed(mine, theirs):
         assert job.execute(mine)["state"] == "FINISHED"
         with pytest.raises(job.ConfigError, match="holds another run"):
             job.execute(theirs)
@@ -250,7 +255,7 @@ def test_a_sweep_over_models_holds_one_of_them_at_a_time(tmp_path: Path, monkeyp
     cfgs = [small(tmp_path, dpo_beta=beta, dpo_max_steps=2, eval_every="never") for beta in (0.1, 0.1, 0.5, 0.5)]
     for number, cfg in enumerate(cfgs):
         cfg.model = models[number % 2]
-    with job.warm([validate(cfg) for cfg in cfgs]):
+    with warmed(*cfgs):
         assert others == [0, 0]
         together = [json.loads((p / "fit.json").read_text())["trained_together"] for p in adapters_in(tmp_path)]
         assert together == [2] * 4
@@ -281,7 +286,7 @@ def test_the_history_grows_while_the_batch_trains(tmp_path: Path) -> None:
 
 def test_runs_whose_job_never_comes_are_preempted_and_cost_nothing_the_next_time(tmp_path: Path) -> None:
     first, second = small(tmp_path), small(tmp_path, dpo_beta=0.5)
-    with job.warm([validate(first), validate(second)]):
+    with warmed(first, second):
         job.execute(first)
     left = json.loads((place(second) / "result.json").read_text())
     assert (left["state"], left["error"]) == ("PREEMPTED", "stopped before its turn; the same command goes on with it")
@@ -337,18 +342,18 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> Non
     peace = subprocess.run(command("peace"), capture_output=True, text=True)
     assert peace.returncode == 0, peace.stderr
     with subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while not list((tmp_path / "killed/cache/batches").glob("*/*/manifest.json")):
+        while not list((tmp_path / "killed/cache/batches").glob("*/[0-9]*/manifest.json")):
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-    assert not list((tmp_path / "killed/runs").glob("*/result.json"))
+    assert not list((tmp_path / "killed/sweeps").glob("*/*/result.json"))
     again = subprocess.run(command("killed"), capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "going on from step" in again.stdout
-    runs = sorted(path.name for path in (tmp_path / "peace/runs").iterdir() if path.is_dir())
+    runs = sorted(path.parent.relative_to(tmp_path / "peace") for path in tmp_path.glob("peace/sweeps/*/*/result.json"))
     assert len(runs) == 4
     for name in runs:
-        one, other = (tmp_path / out / "runs" / name for out in ("peace", "killed"))
+        one, other = (tmp_path / out / name for out in ("peace", "killed"))
         results = [json.loads((folder / "result.json").read_text()) for folder in (one, other)]
         for key in ("state", "base", "trained", "across", "canaries"):
             assert results[0][key] == results[1][key], key
