@@ -1,4 +1,4 @@
-"""The command line: `factdpo [key=value ...]`, `factdpo eval`, `factdpo results`, `factdpo doctor`; the rest is Hydra's."""
+"""The command line: `factdpo [key=value ...]`, and its commands eval, results and doctor; the rest is Hydra's."""
 
 import os
 import re
