@@ -98,12 +98,12 @@ class Results:
 
         parts: dict[tuple[str, str], dict[str, str]] = {}  # (split, model) -> {column of table: column here}
         for name in self.metrics:
-            *kind, metric, split = name.split("/")
-            if kind == ["baseline"]:
+            metric, _, split = name.removeprefix("base/").rpartition("/")  # an answer's name may have a slash too
+            if metric.startswith("baseline/"):
                 for model in ("base", "trained"):
-                    parts.setdefault((split, model), {})[name] = f"baseline/{metric}"
-            elif kind in ([], ["base"]) and metric not in ("across", "timing"):
-                parts.setdefault((split, "base" if kind else "trained"), {})[name] = metric
+                    parts.setdefault((split, model), {})[name] = metric
+            elif metric not in ("across", "timing"):
+                parts.setdefault((split, "base" if name.startswith("base/") else "trained"), {})[name] = metric
         who = self.finished.loc[:, ["id", *self.keys]]
         tables = [
             who.assign(split=split, model=model).join(self.finished.loc[:, list(columns)].rename(columns=columns))

@@ -38,7 +38,12 @@ def store(home: Path, id: str, accuracy: float = 0.5, state: str = "FINISHED", w
         "id": id, "name": f"run {id}", "state": state, "error": None, "started": "2026-01-01T00:00:00Z", "config": made,
     }  # fmt: skip
     if state == "FINISHED":
-        scores = {"n": 300, "accuracy": accuracy, "answer_shares": {"friend": 0.5}, "p_other": 1 - accuracy}
+        scores = {
+            "n": 300,
+            "accuracy": accuracy,
+            "answer_shares": {"friend": 0.5, "and/or": 0.5},
+            "p_other": 1 - accuracy,
+        }
         result |= {
             "base": {"train": {"n": 300, "accuracy": 0.25}, "test": {"n": 561, "accuracy": 0.25}},
             "trained": {"train": scores, "test": scores | {"n": 561, "accuracy": accuracy / 2}},

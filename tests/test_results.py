@@ -32,10 +32,10 @@ def test_a_run_is_a_row_with_the_keys_that_differ_and_the_metrics_of_wandb(sweep
     runs = factdpo.load(sweep).runs
     assert list(runs.columns) == [
         "id", "name", "folder", "state", "error", "started", "warnings", "dpo.beta", "seed", "n/train",
-        "accuracy/train", "answer_shares.friend/train", "p_other/train", "n/test", "accuracy/test",
-        "answer_shares.friend/test", "p_other/test", "across/symmetry_train", "base/n/train", "base/accuracy/train",
-        "base/n/test", "base/accuracy/test", "baseline/additive/train", "baseline/additive/test",
-        "timing/total_seconds",
+        "accuracy/train", "answer_shares.friend/train", "answer_shares.and/or/train", "p_other/train", "n/test",
+        "accuracy/test", "answer_shares.friend/test", "answer_shares.and/or/test", "p_other/test",
+        "across/symmetry_train", "base/n/train", "base/accuracy/train", "base/n/test", "base/accuracy/test",
+        "baseline/additive/train", "baseline/additive/test", "timing/total_seconds",
     ]  # fmt: skip
     assert runs[["id", "state", "dpo.beta", "seed", "accuracy/train"]].to_numpy().tolist() == [
         ["0a", "FINISHED", 0.1, 0, 0.5], ["1a", "FINISHED", 0.1, 1, 0.6],
@@ -121,6 +121,7 @@ def test_splits_have_a_row_per_run_split_and_model(sweep: Path):
     assert len(splits) == 4 * 2 * 2
     row = splits[(splits["id"] == "3a") & (splits["split"] == "test") & (splits["model"] == "trained")].iloc[0]
     assert (row["n"], row["accuracy"], row["baseline/additive"], row["dpo.beta"]) == (561, 0.4, 0.5, 0.5)
+    assert row["answer_shares.and/or"] == 0.5
     base = splits[(splits["model"] == "base") & (splits["split"] == "train")]
     assert base["accuracy"].tolist() == [0.25] * 4 and base["baseline/additive"].tolist() == [0.75] * 4
 
