@@ -34,7 +34,9 @@ class Sweep:
     conf_folders: list[Path]  # where the options of its groups lie
     runs: dict[str, Run] = field(default_factory=dict)  # by id, in the order of the jobs
     before: dict[str, str] = field(default_factory=dict)  # id -> state before this command
+    best_of: tuple[str, ...] = ("accuracy/test", "accuracy/train")  # the best run of the first that there is is named
     started: float = field(default_factory=time.monotonic)
+    at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
     def add(self, runs: list[Run]) -> None:
         """These are runs of the sweep; some may be the same run, asked for in other words."""
@@ -43,7 +45,10 @@ class Sweep:
                 self.runs[run.id], self.before[run.id] = run, run.state()
 
     def write(self) -> None:
-        """sweep.json: the question, the axes and all runs that any command asked for, and the commands."""
+        """sweep.json: the question, the axes and all runs that any command asked for, and the commands.
+
+        A command whose runs become known one after another writes it again and again.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f".{FILE}.lock"):
             known = read(self.folder) or {"name": self.folder.name, "question": None, "axes": {}, "runs": {}}
@@ -51,15 +56,16 @@ class Sweep:
                 known["axes"][key] = list(dict.fromkeys([*known["axes"].get(key, []), *values]))
             known["question"] = self.question or known["question"]
             known["runs"] |= {id: {"folder": run.folder.name, "label": run.cfg.label} for id, run in self.runs.items()}
-            known.setdefault("commands", []).append(
-                {
-                    "command": shlex.join(self.command),
-                    "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                    "runs": len(self.runs),
-                    "commit": _commit(),
-                    "versions": job.versions(),
-                }
-            )
+            mine = {
+                "command": shlex.join(self.command),
+                "started": self.at,
+                "runs": len(self.runs),
+                "commit": _commit(),
+                "versions": job.versions(),
+            }
+            same = (mine["started"], mine["command"])
+            others = [one for one in known.get("commands", []) if (one["started"], one["command"]) != same]
+            known["commands"] = [*others, mine]
             cache.write_atomic(self.folder / FILE, json.dumps(known, indent=1, ensure_ascii=False))
 
     def plan(self) -> str:
@@ -97,7 +103,7 @@ class Sweep:
             view = views.runs(mine, [])
         else:
             view = views.groups(mine, mine.settings or ["model.name"], mine.metrics_of("accuracy"))
-        best = [name for name in ("accuracy/test", "accuracy/train") if name in mine.metrics][:1]
+        best = [name for name in self.best_of if name in mine.metrics][:1]
         view.below += views.around(mine, best, self.conf_folders)
         display.console.print()
         table.show(view, display.console)

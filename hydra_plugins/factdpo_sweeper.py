@@ -20,6 +20,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
+    from factdpo.identity import Run
     from factdpo.sweep import Sweep
 
 AT_ONCE = 250  # jobs that a launcher gets: each holds files open
@@ -41,11 +42,18 @@ class Sweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """The jobs' returns, a list per batch. Raises ConfigError, and runs none, if one of the jobs cannot run."""
         from factdpo import display
+        from factdpo.config import ConfigError
 
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         asked = {override.get_key_element(): override for override in parsed}  # the last word on each key
+        for key, one in asked.items():
+            if one.is_interval_sweep():
+                value = f"{key}={one.get_value_string()}"
+                raise ConfigError(
+                    f"{value}: a grid needs values, as in {key}=1,2; hydra/sweeper=optuna searches a range"
+                )
         axes = {key: list(one.sweep_string_iterator()) for key, one in asked.items() if one.is_sweep_override()}
         (jobs,) = self.split_arguments(list(asked.values()), None)
         sweep = new_sweep(self.config, self.hydra_context, axes)
@@ -83,8 +91,8 @@ def named(job: Sequence[str], sweep: "Sweep", axes: list[str]) -> list[str]:
     return [*job, f"sweep='{sweep.folder.name}'", f"label='{label}'" if label else "label=null"]
 
 
-def plan(sweep: "Sweep", context: HydraContext, config: DictConfig, jobs: list[list[str]], first: int) -> None:
-    """Look up the runs of these jobs before any of them runs; raises ConfigError if one cannot."""
+def plan(sweep: "Sweep", context: HydraContext, config: DictConfig, jobs: list[list[str]], first: int) -> "list[Run]":
+    """The runs of these jobs, looked up before any of them runs; raises ConfigError if one cannot."""
     from factdpo.config import ConfigError
     from hydra_plugins.factdpo_launcher import looked_up
 
@@ -92,6 +100,7 @@ def plan(sweep: "Sweep", context: HydraContext, config: DictConfig, jobs: list[l
     if len(runs) < len(jobs):
         raise ConfigError("hydra.job.chdir=true: a run has its own folder already; leave it at false")
     sweep.add(runs)
+    return runs
 
 
 @contextmanager
