@@ -1,4 +1,4 @@
-"""The command line: `factdpo [key=value ...]`, and its commands eval, results and doctor; the rest is Hydra's."""
+"""The command line: `factdpo [key=value ...]`, and its commands eval, results, report and doctor; the rest is Hydra's."""
 
 import os
 import re
@@ -28,7 +28,8 @@ OmegaConf.register_new_resolver("factdpo_keys", explain.help_keys, replace=True)
 
 def main() -> None:
     """Runs one command; exits 0 when done, 1 when the run failed, 2 when it cannot be done as asked, 130 on Ctrl-C."""
-    command = {"doctor": _doctor, "eval": _eval, "results": _results}.get("".join(sys.argv[1:2]), _compose_and_run)
+    commands = {"doctor": _doctor, "eval": _eval, "results": _results, "report": _report}
+    command = commands.get("".join(sys.argv[1:2]), _compose_and_run)
     try:
         command()
     except KeyboardInterrupt:
@@ -73,6 +74,12 @@ def _results() -> None:
     from factdpo import table
 
     _or_refuse(lambda: table.main(sys.argv[2:], [Path("conf"), conf_folder()]))
+
+
+def _report() -> None:
+    from factdpo.report import command
+
+    _or_refuse(lambda: command.main(sys.argv[2:], [Path("conf"), conf_folder()]))
 
 
 def _or_refuse(command: Callable[[], object]) -> None:

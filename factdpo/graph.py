@@ -67,7 +67,7 @@ def write_graphs(items: list[Row], sides: dict[str, int] | None, folder: Path) -
     every = [edge for models in views.values() for edges in models.values() for edge in edges]
     pairs = {frozenset((e.subject, e.object)): e for e in every}.values()
     truth = [replace(e, belief=e.truth, hover=f"{e.subject}, {e.object}: {e.truth}") for e in pairs]
-    layout = _layout(truth, every, sides or {})
+    layout = lay_out(truth, every, sides or {})
     facts = _drawn(truth, layout)
     drawn = {split: {m: _drawn(models[m], layout) for m in MODELS if m in models} for split, models in views.items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def _short(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
-def _layout(truth: list[Edge], every: list[Edge], sides: dict[str, int]) -> Layout:
+def lay_out(truth: list[Edge], every: list[Edge], sides: dict[str, int]) -> Layout:
     """Camps on arcs of one circle, the first on the left, names in alphabetical order from the top."""
     degree = Counter(name for edge in truth for name in (edge.subject, edge.object))
     names = sorted(sorted(degree), key=lambda name: -degree[name])[:MOST_NAMES]

@@ -1,0 +1,158 @@
+"""What models believe about each fact, of many runs, small enough to travel in a page; and which facts are hard."""
+
+import base64
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from factdpo import facts
+from factdpo.config import ConfigError, DataConfig
+from factdpo.graph import Edge, lay_out
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = [
+    "model", "split", "prompt", "chosen", "rejected", "subject", "object",
+    "chosen_logp_nats", "rejected_logp_nats", "ref_chosen_logp_nats", "ref_rejected_logp_nats",
+]  # fmt: skip
+SHADE = 12.7  # a margin of m nats is kept as round(12.7 sqrt(m)): in one byte to 100 nats, by 0.16 at 1 and 0.7 at 20
+LISTED = 12  # facts in a list of hard ones
+NAMED = 3  # runs that are named beside a fact that few learn
+BINS = 5  # of the share of runs that rank a fact right
+
+
+@dataclass
+class Beliefs:
+    """Facts and margins of many runs. A margin (log p(chosen) - log p(rejected)) above 0 is a fact ranked right."""
+
+    prompts: dict[tuple[str, ...], int] = field(default_factory=dict)  # (prompt, chosen, rejected, subject, object)
+    texts: dict[str, int] = field(default_factory=dict)  # bytes of many runs in base64, each text once
+    plans: dict[tuple[Any, ...], int] = field(default_factory=dict)  # which facts stand in which split, each once
+    tallies: dict[tuple[str, int], "_Tally"] = field(default_factory=dict)  # (split, prompt) -> who ranks it right
+
+    def add(self, run: str, folder: Path, keep: bool) -> dict[str, int] | None:
+        """Take in a run's items.parquet; with `keep` where in `plans` and `texts` its margins are, for its graph.
+
+        Raises OSError or ValueError if the file cannot be read.
+        """
+        import pandas as pd
+
+        try:
+            items = pd.read_parquet(folder / "items.parquet", columns=COLUMNS)
+        except KeyError as error:
+            raise ValueError(f"no column {error}") from None
+        items = items.loc[items["model"] == "trained"]
+        splits = list(dict.fromkeys(items["split"]))
+        numbers = self._numbers(items)
+        order = np.lexsort((numbers, items["split"].map(splits.index)))  # the same facts are the same plan
+        items, numbers = items.iloc[order], numbers[order]
+        margins = (items["chosen_logp_nats"] - items["rejected_logp_nats"]).to_numpy()
+        before = (items["ref_chosen_logp_nats"] - items["ref_rejected_logp_nats"]).to_numpy()
+        for split, number, margin, was in zip(items["split"], numbers.tolist(), margins, before, strict=True):
+            tally = self.tallies.setdefault((split, number), _Tally())
+            tally.asked += 1
+            tally.base += was > 0
+            if margin > 0:
+                tally.right += 1
+                if len(tally.who) <= NAMED:
+                    tally.who.append(run)
+        if not keep:
+            return None
+        counts = items["split"].value_counts()
+        plan = (tuple((split, int(counts[split])) for split in splits), self._text(numbers.astype("<u4").tobytes()))
+        return {
+            "plan": self.plans.setdefault(plan, len(self.plans)),
+            "base": self._text(_bytes(before)),
+            "trained": self._text(_bytes(margins)),
+        }
+
+    def _numbers(self, items: "pd.DataFrame") -> np.ndarray:
+        words = items.loc[:, COLUMNS[2:7]].astype(object).where(items[COLUMNS[2:7]].notna(), "")
+        keys = zip(*(words[name] for name in words), strict=True)
+        return np.array([self.prompts.setdefault(key, len(self.prompts)) for key in keys], dtype=np.int64)
+
+    def _text(self, data: bytes) -> int:
+        return self.texts.setdefault(base64.b64encode(data).decode(), len(self.texts))
+
+    def hard(self, split: str) -> "Hard":
+        """Which facts of a split are ranked right by few runs or none, the least learned first."""
+        tallies = {number: tally for (name, number), tally in self.tallies.items() if name == split}
+        words = {number: key for key, number in self.prompts.items()}
+        least = sorted(tallies, key=lambda number: (tallies[number].share, -tallies[number].asked, number))
+        bins = [0] * BINS
+        for tally in tallies.values():
+            bins[min(int(tally.share * BINS), BINS - 1)] += 1
+        return Hard(
+            total=len(tallies),
+            never=sum(not tally.right for tally in tallies.values()),
+            always=sum(tally.right == tally.asked for tally in tallies.values()),
+            bins=bins,
+            least=[(*words[number][:3], tallies[number]) for number in least[:LISTED] if tallies[number].share < 1],
+        )
+
+    def page(self, data: DataConfig | None) -> dict[str, Any]:
+        """Everything that the page needs to draw a graph; names without a place are not drawn."""
+        edges = [Edge(s, o, chosen.strip(), other.strip(), "") for _, chosen, other, s, o in self.prompts if s and o]
+        layout = lay_out(edges, edges, _sides(data)) if edges else None
+        names = list(layout.angle) if layout else []
+        place = {name: number for number, name in enumerate(names)}
+        return {
+            "names": names,
+            "angles": [round(angle, 4) for angle in layout.angle.values()] if layout else [],
+            "colours": layout.colour if layout else {},
+            "note": layout.note if layout else "",
+            "prompts": [
+                [prompt, chosen.strip(), rejected.strip(), place.get(subject, -1), place.get(object, -1)]
+                for prompt, chosen, rejected, subject, object in self.prompts
+            ],
+            "plans": [{"splits": splits, "prompts": text} for splits, text in self.plans],
+            "texts": list(self.texts),
+            "shade": SHADE,
+        }
+
+
+@dataclass
+class _Tally:
+    """Of the runs that had a fact in a split: how many, and how many rank it right."""
+
+    asked: int = 0
+    right: int = 0
+    base: int = 0  # of these runs, those whose base model ranked it right
+    who: list[str] = field(default_factory=list)  # the first that rank it right, one more than are named
+
+    @property
+    def share(self) -> float:
+        return self.right / self.asked
+
+
+@dataclass(frozen=True)
+class Hard:
+    """How many of a split's facts runs learn, and those that the fewest do."""
+
+    total: int  # facts that stand in this split in any run
+    never: int
+    always: int
+    bins: list[int]  # facts by the share of runs that rank them right, in fifths
+    least: list[tuple[str, str, str, _Tally]]  # prompt, chosen, rejected
+
+
+def _bytes(margins: np.ndarray) -> bytes:
+    """One signed byte per margin: above 0 exactly where the margin is."""
+    size = np.clip(np.round(SHADE * np.sqrt(np.abs(margins))), 1, 127)
+    return np.where(margins > 0, size, np.where(margins < 0, -size, 0)).astype(np.int8).tobytes()
+
+
+def margin(byte: int) -> float:
+    """The margin in nats that a byte stands for, about."""
+    return math.copysign((byte / SHADE) ** 2, byte)
+
+
+def _sides(data: DataConfig | None) -> dict[str, int]:
+    try:
+        return (data and facts.sides(data)) or {}
+    except ConfigError:  # the file is not there any more; then all names share one circle
+        return {}

@@ -1,0 +1,218 @@
+"""What a report says, gathered from the folders of runs: plain data, ready to be written into a page."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from factdpo import sweep
+from factdpo.compare import shown
+from factdpo.config import from_dict
+from factdpo.overrides import command, decides
+from factdpo.report import curves
+from factdpo.report.answer import Answer, answer
+from factdpo.report.beliefs import Beliefs, Hard
+from factdpo.report.curves import short
+from factdpo.report.settings import SPLITS, Axis, Setting, axes, settings
+from factdpo.results import Results, load
+
+DETAILED = 200  # runs with curves, graph and generations in the page; of more the settings take turns
+PER_SPLIT = (
+    "accuracy", "balanced_accuracy", "greedy_accuracy", "reward_accuracy", "margin_nats", "chosen_logp_nats",
+    "rejected_logp_nats", "p_other", "wrong_to_right", "right_to_wrong", "n",
+)  # fmt: skip
+ACROSS = ("across/symmetry_train", "across/symmetry_test", "across/retention_nats_per_token")
+NOT_SHOWN = {"label", "out", "sweep"}  # keys that say where a run lies, which is no difference between two
+
+
+@dataclass
+class Run:
+    """One row of the table of runs."""
+
+    id: str
+    label: str
+    state: str
+    error: str  # its first line
+    setting: int | None  # its place among the settings
+    values: dict[str, Any]  # the keys that differ
+    metrics: dict[str, float | None]
+    command: str  # that asks for it again; empty if that cannot be told
+    detail: dict[str, Any] = field(default_factory=dict)  # its graph, curves and generations, if they are in the page
+
+
+@dataclass
+class Contents:
+    """The whole report."""
+
+    folder: Path
+    title: str
+    question: str | None
+    made: str  # when, UTC
+    answer: Answer
+    results: Results
+    splits: list[str]
+    settings: list[Setting]
+    axes: list[Axis]
+    metrics: list[str]
+    runs: list[Run]
+    states: dict[str, int]
+    never_begun: list[str]  # labels of runs that sweep.json knows and no folder holds
+    hard: dict[str, Hard]
+    graph: dict[str, Any]
+    differing: dict[str, list[str | None]]  # config key -> its value in each run
+    shared: dict[str, str]
+    commands: list[dict[str, Any]]  # of the sweep, as sweep.json has them
+    hardware: list[tuple[int, dict[str, Any]]]  # runs on it, and what it is
+    versions: list[tuple[int, dict[str, Any]]]
+    left_out: list[str]  # sentences
+
+
+def gather(folder: Path, conf_folders: list[Path]) -> Contents:
+    """Read everything below a sweep's or a run's folder; ConfigError if no run is there."""
+    results = load(folder)
+    asked = sweep.read(folder) or {}
+    splits = [split for split in SPLITS if f"accuracy/{split}" in results.metrics]
+    splits += [m.split("/")[1] for m in results.metrics if m.startswith("accuracy/") and m.split("/")[1] not in SPLITS]
+    wanted = [f"{metric}/{split}" for split in splits for metric in PER_SPLIT]
+    wanted += [f"base/accuracy/{split}" for split in splits]
+    wanted += [m for m in results.metrics if m.startswith("baseline/")]
+    wanted += [name for metric in ACROSS for name in (metric, f"base/{metric}")]
+    metrics = [metric for metric in wanted if metric in results.metrics]
+    compared = settings(results, metrics)
+    left_out: list[str] = []
+    runs = [_run(row, results, compared, metrics) for row in results.table.to_dict("records")]
+    stored = _stored(results, runs, conf_folders)
+    beliefs = _details(results, runs, left_out)
+    configs = [found["config"] for found in stored if "config" in found]
+    return Contents(
+        folder=folder,
+        title=str(asked.get("name") or (runs[0].label if len(runs) == 1 else folder.resolve().name)),
+        question=asked.get("question"),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        answer=answer(results, compared, splits),
+        results=results,
+        splits=splits,
+        settings=compared,
+        axes=axes(compared),
+        metrics=metrics,
+        runs=runs,
+        states=dict(results.table["state"].value_counts()),
+        never_begun=[
+            str(run.get("label") or run.get("folder"))
+            for id, run in (asked.get("runs") or {}).items()
+            if id not in {run.id for run in runs}
+        ],
+        hard={split: beliefs.hard(split) for split in splits if any(s == split for s, _ in beliefs.tallies)},
+        graph=beliefs.page(from_dict(configs[0]).data if configs else None),
+        differing={
+            key: [
+                shown(value) if decided else None for value, decided in zip(column, _has_config(results), strict=True)
+            ]
+            for key, column in results.table.loc[:, results.config_keys].items()
+            if key not in NOT_SHOWN and not str(key).startswith("track.") and column.nunique(dropna=False) > 1
+        },
+        shared={key: shown(value) for key, value in results.shared.items() if decides(key)},
+        commands=asked.get("commands") or [],
+        hardware=_counted(stored, "hardware"),
+        versions=_counted(stored, "versions"),
+        left_out=left_out,
+    )
+
+
+def _has_config(results: Results) -> list[bool]:
+    return results.table[results.config_keys].notna().any(axis=1).tolist()
+
+
+def _run(row: dict[str, Any], results: Results, compared: list[Setting], metrics: list[str]) -> Run:
+    place = {id: number for number, setting in enumerate(compared) for id in setting.ids}
+    finished = row["state"] == "FINISHED"
+    label = row.get("label")
+    return Run(
+        id=row["id"],
+        label=str(label if isinstance(label, str) and label else row["name"]),
+        state=row["state"],
+        error=str(row["error"] or "").strip().split("\n")[0] if not finished else "",
+        setting=place.get(row["id"]),
+        values={key: row[key] for key in results.keys},
+        metrics={metric: short(row[metric]) if finished else None for metric in [*metrics, "timing/total_seconds"]},
+        command="",
+    )
+
+
+def _stored(results: Results, runs: list[Run], conf_folders: list[Path]) -> list[dict[str, Any]]:
+    """Each run's result.json as far as it can be read; and the runs' commands from it."""
+    found = []
+    for folder, run in zip(results.table["folder"], runs, strict=True):
+        try:
+            result = json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
+            run.command = command(result["config"], conf_folders)
+            found.append(result)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # UNFINISHED, or another version's keys
+            found.append({})
+    return found
+
+
+def _details(results: Results, runs: list[Run], left_out: list[str]) -> Beliefs:
+    """What is read from the finished runs' own files: into `run.detail`, and what is known of each fact."""
+    kept = _in_turns(runs)
+    beliefs = Beliefs()
+    unread: dict[str, list[str]] = {}
+
+    def attempt(run: Run, file: str, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except (OSError, ValueError) as error:
+            unread.setdefault(file, []).append(f"{run.label}: {str(error).splitlines()[0]}")
+            return None
+
+    for run, folder in zip(runs, map(Path, results.table["folder"]), strict=True):
+        if run.state != "FINISHED":
+            continue
+        keep = run.id in kept
+        graph = attempt(run, "items.parquet", lambda: beliefs.add(run.label, folder, keep))  # noqa: B023
+        if keep:
+            run.detail = {
+                "graph": graph,
+                "curves": attempt(run, "history.jsonl", lambda: curves.read(folder)),  # noqa: B023
+                "said": attempt(run, "generations.json", lambda: _said(folder)),  # noqa: B023
+            }
+    for file, lines in unread.items():
+        left_out.append(
+            f"{file} of {len(lines)} finished run{'s' * (len(lines) > 1)} cannot be read, and what it says is left out "
+            f"({lines[0]}{' and others' * (len(lines) > 1)})."
+        )
+    finished = sum(run.state == "FINISHED" for run in runs)
+    if finished > len(kept):
+        left_out.append(
+            f"Curves, graphs and generations are here for {len(kept)} of {finished} finished runs, each setting's "
+            "in turn; tables, means and the counts per fact are of all runs."
+        )
+    return beliefs
+
+
+def _in_turns(runs: list[Run]) -> set[str]:
+    """Ids of at most DETAILED finished runs: the first of each setting, then the second of each, and so on."""
+    turns: Counter[int | None] = Counter()
+    order = []
+    for run in runs:
+        if run.state == "FINISHED":
+            order.append((turns[run.setting], len(order), run.id))
+            turns[run.setting] += 1
+    return {id for _, _, id in sorted(order)[:DETAILED]}
+
+
+def _said(folder: Path) -> list[list[Any]]:
+    rows = json.loads((folder / "generations.json").read_text(encoding="utf-8"))
+    try:
+        return [[row[key] for key in ("split", "prompt", "fact", "base", "trained")] for row in rows]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a list of generations ({type(error).__name__}: {error})") from None
+
+
+def _counted(stored: list[dict[str, Any]], key: str) -> list[tuple[int, dict[str, Any]]]:
+    """The different values that runs have, the most frequent first."""
+    counts = Counter(json.dumps(result[key]) for result in stored if result.get(key))
+    return [(count, json.loads(value)) for value, count in counts.most_common()]

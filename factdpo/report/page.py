@@ -1,0 +1,219 @@
+"""The report as one HTML file: the template filled, style, scripts, plotly.js and all numbers inside it."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from factdpo.compare import shown
+from factdpo.report.answer import number, plain
+from factdpo.report.contents import Contents, Run
+from factdpo.report.curves import short
+from factdpo.report.settings import SPLITS, Score, Setting
+from factdpo.results import known
+
+HERE = Path(__file__).parent
+SCRIPTS = ("page.js", "table.js", "charts.js", "graph.js")
+MOST_SETTINGS = 40  # rows of a table of settings; of more the best and the worst on held-out facts
+WORST = 10  # of these
+TRACK = 96  # width of the little scale in a table's cell, in pixels
+
+# Metrics that a chart can show, with what its axis says.
+CHARTED = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "greedy_accuracy": "says the fact (greedy decoding)",
+    "reward_accuracy": "reward accuracy",
+    "margin_nats": "margin, nats",
+    "chosen_logp_nats": "log p(fact), nats",
+    "rejected_logp_nats": "log p(fiction), nats",
+    "p_other": "probability of neither answer",
+}
+RULES = ("majority", "first_name", "second_name", "additive", "implied")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of runs."""
+
+    key: str
+    title: str
+    numeric: bool
+    hidden: bool = False  # until the reader asks for it
+
+
+def render(contents: Contents) -> str:
+    """The whole page; text from data is escaped wherever it stands."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"plain": plain, "score": number, "split": _split, "shown": shown, "short": _short_key}
+    environment.globals |= {"scale_at": _scale, "isnan": math.isnan, "RULES": RULES, "TRACK": TRACK}
+    few, left_out = _few(contents)
+    return environment.get_template("page.html.j2").render(
+        c=contents,
+        settings=few,
+        settings_left_out=left_out,
+        columns=_columns(contents),
+        cells=_cells,
+        best=contents.settings and _best(contents),
+        style=Markup(_read("style.css")),
+        scripts=Markup("\n".join(_read(name) for name in SCRIPTS)),
+        plotly=Markup(get_plotlyjs()),
+        data=Markup(embedded(_data(contents))),
+    )
+
+
+def embedded(data: Any) -> str:
+    """JSON that can stand inside a script element, whatever the texts in it are."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_jsonable)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _data(contents: Contents) -> dict[str, Any]:
+    """What the scripts draw from."""
+    charted = {*contents.metrics}
+    return {
+        "title": contents.title,
+        "splits": [[split, _split(split)] for split in contents.splits],
+        "charted": CHARTED,
+        "axes": [asdict(axis) | {"short": _short_key(axis.key)} for axis in contents.axes],
+        "settings": [
+            {"label": _short_label(setting), "values": [_axis_value(value) for value in setting.values.values()]}
+            for setting in contents.settings
+        ],
+        "means": {
+            metric: [_numbers(setting.scores.get(metric)) for setting in contents.settings]
+            for metric in contents.metrics
+        },
+        "runs": [_run_data(run) for run in contents.runs],
+        "metrics": {metric: [run.metrics[metric] for run in contents.runs] for metric in charted},
+        "graph": contents.graph,
+        "differing": contents.differing,
+        "chosen": _chosen(contents),
+        "few": [contents.settings.index(setting) for setting in _few(contents)[0]],
+    }
+
+
+def _run_data(run: Run) -> dict[str, Any]:
+    return {"id": run.id, "label": run.label, "state": run.state, "setting": run.setting, **run.detail}
+
+
+def _chosen(contents: Contents) -> list[int]:
+    """Runs that are selected when the page opens: the first of the best, the middle and the worst setting."""
+    ranked = _ranked(contents)
+    picked = list(dict.fromkeys([*ranked[:1], *ranked[len(ranked) // 2 :][:1], *ranked[-1:]]))
+    place = {run.id: number for number, run in enumerate(contents.runs) if run.detail}
+    firsts = [next((place[id] for id in setting.ids if id in place), None) for setting in picked]
+    return [number for number in firsts if number is not None]
+
+
+def _held_out(contents: Contents) -> str:
+    return next((f"accuracy/{split}" for split in ("test", *contents.splits) if split in contents.splits), "")
+
+
+def _ranked(contents: Contents) -> list[Setting]:
+    """The settings that have scores, the best on held-out facts first."""
+    metric = _held_out(contents)
+    scored = [setting for setting in contents.settings if metric in setting.scores]
+    return sorted(scored, key=lambda setting: -setting.scores[metric].mean)
+
+
+def _best(contents: Contents) -> Setting | None:
+    ranked = _ranked(contents)
+    return ranked[0] if len(ranked) > 1 else None
+
+
+def _few(contents: Contents) -> tuple[list[Setting], int]:
+    """The settings that a table shows, in their order, and how many it leaves out."""
+    if len(contents.settings) <= MOST_SETTINGS:
+        return contents.settings, 0
+    ranked = _ranked(contents)
+    ranked += [setting for setting in contents.settings if setting not in ranked]
+    kept = [*ranked[: MOST_SETTINGS - WORST], *ranked[-WORST:]]
+    return kept, len(contents.settings) - len(kept)
+
+
+def _columns(contents: Contents) -> list[Column]:
+    keys = contents.results.keys
+    columns = [Column("run", "run", numeric=False), Column("state", "state", numeric=False)]
+    values = {key: [known(run.values[key]) for run in contents.runs] for key in keys}
+    columns += [Column(key, _short_key(key), all(map(_is_number, values[key]))) for key in keys]
+    metrics = [(f"accuracy/{split}", f"accuracy, {_split(split)}", False) for split in contents.splits]
+    for kind in ("reward_accuracy", "greedy_accuracy", "margin_nats", "p_other"):
+        metrics += [
+            (f"{kind}/{split}", f"{CHARTED[kind].replace(' (greedy decoding)', '')}, {_split(split)}", True)
+            for split in ("train", "test")
+        ]
+    metrics += [
+        ("across/symmetry_test", "both orders alike, held-out facts", True),
+        ("across/retention_nats_per_token", "neutral text, nats per token", False),
+        ("timing/total_seconds", "seconds", True),
+    ]
+    measured = {name for run in contents.runs for name, value in run.metrics.items() if value is not None}
+    columns += [Column(key, title, True, hidden) for key, title, hidden in metrics if key in measured]
+    return [*columns, Column("id", "id", numeric=False, hidden=True)]
+
+
+def _cells(run: Run, columns: Iterable[Column]) -> list[tuple[Column, str, str]]:
+    """(column, what is shown, what is sorted by) of a run's row."""
+    cells = []
+    for column in columns:
+        if column.key in ("run", "state", "id"):
+            text = {"run": run.label, "state": run.state, "id": run.id}[column.key]
+            cells.append((column, text, text))
+        elif column.key in run.values:
+            value = known(run.values[column.key])
+            cells.append((column, shown(value) if value is not None else "", "" if value is None else str(value)))
+        else:
+            value = run.metrics[column.key]
+            text = "" if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
+            cells.append((column, text, "" if value is None else repr(value)))
+    return cells
+
+
+def _scale(score: Score) -> dict[str, float]:
+    """Where a score and its interval stand on a scale from 0 to 1, in pixels."""
+    at = {"mean": score.mean, "low": score.low, "high": score.high}
+    return {k: math.nan if math.isnan(v) else round(3 + (TRACK - 6) * min(max(v, 0), 1), 1) for k, v in at.items()}
+
+
+def _numbers(score: Score | None) -> list[float | None] | None:
+    return score and [score.n, short(score.mean), short(score.low), short(score.high)]
+
+
+def _split(split: str) -> str:
+    return SPLITS.get(split, split)
+
+
+def _short_key(key: str) -> str:
+    return key.removesuffix(".name").rpartition(".")[2]
+
+
+def _short_label(setting: Setting) -> str:
+    return " ".join(f"{_short_key(key)}={shown(value)}" for key, value in setting.values.items()) or setting.label
+
+
+def _axis_value(value: Any) -> Any:
+    return value if _is_number(value) else shown(value)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _jsonable(value: Any) -> Any:
+    """numpy's numbers as Python's; anything else is a mistake of ours."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} in the page's data")
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")

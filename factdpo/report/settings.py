@@ -1,0 +1,114 @@
+"""The settings that a sweep compares, each with its scores over seeds, and the axes that they lie on."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from factdpo.compare import means, shown
+from factdpo.results import Results, known
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What a reader calls the splits, in the order of every table.
+SPLITS = {
+    "train": "training facts",
+    "train_reversed": "training facts, names swapped",
+    "test": "held-out facts",
+    "test_reversed": "held-out facts, names swapped",
+    "train_as_trained": "training facts as trained, without the space",
+}
+WILSON = "facts"  # what an interval speaks of: other facts (one run), or other seeds
+STUDENT = "seeds"
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric of one setting: the mean over its finished runs, with a 95 % interval."""
+
+    n: int  # finished runs that have the metric
+    mean: float
+    low: float  # NaN where there is no interval
+    high: float
+    over: str  # what the interval speaks of: STUDENT or WILSON
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """Runs that differ in nothing but their seed."""
+
+    values: dict[str, Any]  # swept key -> value; empty if nothing but the seed was swept
+    label: str  # `dpo.beta=0.1 lora.rank=8`
+    ids: list[str]  # of its runs, finished or not
+    scores: dict[str, Score]  # metric -> score; none for a metric that no run has
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A swept key."""
+
+    key: str
+    values: list[Any]  # in order; text where they are no numbers
+    numeric: bool
+    log: bool  # the values are spread evenly by ratio rather than by difference
+
+
+def with_config(results: Results) -> "pd.DataFrame":
+    """The rows of runs whose config could be read; the others belong to no setting."""
+    return results.table.loc[results.table["id"].isin(configured(results))]
+
+
+def configured(results: Results) -> set[str]:
+    return set(results.table.loc[results.table[results.config_keys].notna().any(axis=1), "id"])
+
+
+def settings(results: Results, metrics: list[str]) -> list[Setting]:
+    """One per combination of the swept keys that was asked for, ordered by their values."""
+    table, keys = with_config(results), results.settings
+    if not len(table):
+        return []
+    rows = means(table, keys, metrics).to_dict("records") if metrics else []
+    groups = table.groupby(keys, dropna=False) if keys else [((), table)]
+    found = []
+    for number, (_, runs) in enumerate(groups):  # in the order of `means`
+        values = {key: known(runs[key].tolist()[0]) for key in keys}
+        count = len(rows) // len(metrics) if metrics else 0
+        own = [rows[at * count + number] for at in range(len(metrics))]
+        scores = {row["metric"]: _score(row, runs) for row in own if row["n"]}
+        label = " ".join(f"{key}={shown(value)}" for key, value in values.items())
+        found.append(Setting(values, label or "all runs", runs["id"].tolist(), scores))
+    return found
+
+
+def _score(row: dict[str, Any], runs: "pd.DataFrame") -> Score:
+    """Over several runs Student's interval; over one, for an accuracy, Wilson's, which its record has."""
+    low, high, over = row["low"], row["high"], STUDENT
+    kind, _, split = row["metric"].rpartition("/")
+    if row["n"] == 1 and kind == "accuracy":
+        run = runs.loc[runs[row["metric"]].notna() & (runs["state"] == "FINISHED")].iloc[0]
+        low, high, over = run[f"accuracy_low/{split}"], run[f"accuracy_high/{split}"], WILSON
+    return Score(int(row["n"]), float(row["mean"]), float(low), float(high), over)
+
+
+def axes(settings: list[Setting]) -> list[Axis]:
+    """The swept keys with their values in order: numbers first where a key has numbers and null."""
+    found = []
+    for key in settings[0].values if settings else ():
+        values = list(dict.fromkeys(setting.values[key] for setting in settings))
+        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        numbers = sorted(values) if numeric else []
+        found.append(Axis(key, numbers or [shown(value) for value in values], numeric, _by_ratio(numbers)))
+    return found
+
+
+def _by_ratio(values: list[float]) -> bool:
+    """Whether at least three positive values are spaced more evenly by their logarithms than as they are."""
+    if len(values) < 3 or values[0] <= 0:
+        return False
+
+    def unevenness(points: list[float]) -> float:
+        steps = [b - a for a, b in pairwise(points)]
+        return max(steps) / min(steps)
+
+    return unevenness([math.log(value) for value in values]) < unevenness(values)
