@@ -32,6 +32,8 @@ LAYERS = [
     {"table"},
     {"job", "report", "explain"},
     {"sweep"},
+    {"space"},
+    {"search"},
     {"doctor", "report"},
     {"__main__"},
 ]
@@ -44,6 +46,7 @@ OWNERS = {
     "transformers": {"model", "pairs", "train", "nano", "adapters", "stack"},
     "hydra": {"config", "__main__", "hydra_plugins"},
     "omegaconf": {"config", "__main__", "hydra_plugins"},
+    "optuna": {"space", "search", "hydra_plugins"},
     "plotly": {"report", "graph"},
     "jinja2": {"report"},
     "markupsafe": {"report"},

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ def test_a_file_is_short_and_says_what_it_asks_how_long_it_takes_and_where_the_a
 def test_it_has_as_many_runs_as_it_says(path: Path) -> None:
     said = header(path)
     if trials := sweeper(path).get("n_trials"):
-        assert int(said["runs"]) == trials
+        seeds = [values for key, values in sweeper(path).params.items() if key.endswith("seed")]
+        assert int(said["runs"]) == trials * prod(len(values.split(",")) for values in seeds)
         return
     axes, jobs = grid(path)
     lengths = [len(list(axis.sweep_iterator())) for axis in axes]
