@@ -13,6 +13,7 @@ from factdpo.results import Results
 
 ALARM = 0.2  # reward accuracy above accuracy by more than this: what TRL logs is not what was asked (D6)
 NAMED = 3  # settings that share the first place and are named
+LIKE = 6  # settings that cannot be told from the best, and are named
 
 
 @dataclass(frozen=True)
@@ -143,12 +144,20 @@ def _compared(results: Results, measured: list[Setting], best: Setting, split: s
             f"The default, {default[0].label}, reaches {number(score(default[0]))}: the best is {_gap(against)} "
             f"against it{chance}."
         )
+    if gap.certain and len(measured) > 2:
+        like = [s.label for s in measured if s.label not in first and not _apart(results, measured, best, s, metric)]
+        named = like[:LIKE] + [f"{len(like) - LIKE} more"] * (len(like) > LIKE)
+        more += [f"Not told apart from the best: {_and(named)}."] if like else []
     alone = sum(score(setting).n == 1 for setting in measured)
     if alone and len(measured) > 1:
         which = "Each setting has" if alone == len(measured) else f"{alone} of {len(measured)} settings have"
         more.append(f"{which} one run only: how far seeds scatter there is not known.")
     over = dict.fromkeys(_over(score(setting)) for setting in measured)
     return sentence, more, [*over, f"Interval of the difference: {gap.how}."]
+
+
+def _apart(results: Results, measured: list[Setting], best: Setting, other: Setting, metric: str) -> bool:
+    return difference(results, measured, best, other, metric).certain
 
 
 def _elsewhere(results: Results, settings: list[Setting], splits: list[str], said: str) -> list[str]:

@@ -224,12 +224,12 @@ if ($('c-loss')) {
 function scatter(id, xs, ys, xText, yText, extra) {
   const points = D.runs.map((run, at) => ({at, x: xs?.[at], y: ys?.[at], run})).filter(p => Number.isFinite(p.x) && Number.isFinite(p.y));
   const alarm = p => extra.alarm && p.x - p.y > .2, mine = p => state.slots.has(p.at);
-  const trace = (some, marker, name) => ({x: some.map(p => p.x), y: some.map(p => p.y), text: some.map(p => escaped(p.run.label)), mode: 'markers', name, marker,
+  const trace = (some, marker, name) => ({x: some.map(p => p.x), y: some.map(p => p.y), text: some.map(p => escaped(p.run.label)), mode: 'markers', name, marker, cliponaxis: false,
     showlegend: Boolean(name) && some.length > 0, hoverinfo: 'text+x+y'});
   const traces = [
     trace(points.filter(p => !alarm(p)), {size: 8, color: css('--muted'), opacity: .55}, ''),
     trace(points.filter(alarm), {size: 9, symbol: 'x-thin', line: {width: 2, color: css('--bad')}}, 'apart by more than 0.2'),
-    ...points.filter(mine).slice(0, DRAWN).map(p => trace([p], {size: 14, symbol: 'circle-open', line: {width: 2.5, color: colour(state.slots.get(p.at))}}, '')),
+    ...points.filter(mine).slice(0, DRAWN).map(p => trace([p], {size: 14, symbol: 'circle-open', color: colour(state.slots.get(p.at)), line: {width: 2.5}}, '')),
     ...(extra.traces ?? []),
   ];
   plot(id, traces, {xaxis: named(xText, extra.xaxis), yaxis: named(yText, {range: range('accuracy')}), shapes: extra.shapes ?? []});
@@ -240,7 +240,7 @@ if ($('f-flips')) onChange(['split', 'runs'], () => {
   const bar = (values, sign, name, color) => ({type: 'bar', x: FEW.map((_, at) => at), y: values.map(value => value === null ? null : sign * value), name, marker: {color},
     text: values.map((value, at) => value === null ? '' : `${labels[at]}<br>${name}: ${(100 * value).toFixed(1)} % of facts`), hoverinfo: 'text', textposition: 'none'});
   const most = Math.max(.05, ...finite([...up, ...down]));
-  plot('f-flips', [bar(up, 1, 'wrong to right', '#0072b2'), bar(down, -1, 'right to wrong', '#d55e00')], {barmode: 'relative', bargap: .35,
+  plot('f-flips', [bar(up, 1, 'wrong to right', '#0072b2'), bar(down, -1, 'right to wrong', '#d55e00')], {barmode: 'relative', bargap: .5,
     xaxis: {tickvals: FEW.map((_, at) => at), ticktext: labels, showgrid: false, title: {text: ''}, range: [-.7, Math.max(FEW.length - .3, 3.3)]},
     yaxis: named('share of facts', {range: [-most * 1.1, most * 1.1], zeroline: true, zerolinecolor: css('--muted'), tickformat: '.0%'})});
   const column = name => D.metrics[`${name}/${state.split}`];

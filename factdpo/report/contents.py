@@ -74,6 +74,7 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
     """Read everything below a sweep's or a run's folder; ConfigError if no run is there."""
     results = load(folder)
     asked = sweep.read(folder) or {}
+    results = _in_order(results)
     splits = [split for split in SPLITS if f"accuracy/{split}" in results.metrics]
     splits += [m.split("/")[1] for m in results.metrics if m.startswith("accuracy/") and m.split("/")[1] not in SPLITS]
     wanted = [f"{metric}/{split}" for split in splits for metric in PER_SPLIT]
@@ -120,6 +121,13 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
         versions=_counted(stored, "versions"),
         left_out=left_out,
     )
+
+
+def _in_order(results: Results) -> Results:
+    """The runs by their swept keys and then their seeds; by folder where those are alike or not known."""
+    keys = [key for key in [*results.settings, *results.keys] if results.table[key].map(type).nunique() == 1]
+    table = results.table.sort_values(list(dict.fromkeys(keys)), kind="stable") if keys else results.table
+    return Results(table.reset_index(drop=True), results.repeated)
 
 
 def _has_config(results: Results) -> list[bool]:

@@ -1,6 +1,7 @@
 // The graph of who is whose friend, as SVG: names on one circle, an edge per fact; and what a run says.
 {
-  const SVG = 'http://www.w3.org/2000/svg', G = D.graph, RADIUS = 210;
+  const SVG = 'http://www.w3.org/2000/svg', G = D.graph, RADIUS = 230;
+  const pen = document.createElement('canvas').getContext('2d');
   const X = G.angles.map(angle => RADIUS * Math.cos(angle)), Y = G.angles.map(angle => -RADIUS * Math.sin(angle));
   const bytes = text => Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
   const numbers = text => new Uint32Array(bytes(text).buffer);
@@ -39,8 +40,11 @@
 
   function draw(id, facts, showTruth, label) {
     const shown = facts.filter(one => one.fact[3] >= 0 && one.fact[4] >= 0), crowd = Math.min(.85, .35 + 30 / shown.length);
-    const size = G.names.length > 60 ? 9 : 12, room = Math.max(0, ...G.names.map(name => Math.min(name.length, 26))) * size * .56 + 26;
-    const picture = svg('svg', {class: 'graph', viewBox: `${-RADIUS - room} ${-RADIUS - room} ${2 * (RADIUS + room)} ${2 * (RADIUS + room)}`, role: 'group', 'aria-label': label});
+    const size = G.names.length > 60 ? 10 : 14;
+    pen.font = `${size}px ${getComputedStyle(document.body).fontFamily}`;
+    const reach = along => Math.max(0, ...G.names.map((name, i) => (RADIUS + 18 + pen.measureText(short(name, 26)).width) * Math.abs(along[i]) / RADIUS)) + size;
+    const [w, h] = [reach(X), reach(Y)];
+    const picture = svg('svg', {class: 'graph', viewBox: `${-w} ${-h} ${2 * w} ${2 * h}`, role: 'group', 'aria-label': label});
     const edges = svg('g');
     for (const one of [...shown.filter(one => one.right || showTruth), ...shown.filter(one => !one.right && !showTruth)]) edges.append(edge(one, showTruth, crowd));
     picture.append(edges);
@@ -86,7 +90,7 @@
       const begins = fact && text.trim().toLowerCase().startsWith(String(fact).trim().toLowerCase());
       return element('td', {}, begins ? element('strong', {}, text) : text);
     };
-    const rows = said?.map(([split, prompt, fact, base, trained]) => element('tr', {}, element('th', {scope: 'row'}, prompt + ' ', element('small', {}, title(split))),
+    const rows = said?.map(([split, prompt, fact, base, trained]) => element('tr', {}, element('th', {scope: 'row'}, prompt + ' ', element('small', {}, split === 'fixed' ? 'fixed prompt' : title(split))),
       element('td', {}, fact ?? ''), cell(base, fact), cell(trained, fact)));
     body.replaceChildren(...rows ?? [element('tr', {}, element('td', {colspan: 4}, 'No generations of this run can be read.'))]);
   }
