@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shlex
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,20 @@ def command(config: dict[str, Any], conf_folders: list[Path]) -> str:
     return shlex.join(["factdpo", *words])
 
 
+@lru_cache(maxsize=256)  # a report names the commands of a thousand runs
+def _group_values(path: Path) -> dict[str, Any] | None:
+    """What an option's file sets in its own group; None for one that sets other things."""
+    text = path.read_text(encoding="utf-8")
+    values = yaml.safe_load(text)
+    return values if isinstance(values, dict) and "@package" not in text else None
+
+
 def _options(group: str, conf_folders: list[Path], known: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """(name, flat values) of a group's options that set keys of the schema and nothing else."""
     files = {path.stem: path for folder in reversed(conf_folders) for path in sorted((folder / group).glob("*.yaml"))}
     found = []
     for name, path in sorted(files.items()):
-        text = path.read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
-        if isinstance(values, dict) and "@package" not in text:
+        if values := _group_values(path):
             values = flat(values, f"{group}.")
             if values.keys() <= known.keys():
                 found.append((name, values))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from factdpo.compare import paired, shown, side
 from factdpo.config import Config, ConfigError, to_dict, validate
 from factdpo.overrides import flat
-from factdpo.record import best_baseline
+from factdpo.record import AS_TRAINED, best_baseline
 from factdpo.report.settings import SPLITS, WILSON, Score, Setting
 from factdpo.results import Results
 
@@ -37,6 +37,7 @@ class Answer:
     sentence: str
     more: list[str]
     how: list[str]
+    best: Setting | None = None  # the best setting, where that is more than chance
 
 
 def answer(results: Results, settings: list[Setting], splits: list[str]) -> Answer:
@@ -49,12 +50,12 @@ def answer(results: Results, settings: list[Setting], splits: list[str]) -> Answ
         return Answer("No run has finished, so there is nothing to say yet.", [], [])
     best = max(measured, key=lambda setting: setting.scores[f"accuracy/{split}"].mean)
     if len(measured) == 1:
-        sentence, more, how = _alone(best, split), [], [_over(best.scores[f"accuracy/{split}"])]
+        sentence, more, how, sure = _alone(best, split), [], [_over(best.scores[f"accuracy/{split}"])], False
     else:
-        sentence, more, how = _compared(results, measured, best, split)
+        sentence, more, how, sure = _compared(results, measured, best, split)
         more += _elsewhere(results, settings, splits, split)
     more += [_beside(best, split)]
-    return Answer(sentence, [line for line in [*more, _alarm(results)] if line], how)
+    return Answer(sentence, [line for line in [*more, _alarm(results)] if line], how, best if sure else None)
 
 
 def number(score: Score) -> str:
@@ -112,7 +113,9 @@ def _alone(setting: Setting, split: str) -> str:
     return f"{who} {number(score)} of the {SPLITS[split]} right."
 
 
-def _compared(results: Results, measured: list[Setting], best: Setting, split: str) -> tuple[str, list[str], list[str]]:
+def _compared(
+    results: Results, measured: list[Setting], best: Setting, split: str
+) -> tuple[str, list[str], list[str], bool]:
     metric = f"accuracy/{split}"
 
     def score(setting: Setting) -> Score:
@@ -131,7 +134,7 @@ def _compared(results: Results, measured: list[Setting], best: Setting, split: s
         )
     else:
         sentence = (
-            f"{names} {does} on {SPLITS[split]}: {number(score(best))}, which is {_gap(gap)} against "
+            f"{names} {does} on {SPLITS[split]}: {number(score(best))}, that is {_gap(gap)} over "
             f"{worst.label}, {of} ({number(score(worst))})."
         )
     more = []
@@ -153,7 +156,7 @@ def _compared(results: Results, measured: list[Setting], best: Setting, split: s
         which = "Each setting has" if alone == len(measured) else f"{alone} of {len(measured)} settings have"
         more.append(f"{which} one run only: how far seeds scatter there is not known.")
     over = dict.fromkeys(_over(score(setting)) for setting in measured)
-    return sentence, more, [*over, f"Interval of the difference: {gap.how}."]
+    return sentence, more, [*over, f"Interval of the difference: {gap.how}."], gap.certain
 
 
 def _apart(results: Results, measured: list[Setting], best: Setting, other: Setting, metric: str) -> bool:
@@ -197,7 +200,7 @@ def _beside(setting: Setting, split: str) -> str:
     said += [f"the best rule that understands nothing ({rule[0].replace('_', ' ')}) {plain(rule[1])}"] if rule else []
     if "implied" in rules:
         said.append(f"what the training facts imply by logic {plain(rules['implied'])}")
-    return f"On the same facts {_and(said)}." if said else ""
+    return f"On the same facts{f' as {setting.label}' * bool(setting.values)} {_and(said)}." if said else ""
 
 
 def _alarm(results: Results) -> str:
@@ -205,7 +208,10 @@ def _alarm(results: Results) -> str:
     runs = results.finished
     if not {"reward_accuracy/train", "accuracy/train"} <= {*runs.columns}:
         return ""
-    many = int((runs["reward_accuracy/train"] - runs["accuracy/train"] > ALARM).sum())
+    logged = runs["reward_accuracy/train"]
+    if (as_trained := f"reward_accuracy/{AS_TRAINED}") in runs:  # what training saw of runs with data.boundary=none
+        logged = runs[as_trained].fillna(logged)
+    many = int((logged - runs["accuracy/train"] > ALARM).sum())
     if not many:
         return ""
     return (

@@ -244,7 +244,8 @@ if ($('f-flips')) onChange(['split', 'runs'], () => {
     xaxis: {tickvals: FEW.map((_, at) => at), ticktext: labels, showgrid: false, title: {text: ''}, range: [-.7, Math.max(FEW.length - .3, 3.3)]},
     yaxis: named('share of facts', {range: [-most * 1.1, most * 1.1], zeroline: true, zerolinecolor: css('--muted'), tickformat: '.0%'})});
   const column = name => D.metrics[`${name}/${state.split}`];
-  scatter('f-reward', column('reward_accuracy'), column('accuracy'), 'reward accuracy', 'accuracy', {alarm: true, xaxis: {range: range('accuracy')},
+  const logged = D.metrics['reward_accuracy/train']?.map((value, run) => D.metrics['reward_accuracy/train_as_trained']?.[run] ?? value);
+  scatter('f-reward', logged, D.metrics['accuracy/train'], 'reward accuracy', 'accuracy', {alarm: true, xaxis: {range: range('accuracy')},
     shapes: [{type: 'line', x0: 0, y0: 0, x1: 1, y1: 1, line: {color: css('--line'), width: 1.5}}, {type: 'line', x0: .2, y0: 0, x1: 1, y1: .8, line: {color: css('--bad'), width: 1, dash: 'dash'}}]});
   const base = finite(D.metrics['base/across/retention_nats_per_token'] ?? []), was = finite(column('base/accuracy') ?? D.metrics[`base/accuracy/${state.split}`] ?? []);
   const mean = values => values.reduce((a, b) => a + b, 0) / values.length;

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from factdpo import sweep
 from factdpo.compare import shown
@@ -18,6 +19,10 @@ from factdpo.report.beliefs import Beliefs, Hard
 from factdpo.report.curves import short
 from factdpo.report.settings import SPLITS, Axis, Setting, axes, settings
 from factdpo.results import Results, load
+from factdpo.tracker import HISTORY
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DETAILED = 200  # runs with curves, graph and generations in the page; of more the settings take turns
 PER_SPLIT = (
@@ -25,6 +30,7 @@ PER_SPLIT = (
     "rejected_logp_nats", "p_other", "wrong_to_right", "right_to_wrong", "n",
 )  # fmt: skip
 ACROSS = ("across/symmetry_train", "across/symmetry_test", "across/retention_nats_per_token")
+ITEMS, SAID = "items.parquet", "generations.json"
 NOT_SHOWN = {"label", "out", "sweep"}  # keys that say where a run lies, which is no difference between two
 
 
@@ -67,6 +73,7 @@ class Contents:
     commands: list[dict[str, Any]]  # of the sweep, as sweep.json has them
     hardware: list[tuple[int, dict[str, Any]]]  # runs on it, and what it is
     versions: list[tuple[int, dict[str, Any]]]
+    warnings: list[tuple[int, str]]  # runs that have it, and what it says
     left_out: list[str]  # sentences
 
 
@@ -119,8 +126,13 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
         commands=asked.get("commands") or [],
         hardware=_counted(stored, "hardware"),
         versions=_counted(stored, "versions"),
+        warnings=[(int(count), str(text)) for text, count in _warnings(results).items()],
         left_out=left_out,
     )
+
+
+def _warnings(results: Results) -> "pd.Series":
+    return results.finished["warnings"].dropna().str.split("\n").explode().value_counts()
 
 
 def _in_order(results: Results) -> Results:
@@ -168,25 +180,20 @@ def _details(results: Results, runs: list[Run], left_out: list[str]) -> Beliefs:
     kept = _in_turns(runs)
     beliefs = Beliefs()
     unread: dict[str, list[str]] = {}
-
-    def attempt(run: Run, file: str, read: Callable[[], Any]) -> Any:
-        try:
-            return read()
-        except (OSError, ValueError) as error:
-            unread.setdefault(file, []).append(f"{run.label}: {str(error).splitlines()[0]}")
-            return None
-
     for run, folder in zip(runs, map(Path, results.table["folder"]), strict=True):
         if run.state != "FINISHED":
             continue
-        keep = run.id in kept
-        graph = attempt(run, "items.parquet", lambda: beliefs.add(run.label, folder, keep))  # noqa: B023
-        if keep:
-            run.detail = {
-                "graph": graph,
-                "curves": attempt(run, "history.jsonl", lambda: curves.read(folder)),  # noqa: B023
-                "said": attempt(run, "generations.json", lambda: _said(folder)),  # noqa: B023
-            }
+        readers: dict[str, Callable[[], Any]] = {ITEMS: partial(beliefs.add, run.label, folder, run.id in kept)}
+        if run.id in kept:
+            readers |= {HISTORY: partial(curves.read, folder), SAID: partial(_said, folder)}
+        found: dict[str, Any] = {}
+        for file, read in readers.items():
+            try:
+                found[file] = read()
+            except (OSError, ValueError) as error:
+                unread.setdefault(file, []).append(f"{run.label}: {str(error).splitlines()[0]}")
+        if run.id in kept:
+            run.detail = {"graph": found.get(ITEMS), "curves": found.get(HISTORY), "said": found.get(SAID)}
     for file, lines in unread.items():
         left_out.append(
             f"{file} of {len(lines)} finished run{'s' * (len(lines) > 1)} cannot be read, and what it says is left out "
@@ -213,7 +220,7 @@ def _in_turns(runs: list[Run]) -> set[str]:
 
 
 def _said(folder: Path) -> list[list[Any]]:
-    rows = json.loads((folder / "generations.json").read_text(encoding="utf-8"))
+    rows = json.loads((folder / SAID).read_text(encoding="utf-8"))
     try:
         return [[row[key] for key in ("split", "prompt", "fact", "base", "trained")] for row in rows]
     except (KeyError, TypeError) as error:

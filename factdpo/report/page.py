@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,7 +54,14 @@ def render(contents: Contents) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"plain": plain, "score": number, "split": _split, "shown": shown, "short": _short_key}
+    environment.filters |= {
+        "plain": plain,
+        "score": number,
+        "split": _split,
+        "shown": shown,
+        "short": _short_key,
+        "unbroken": _unbroken,
+    }
     environment.globals |= {"scale_at": _scale, "isnan": math.isnan, "RULES": RULES, "TRACK": TRACK}
     few, left_out = _few(contents)
     return environment.get_template("page.html.j2").render(
@@ -62,7 +70,7 @@ def render(contents: Contents) -> str:
         settings_left_out=left_out,
         columns=_columns(contents),
         cells=_cells,
-        best=contents.settings and _best(contents),
+        best=contents.answer.best,
         style=Markup(_read("style.css")),
         scripts=Markup("\n".join(_read(name) for name in SCRIPTS)),
         plotly=Markup(get_plotlyjs()),
@@ -125,11 +133,6 @@ def _ranked(contents: Contents) -> list[Setting]:
     return sorted(scored, key=lambda setting: -setting.scores[metric].mean)
 
 
-def _best(contents: Contents) -> Setting | None:
-    ranked = _ranked(contents)
-    return ranked[0] if len(ranked) > 1 else None
-
-
 def _few(contents: Contents) -> tuple[list[Setting], int]:
     """The settings that a table shows, in their order, and how many it leaves out."""
     if len(contents.settings) <= MOST_SETTINGS:
@@ -186,6 +189,11 @@ def _scale(score: Score) -> dict[str, float]:
 
 def _numbers(score: Score | None) -> list[float | None] | None:
     return score and [score.n, short(score.mean), short(score.low), short(score.high)]
+
+
+def _unbroken(text: str) -> str:
+    """An interval stays on one line."""
+    return re.sub(r" \[(\S+), (\S+)\]", "\u00a0[\\1,\u00a0\\2]", text)
 
 
 def _split(split: str) -> str:
