@@ -28,7 +28,7 @@ from factdpo import cache, display, record
 from factdpo.config import ConfigError
 from factdpo.identity import Run
 from factdpo.overrides import command, flat
-from factdpo.space import Space, text, words
+from factdpo.space import Space, text, values, words
 from factdpo.tracker import summary
 
 FILE = "study.journal"
@@ -218,7 +218,7 @@ class Search:
 
     def axes(self) -> dict[str, list[str]]:
         """What is searched and over which seeds, as sweep.json has it."""
-        return {key: [words(distribution)] for key, distribution in self.space.items()} | self.seeds
+        return {key: values(distribution) for key, distribution in self.space.items()} | self.seeds
 
     def print_plan(self) -> None:
         """How many trials there are and are to come, and the space."""

@@ -8,7 +8,7 @@ No `from __future__ import annotations` here: a scanned plugin module that has i
 """
 
 import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -127,10 +127,10 @@ class Jobs:
         So that a key that is not there, or a value that cannot be, is refused before anything is written.
         """
         from factdpo.space import edges
-        from hydra_plugins.factdpo_launcher import looked_up
+        from hydra_plugins.factdpo_sweeper import plan
 
         jobs = [self._jobs(settings)[0] for settings in edges(self.search.space)]
-        looked_up(self.context, self.config, jobs, 0)
+        plan(replace(self.sweep, runs={}, before={}), self.context, self.config, jobs, 0)
 
     def plan_earlier(self) -> None:
         """Look up the runs of the trials that there are; raises ConfigError if the command asks for others now."""
@@ -160,7 +160,8 @@ class Jobs:
                 self.search.prune(trial, str(error))
             else:
                 self.search.keep_runs(trial, runs[trial.number])
-        batch = [trial for trial in batch if trial.number in runs]
+        if not (batch := [trial for trial in batch if trial.number in runs]):
+            return
         self.search.print_batch(batch)
         self.sweep.write()
         jobs = [job for trial in batch for job in self._jobs(self.search.settings(trial))]
