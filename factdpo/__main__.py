@@ -1,4 +1,4 @@
-"""The command line: `factdpo [key=value ...]`, and its commands eval, results, report and doctor; the rest is Hydra's."""
+"""The command line: `factdpo [key=value ...]` and its commands, which `main` names; the rest is Hydra's."""
 
 import os
 import re
@@ -28,7 +28,7 @@ OmegaConf.register_new_resolver("factdpo_keys", explain.help_keys, replace=True)
 
 def main() -> None:
     """Runs one command; exits 0 when done, 1 when the run failed, 2 when it cannot be done as asked, 130 on Ctrl-C."""
-    commands = {"doctor": _doctor, "eval": _eval, "results": _results, "report": _report}
+    commands = {"doctor": _doctor, "eval": _eval, "results": _results, "report": _report, "dashboard": _dashboard}
     command = commands.get("".join(sys.argv[1:2]), _compose_and_run)
     try:
         command()
@@ -80,6 +80,24 @@ def _report() -> None:
     from factdpo.report import command
 
     _or_refuse(lambda: command.main(sys.argv[2:], [Path("conf"), conf_folder()]))
+
+
+def _dashboard() -> None:
+    from factdpo.dashboard import command
+
+    _or_refuse(lambda: command.main(sys.argv[2:], [Path("conf"), conf_folder()]))
+
+
+def _status() -> None:
+    from factdpo import status
+
+    _or_refuse(lambda: status.main(sys.argv[2:]))
+
+
+def _clean() -> None:
+    from factdpo import clean
+
+    _or_refuse(lambda: clean.main(sys.argv[2:]))
 
 
 def _or_refuse(command: Callable[[], object]) -> None:
