@@ -42,7 +42,7 @@ from torch.profiler import profile as profiler
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from factdpo import adapters, batched, job, model
+from factdpo import adapters, batched, model, provenance
 from factdpo.config import Config, Device, from_dict
 from factdpo.display import quiet_libraries
 from factdpo.facts import Fact
@@ -206,7 +206,7 @@ def train_batched(
         for run, (cfg, mine) in enumerate(zip(cfgs, losses, strict=True))
     ]  # fmt: skip
     with telling(clock):
-        endings = [ending for _, ending in batched.fit_many(base, members, folder)]
+        endings = [ending for group in batched.fit_many(base, members, folder) for _, ending in group]
     if failed := [ending for ending in endings if isinstance(ending, Exception)]:
         raise failed[0]
     return losses, endings[0].facts["trained_together"]  # type: ignore[union-attr]
@@ -524,7 +524,7 @@ def machine() -> Row:
     cpu = re.search(r"^model name\s*: (.*)$", info.read_text() if info.exists() else "", re.MULTILINE)
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    versions = job.versions()
+    versions = provenance.versions()
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown",

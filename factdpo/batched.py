@@ -8,7 +8,8 @@ in blocks: no step waits for the host.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from factdpo import adapters, canaries, checkpoints
+from factdpo import adapters, canaries, checkpoints, signals
 from factdpo.config import Config, Loss
 from factdpo.dpo import dpo_loss
 from factdpo.logps import Diverged
@@ -34,6 +35,8 @@ log = logging.getLogger("factdpo")
 FETCH_STEPS = 25  # at these steps at the latest the metrics are fetched and diverged runs leave
 FETCH_SECONDS = 1.0  # and after so long rows are shown, for who watches
 
+Ended = list[tuple[Member, Trained | Exception]]  # runs that ended at the same step
+
 
 def can_train_together(cfg: Config) -> list[Any]:
     """What runs on the same base must agree on to be in one batch."""
@@ -41,12 +44,14 @@ def can_train_together(cfg: Config) -> list[Any]:
     return [sorted(cfg.lora.target_modules), dpo.bf16, dpo.adam_beta1, dpo.adam_beta2, dpo.adam_epsilon]
 
 
-def fit_many(base: Base, members: list[Member], folder: Path) -> Iterator[tuple[Member, Trained | Exception]]:
+def fit_many(base: Base, members: list[Member], folder: Path) -> Generator[Ended, None, None]:
     """Train all members, in batches that fit; each is handed out when it ends, with its weights or with what ended it.
 
     The members agree in `can_train_together`. Checkpoints of unfinished batches lie in `folder`: what there is of the
-    members is gone on with. The base is as it was whenever a member is handed out. An out-of-memory error halves the
-    batch and starts it again; raises it when a run alone does not fit.
+    members is gone on with. The base is as it was whenever members are handed out; who is handed some and never comes
+    back for the others closes the generator, which leaves a checkpoint of these. So does a signal that waits
+    (signals.held); it is then raised. An out-of-memory error halves the batch and starts it again; raises it when a run
+    alone does not fit.
     """
     waiting = {member.key: member for member in members}
     batches: list[tuple[list[Member], checkpoints.Checkpoint | None]] = []
@@ -66,9 +71,12 @@ def fit_many(base: Base, members: list[Member], folder: Path) -> Iterator[tuple[
             home = checkpoints.Home.new(folder, [member.key for member in batch])
         ended = set()
         try:
-            for member, ending in _fit_batch(base, batch, saved, home):
-                ended.add(member.key)
-                yield member, ending
+            for member in batch:
+                member.start()
+            with closing(_fit_batch(base, batch, saved, home)) as groups:
+                for group in groups:
+                    ended.update(member.key for member, _ in group)
+                    yield group
             home.forget()
         except Exception as error:
             left = [member for member in batch if member.key not in ended]
@@ -110,7 +118,7 @@ class _Inputs(NamedTuple):
 
 def _fit_batch(
     base: Base, members: list[Member], saved: checkpoints.Checkpoint | None, home: checkpoints.Home
-) -> Iterator[tuple[Member, Trained | Exception]]:
+) -> Generator[Ended, None, None]:
     """Train these members at once, from the beginning or from a checkpoint."""
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -120,16 +128,29 @@ def _fit_batch(
         batch = _Batch(stack, members, fresh, saved)
         while batch.runs:
             batch.step()
-            gone = batch.leave()
+            stop = signals.waiting()
+            gone = batch.leave(all_is_told=stop)
             if gone:
-                stack.take_off()  # whoever is handed a run may never come back
-                for run in gone:
-                    assert run.ending is not None
-                    yield run.member, run.ending
+                stack.take_off()
+            try:
+                if gone:
+                    yield [(run.member, run.ending) for run in gone if run.ending is not None]
+            finally:  # also if whoever was handed these does not come back
+                # When some have ended, a checkpoint without them: who goes on from here has fewer to train.
+                if batch.runs and (gone or stop or batch.count % batch.save_every == 0):
+                    _save(home, batch)
+            if gone:
                 stack.put_on()
-            # Also when one has ended: who goes on from here has fewer to train.
-            if batch.runs and (gone or batch.count % batch.save_every == 0):
-                home.save(*batch.state())
+            if batch.runs and stop:
+                signals.raise_waiting()
+
+
+def _save(home: checkpoints.Home, batch: "_Batch") -> None:
+    """A checkpoint; without one a kill costs more, but no result."""
+    try:
+        home.save(*batch.state())
+    except OSError as error:
+        log.warning("no checkpoint at step %d: %s", batch.count, error)
 
 
 class _Batch:
@@ -322,12 +343,15 @@ class _Batch:
 
     # ------------------------------------------------------------------------------------------------ what is told
 
-    def leave(self) -> list[Run]:
-        """Tell what is known, score who is due, and take the runs that came to their end out of the batch."""
+    def leave(self, all_is_told: bool) -> list[Run]:
+        """Tell what is known, score who is due, and take the runs that came to their end out of the batch.
+
+        Not at every step, unless all is to be told.
+        """
         due = [run for run in self.runs if run.scored_at(self.count)]
         last = [run for run in self.runs if run.total == self.count]
         regular = self.count % FETCH_STEPS == 0 or self.count % self.save_every == 0
-        bound = due or last or self.count == 1 or regular
+        bound = due or last or self.count == 1 or regular or all_is_told
         if not bound and time.monotonic() - self.fetched < FETCH_SECONDS:
             return []
         self._fetch()

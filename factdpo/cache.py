@@ -4,18 +4,24 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
 log = logging.getLogger("factdpo")
 
 # Bumped by hand when a stage computes other numbers from the same inputs: old artefacts and runs are then not reused.
 STAGE_VERSIONS = {"facts": 1, "splits": 1, "pairs": 1, "logps": 1, "train": 1, "evaluate": 1}
 
+SETTLED_NS = 2 * 10**9  # a file that was changed later than this before now is read again each time
 MANIFEST = "manifest.json"  # file name -> sha256; written last, so a folder with a manifest is whole
 
 
@@ -26,8 +32,19 @@ def signature(asked: Any) -> str:
 
 
 def file_sha256(path: Path) -> str:
+    """A file's hash, computed once per process as long as nobody writes to it: weights can have gigabytes."""
+    status = path.stat()
+    if time.time_ns() - status.st_ctime_ns < SETTLED_NS:  # the next write may leave the same time
+        return _sha256(path)
+    return _known_sha256(path, status.st_ino, status.st_size, status.st_ctime_ns)
+
+
+def _sha256(path: Path, *_: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_known_sha256 = lru_cache(maxsize=2**16)(_sha256)
 
 
 def folder_sha256(folder: Path) -> dict[str, str]:
@@ -36,12 +53,30 @@ def folder_sha256(folder: Path) -> dict[str, str]:
     return {p.relative_to(folder).as_posix(): file_sha256(p) for p in files}
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What goes wrong with the disk in here is raised as an OSError that names the file; most libraries do not.
+
+    Given a folder, the file is the one in it that was changed last.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        said = re.search(r"os error (\d+)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
+        if number is None or getattr(error, "filename", None) is not None:
+            raise
+        files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else []
+        name = max(files, key=lambda p: p.stat().st_mtime_ns, default=path)
+        raise OSError(number, os.strerror(number), str(name)) from error
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a file so that a reader, even after a crash, sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with writing(path), temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -69,7 +104,8 @@ def fetch(folder: Path, make: Callable[[Path], None]) -> bool:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
-            make(temporary)
+            with writing(temporary):
+                make(temporary)
             write_atomic(temporary / MANIFEST, json.dumps(folder_sha256(temporary), indent=1))
             os.replace(temporary, folder)
         except BaseException:

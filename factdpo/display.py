@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,27 +38,52 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def log_files(paths: list[Path], quiet: bool = False) -> Iterator[None]:
-    """Everything logged in here, warnings of all libraries included, goes to the files; ours also to the terminal.
+def piped() -> Iterator[None]:
+    """What is printed in here may be read only in part, as by `| head`: that ends it, and is no error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python would complain at its exit
 
-    With `quiet` only our warnings do.
+
+class LogFile(logging.FileHandler):
+    """A log in a file. It never raises: what keeps it from being written is in `error`, and said once."""
+
+    def __init__(self, path: Path):
+        super().__init__(path, encoding="utf-8")
+        self.error: Exception | None = None
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if self.error is None and isinstance(error, Exception):
+            self.error = error
+            console.print(f"[yellow]warning:[/] {escape(self.baseFilename)}: {escape(str(error))}", soft_wrap=True)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:  # what could not be written before is tried once more
+            self.error = self.error or error
+
+
+@contextmanager
+def logging_to(files: list[logging.Handler], quiet: bool = False) -> Iterator[None]:
+    """What is logged in here, warnings of all libraries included, goes to these files; ours also to the terminal.
+
+    The list, never empty, may grow and shrink while this lasts. With `quiet` only our warnings go to the terminal.
     """
     root = logging.getLogger()
-    to_files = [logging.FileHandler(path, encoding="utf-8") for path in paths]
-    for to_file in to_files:
-        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    to_terminal = _Terminal(logging.WARNING if quiet else logging.INFO)
-    others = root.handlers[:]
-    root.handlers[:] = to_files  # Hydra's own handler would print every library's warnings
-    log.addHandler(to_terminal)
+    before = root.handlers, log.handlers, log.level
+    root.handlers = files  # Hydra's own handler would print every library's warnings
+    log.handlers = [_Terminal(logging.WARNING if quiet else logging.INFO)]
     log.setLevel(logging.INFO)
     try:
         yield
     finally:
-        root.handlers[:] = others
-        log.removeHandler(to_terminal)
-        for to_file in to_files:
-            to_file.close()
+        root.handlers, log.handlers = before[:2]
+        log.setLevel(before[2])
 
 
 class _Terminal(logging.Handler):
@@ -102,7 +128,7 @@ class Bar:
 
 
 class BatchBar:
-    """One progress bar for runs that train together: steps of all of them, how many ended, and the best so far."""
+    """One progress bar for runs that train together, batch by batch: steps of them all, and the best of the batch."""
 
     def __init__(self, runs: int, enabled: bool):
         self.totals: dict[str, int] = {}  # run -> optimizer steps
@@ -119,6 +145,11 @@ class BatchBar:
     def __exit__(self, *_: object) -> None:
         self._line()
         self.progress.stop()
+
+    def begin(self) -> None:
+        """Another batch of the runs starts, at its own first step."""
+        self._line()
+        self.scores, self.scored_at = {}, 0
 
     def run(self, name: str, steps: int) -> Callable[..., None]:
         """Who is to be called with the rows of one of the runs."""

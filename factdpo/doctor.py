@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import factdpo
-from factdpo import job, wandb_env, weights
+from factdpo import provenance, wandb_env, weights
 from factdpo.config import ConfigError, ModelConfig, ModelSource, TrackConfig
 
 TIMEOUT_SECONDS = 3.0
@@ -49,7 +49,7 @@ def _print(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> Non
 
 
 def _versions() -> Iterable[tuple[str, str]]:
-    for package, version in job.versions().items():
+    for package, version in provenance.versions().items():
         place = f" in {Path(factdpo.__file__).parent}" if package == "factdpo" else ""
         yield package, f"{version}{place}" if version else "not installed"
 

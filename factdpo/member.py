@@ -35,6 +35,7 @@ class Member:
     curves: dict[str, Pairs]  # scored as eval.every says
     describe: Callable[[dict[str, PairLogps]], Row]  # these scores as a row of the history
     record: Callable[..., None]  # gets the rows of the history as they arise, many at a time
+    start: Callable[[], None] = lambda: None  # called when its batch starts; again if the batch begins again
     recorded: int = 0  # rows that it got: a training that begins again does not repeat them
 
 
@@ -106,12 +107,16 @@ class Run:
                 self.canaries |= canaries.check_first_step(self.member.cfg, logged)
 
     def tell(self, rows: list[Row]) -> None:
-        """Hand on those rows that the member has not got yet."""
+        """Hand on those rows that the member has not got yet; if it cannot take them, the run ends, and no other."""
         new = rows[max(0, self.member.recorded - len(self.rows)) :]
         self.rows += rows
-        if new:
+        if not new:
+            return
+        try:
             self.member.record(*new)
-            self.member.recorded += len(new)
+        except Exception as error:
+            self.ending = self.ending or error
+        self.member.recorded += len(new)
 
     def state(self) -> dict[str, Any]:
         """What of it a checkpoint keeps, as JSON's types."""

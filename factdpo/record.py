@@ -42,6 +42,7 @@ KEYS: dict[str, str] = {
     "name": "how people call the run; not unique",
     "state": "FINISHED, FAILED, DIVERGED (NaN or Inf) or PREEMPTED (a signal)",
     "error": "why it is not FINISHED; null",
+    "attempts": "times that this command tried it: 1 + what `retries` added",
     "started": "when the run began, UTC, ISO 8601",
     "config.<rest>": "the resolved config; units in factdpo/config.py",
     "asked.<rest>": "what the id is a hash of, beside the config: the data's sha256, the model, stage versions",

@@ -5,13 +5,14 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 from torch import nn
 
-from factdpo import adapters, batched, cache, evaluate, graph
+from factdpo import adapters, batched, cache, evaluate, graph, signals
 from factdpo.baselines import baselines
 from factdpo.config import Config, EngineName
 from factdpo.display import Bar
@@ -86,15 +87,17 @@ def rescore(cfg: Config, folder: Path) -> Row:
     return _scores(pairs, refs, {name: pair_logps(model, p, cfg.eval.batch_size) for name, p in pairs.items()})
 
 
-def member(ready: Ready, tell: list[Callable[..., None]]) -> batched.Member:
+def member(ready: Ready, tell: list[Callable[..., None]], start: Callable[[], None] = lambda: None) -> batched.Member:
     """The run as the batched engine wants it; who is in `tell` gets the rows of its history."""
 
     def record(*rows: Row) -> None:
         for each in tell:
             each(*rows)
 
-    name = ready.trained.name
-    return batched.Member(name, ready.cfg, ready.training, ready.training_refs, ready.curves, ready.curve_point, record)
+    return batched.Member(
+        ready.trained.name, ready.cfg, ready.training, ready.training_refs, ready.curves, ready.curve_point, record,
+        start,
+    )  # fmt: skip
 
 
 def keep(trained: batched.Trained, out: Path, target: Path) -> None:
@@ -114,12 +117,15 @@ def _fit(ready: Ready, tracker: Trackers, out: Path) -> None:
                 shutil.copyfile(out / HISTORY, target / HISTORY)
                 return
             alone = member(ready, [tracker.log, bar])
-            for _, ending in batched.fit_many(ready.base, [alone], ready.cache_dir / "batches"):
-                if isinstance(ending, Exception):
-                    raise ending
-                keep(ending, out, target)
+            with signals.held(), closing(batched.fit_many(ready.base, [alone], ready.cache_dir / "batches")) as groups:
+                for ((_, ending),) in groups:
+                    if isinstance(ending, Exception):
+                        raise ending
+                    keep(ending, out, target)
 
-    if cache.fetch(ready.trained, make) and not tracker.rows:
+    found = cache.fetch(ready.trained, make)
+    signals.raise_waiting()  # one that came at the training's end, whose weights are kept now
+    if found and not tracker.rows:
         log.info("training: found in %s", ready.trained)
         tracker.log(*read_history(ready.trained / HISTORY))
 
@@ -187,6 +193,8 @@ def _write_artefacts(
     """The weights, one row per fact, the generations and the figures, into the run's folder."""
     weights = adapters.trained_weights(trained)
     shutil.copytree(weights, out / weights.name, dirs_exist_ok=True)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out / "items.parquet")
+    with cache.writing(out / "items.parquet"):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out / "items.parquet")
     cache.write_atomic(out / "generations.json", json.dumps(generations, indent=1, ensure_ascii=False))
-    graph.write_graphs(rows, characters, out / "figures")
+    with cache.writing(out / "figures"):
+        graph.write_graphs(rows, characters, out / "figures")

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 from rich.text import Text
 
-from factdpo import cache, display, job
+from factdpo import cache, display, provenance
 from factdpo.config import ConfigError
 from factdpo.identity import Run
 
@@ -61,7 +61,7 @@ class Sweep:
                 "started": self.at,
                 "runs": len(self.runs),
                 "commit": _commit(),
-                "versions": job.versions(),
+                "versions": provenance.versions(),
             }
             same = (mine["started"], mine["command"])
             others = [one for one in known.get("commands", []) if (one["started"], one["command"]) != same]

@@ -10,11 +10,12 @@ import logging
 import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from factdpo import wandb_env
+from factdpo import cache, wandb_env
 from factdpo.config import Config, to_dict
 from factdpo.wandb_env import wandb_mode, without_secrets
 
@@ -77,13 +78,16 @@ class LocalTracker:
         self._file = (folder / HISTORY).open("w", encoding="utf-8")  # a history of an earlier attempt is cut off
 
     def log(self, *rows: Row) -> None:
-        for row in rows:
-            self._file.write(json.dumps({key: _jsonable(value) for key, value in row.items()}, allow_nan=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with cache.writing(Path(self._file.name)):
+            for row in rows:
+                values = {key: _jsonable(value) for key, value in row.items()}
+                self._file.write(json.dumps(values, allow_nan=False) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def finish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
-        self._file.close()
+        with suppress(OSError):  # of rows that could not be written: `log` has raised it
+            self._file.close()
 
 
 def read_history(path: Path) -> list[Row]:

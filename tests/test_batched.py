@@ -89,7 +89,8 @@ def train_together(
         batched.Member(str(number), run.cfg, run.pairs, ref, run.curves, describe, teller(number))
         for number, (run, ref) in enumerate(zip(runs, refs, strict=True))
     ]
-    endings = {int(member.key): ending for member, ending in batched.fit_many(base, members, folder)}
+    groups = batched.fit_many(base, members, folder)
+    endings = {int(member.key): ending for group in groups for member, ending in group}
     assert sorted(endings) == list(range(len(runs))), "each is handed out, once"
     return [Done(history, endings[number]) for number, history in enumerate(histories)]
 
@@ -582,7 +583,7 @@ def test_it_goes_on_too_when_one_of_the_runs_had_ended_before(
     (ref,) = references(tiny_base(), [run])
     left = batched.Member("1", run.cfg, run.pairs, ref, run.curves, describe, lambda *rows: history.extend(rows))
     with caplog.at_level(logging.INFO, logger="factdpo"):
-        ((_, ending),) = batched.fit_many(tiny_base(), [left], tmp_path / "broken")
+        (((_, ending),),) = batched.fit_many(tiny_base(), [left], tmp_path / "broken")
     assert f"going on from step {6 if step > 6 else 4} of a batch of 1 runs" in caplog.text
     assert bits(Done(history, ending)) == bits(whole[1])
     assert timeless(history) == timeless(whole[1].history)
@@ -630,7 +631,7 @@ def test_who_wants_one_run_of_a_checkpoint_goes_on_with_it_and_leaves_it_for_the
             str(number), run.cfg, run.pairs, refs[number], run.curves, describe, lambda *rows, h=history: h.extend(rows)
         )
         with caplog.at_level(logging.INFO, logger="factdpo"):
-            ((_, ending),) = batched.fit_many(tiny_base(), [asked], tmp_path / "broken")
+            (((_, ending),),) = batched.fit_many(tiny_base(), [asked], tmp_path / "broken")
         assert "going on from step 6 of a batch of 1 runs" in caplog.text
         assert max(rows_apart(history, whole[number].history).values()) < NUMBERS
         assert apart(ending.adapter, whole[number].adapter) < WEIGHTS, "rounded as a run alone"
@@ -639,7 +640,7 @@ def test_who_wants_one_run_of_a_checkpoint_goes_on_with_it_and_leaves_it_for_the
 
 
 def test_a_kill_between_two_runs_that_end_together_costs_no_more_than_any_other(tmp_path: Path) -> None:
-    """The first is in its cache and not asked for again; the second goes on from the last checkpoint, at step 6."""
+    """One is in its cache and not asked for again; the other goes on from the last checkpoint, at step 6."""
     runs, base = long_runs(), tiny_base()
     refs = references(base, runs)
 
@@ -650,11 +651,11 @@ def test_a_kill_between_two_runs_that_end_together_costs_no_more_than_any_other(
         ]
 
     handed = batched.fit_many(base, members(0, 1), tmp_path)
-    assert next(handed)[0].key == "0"
+    assert [member.key for member, _ in next(handed)] == ["0", "1"]
     handed.close()
     forwards: list[bool] = []
     base.model.register_forward_pre_hook(lambda *_: forwards.append(torch.is_grad_enabled()))
-    ((_, ending),) = batched.fit_many(base, members(1), tmp_path)
+    (((_, ending),),) = batched.fit_many(base, members(1), tmp_path)
     assert isinstance(ending, batched.Trained)
     assert sum(forwards) == 2, "steps 7 and 8"
 
@@ -667,11 +668,11 @@ def test_the_base_is_as_it_was_whenever_a_run_is_handed_out(tmp_path: Path) -> N
         batched.Member(str(i), run.cfg, run.pairs, ref, {}, describe, lambda *rows: None)
         for i, (run, ref) in enumerate(zip(runs, references(base, runs), strict=True))
     ]
-    handed = 0
-    for _ in batched.fit_many(base, members, tmp_path):
-        handed += 1
+    handed: list[list[str]] = []
+    for group in batched.fit_many(base, members, tmp_path):
+        handed.append([member.key for member, _ in group])
         assert dict(base.model.named_modules()) == modules
-    assert handed == 3
+    assert handed == [["0"], ["1", "2"]]
 
 
 # ------------------------------------------------------------------------------------------------------- out of memory

@@ -12,7 +12,7 @@ PLUGINS = PACKAGE.parent / "hydra_plugins"
 # From the bottom up; a module imports from lower rows only, so siblings never import each other.
 LAYERS = [
     {"config"},
-    {"cache", "facts", "wandb_env", "display", "signals", "nano"},
+    {"cache", "facts", "wandb_env", "display", "signals", "provenance", "nano"},
     {"splits", "baselines", "tracker", "weights", "record"},  # record reads files, and never the training side
     {"overrides"},
     {"index"},
@@ -29,12 +29,15 @@ LAYERS = [
     {"stages"},
     {"run"},
     {"warm"},
+    {"attempt"},
     {"table"},
     {"job", "report", "explain"},
     {"sweep"},
+    {"progress"},
     {"space"},
     {"search"},
-    {"doctor", "report"},
+    {"doctor", "report", "status", "clean"},
+    {"dashboard"},
     {"__main__"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
@@ -47,7 +50,7 @@ OWNERS = {
     "hydra": {"config", "__main__", "hydra_plugins"},
     "omegaconf": {"config", "__main__", "hydra_plugins"},
     "optuna": {"space", "search", "hydra_plugins"},
-    "plotly": {"report", "graph"},
+    "plotly": {"report", "graph", "dashboard"},
     "jinja2": {"report"},
     "markupsafe": {"report"},
 }

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from factdpo import job, stages
+from factdpo import attempt, job, stages
 from factdpo.config import (
     Config,
     DataSource,
@@ -30,8 +31,7 @@ from factdpo.config import (
 from factdpo.identity import look_up
 from factdpo.stack import Adapter
 from factdpo.tracker import LocalTracker, Trackers, read_history
-from factdpo.warm import Wanted
-from factdpo.warm import warm as warm_up
+from factdpo.warm import Wanted, train
 from tests.test_run import folder_of, small
 from tests.tiny import tiny_base, tokenizer
 
@@ -39,7 +39,7 @@ from tests.tiny import tiny_base, tokenizer
 @pytest.fixture(autouse=True)
 def nothing_left_open() -> Iterator[None]:
     yield
-    assert job._opened == {}
+    assert job._told == {}
 
 
 def sweep(*cfgs: Config) -> list[dict[str, Any]]:
@@ -277,21 +277,62 @@ def test_the_history_grows_while_the_batch_trains(tmp_path: Path) -> None:
     for out in outs:
         out.mkdir()
     trackers = [Trackers([LocalTracker(out), Watcher()]) for out in outs]
-    ended = warm_up([Wanted(cfg, out, tracker) for cfg, out, tracker in zip(cfgs, outs, trackers, strict=True)])
-    assert ended == {}
+    wanted = [Wanted(cfg, out, lambda: None, each.log) for cfg, out, each in zip(cfgs, outs, trackers, strict=True)]
+    assert list(train(wanted)) == [(0, None), (1, None)]
     assert lines[0] == [1, 0] and lines[1] == [1, 1], "after the first step"
     assert lines[-1] == [14, 14], "12 steps and 2 points"
     assert any(1 < first < 14 for first, _ in lines)
 
 
-def test_runs_whose_job_never_comes_are_preempted_and_cost_nothing_the_next_time(tmp_path: Path) -> None:
-    first, second = small(tmp_path), small(tmp_path, dpo_beta=0.5)
-    with warmed(first, second):
-        job.execute(first)
-    left = json.loads((place(second) / "result.json").read_text())
-    assert (left["state"], left["error"]) == ("PREEMPTED", "stopped before its turn; the same command goes on with it")
-    kept = adapters_in(tmp_path)
-    assert job.execute(second)["state"] == "FINISHED" and adapters_in(tmp_path) == kept
+def test_runs_are_done_when_their_jobs_come(tmp_path: Path) -> None:
+    """A run that failed is not tried again by its job, which says how it ended; one that is finished is silent."""
+    good, wild = small(tmp_path), small(tmp_path, dpo_learning_rate=1e30, dpo_max_grad_norm=0.0)
+    with warmed(good, wild):
+        states = [look_up(validate(cfg)).state() for cfg in (good, wild)]
+        assert states == ["FINISHED", "DIVERGED"]
+        before = (place(wild) / "result.json").stat().st_mtime_ns
+        assert job.execute(good)["state"] == "FINISHED"
+        for _ in range(2):
+            with pytest.raises(job.RunFailed, match="DIVERGED"):
+                job.execute(wild)
+        assert (place(wild) / "result.json").stat().st_mtime_ns == before
+    with pytest.raises(job.RunFailed):  # by another command it is
+        job.execute(wild)
+    assert (place(wild) / "result.json").stat().st_mtime_ns > before
+
+
+def test_a_batchs_runs_are_closed_before_the_next_batch_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five runs at most two train at once: with the third, the first two are FINISHED, and hold nothing open."""
+    cfgs = [small(tmp_path, dpo_beta=beta, eval_every="never") for beta in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    for cfg in cfgs:
+        cfg.engine.max_runs = 2
+    seen: list[tuple[int, int, int]] = []
+    log_of = attempt.Attempt.log
+
+    def log(self: attempt.Attempt, *rows: Any) -> None:
+        if rows[0]["step"] == 1:
+            folders = [place(cfg) for cfg in cfgs]
+            finished = sum((folder / "result.json").exists() for folder in folders)
+            held = [Path(os.readlink(link)).name for link in Path("/proc/self/fd").iterdir() if link.exists()]
+            seen.append((finished, sum((folder / "asked.json").exists() for folder in folders), held.count("run.log")))
+        log_of(self, *rows)
+
+    monkeypatch.setattr(attempt.Attempt, "log", log)
+    done = sweep(*cfgs)
+    assert [result["state"] for result in done] == ["FINISHED"] * 5
+    assert seen == [(0, 2, 2), (0, 2, 2), (2, 4, 2), (2, 4, 2), (4, 5, 1)]
+
+
+def test_runs_that_end_at_different_steps_are_closed_as_they_end_and_are_the_same_as_alone(tmp_path: Path) -> None:
+    """What is scored in the middle of a batch leaves it as it was."""
+    lengths = (3, 6, 12)
+    together = sweep(*(small(tmp_path / "b", dpo_max_steps=steps, lora_dropout=0.1) for steps in lengths))
+    assert [result["training"]["trained_together"] for result in together] == [3, 3, 3]
+    alone = [job.execute(small(tmp_path / "a", dpo_max_steps=steps, lora_dropout=0.1)) for steps in lengths]
+    for one, other in zip(alone, together, strict=True):
+        for split, scores in one["trained"].items():
+            for key in ("accuracy", "chosen_logp_nats", "rejected_logp_nats"):
+                assert other["trained"][split][key] == pytest.approx(scores[key], abs=1e-4)
 
 
 def test_scores_of_an_adapter_that_is_refused_are_not_taken_for_its_successors(

@@ -1,0 +1,101 @@
+"""Ctrl-C and SIGTERM: they end a command once nothing is lost by it; a second one ends it at once."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+
+class Preempted(SystemExit):
+    """The runs under way are to stop through no fault of their own: no Exception, so that nothing goes on with others.
+
+    `why` stands in their records; unless it is caught the process ends with exit code `code`.
+    """
+
+    def __init__(self, code: int, why: str):
+        super().__init__(code)
+        self.why = why
+
+
+@dataclass
+class _State:
+    handled: bool = False
+    held: bool = False
+    waiting: BaseException | None = None
+    received: list[int] = field(default_factory=list)
+
+
+_now = _State()  # signals come to the process, wherever it is
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """Within it SIGTERM raises Preempted, as Ctrl-C raises KeyboardInterrupt: at once, or later if it is `held`.
+
+    Inside of another one it changes nothing. A signal that the process was started to ignore stays ignored.
+    """
+    if _now.handled:
+        yield
+        return
+    ours = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _receive) for number in ours}
+    _now.handled, _now.received = True, []
+    try:
+        yield
+        raise_waiting()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _now.handled, _now.waiting = False, None
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Within it a first signal waits until `raise_waiting`; a second one raises at once."""
+    before, _now.held = _now.held, True
+    try:
+        yield
+    finally:
+        _now.held = before
+
+
+@contextmanager
+def released() -> Iterator[None]:
+    """Inside of `held` a part in which a signal need not wait; raises the one that waits."""
+    raise_waiting()
+    before, _now.held = _now.held, False
+    try:
+        yield
+    finally:
+        _now.held = before
+
+
+def waiting() -> bool:
+    return _now.waiting is not None
+
+
+def raise_waiting() -> None:
+    """Raise what a signal would have raised when it came, if one waits."""
+    error, _now.waiting = _now.waiting, None
+    if error is not None:
+        raise error
+
+
+def received() -> int | None:
+    """The first signal since `handled` began: any error after it is its doing, for compiled code makes it its own."""
+    return _now.received[0] if _now.received else None
+
+
+def stop(number: int) -> BaseException:
+    """What a signal raises."""
+    return KeyboardInterrupt() if number == signal.SIGINT else Preempted(128 + number, "ended by SIGTERM")
+
+
+def _receive(number: int, frame: FrameType | None) -> None:
+    _now.received.append(number)
+    if _now.held and len(_now.received) == 1:
+        _now.waiting = stop(number)
+        return
+    _now.waiting = None
+    raise stop(number)
