@@ -28,7 +28,15 @@ OmegaConf.register_new_resolver("factdpo_keys", explain.help_keys, replace=True)
 
 def main() -> None:
     """Runs one command; exits 0 when done, 1 when the run failed, 2 when it cannot be done as asked, 130 on Ctrl-C."""
-    commands = {"doctor": _doctor, "eval": _eval, "results": _results, "report": _report, "dashboard": _dashboard}
+    commands = {
+        "doctor": _doctor,
+        "eval": _eval,
+        "results": _results,
+        "report": _report,
+        "dashboard": _dashboard,
+        "status": _status,
+        "clean": _clean,
+    }
     command = commands.get("".join(sys.argv[1:2]), _compose_and_run)
     try:
         command()

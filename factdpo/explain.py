@@ -80,7 +80,9 @@ def unreadable(override: str, problem: str) -> str:
     """The refusal of an argument that is not of the form key=value; `problem` is what the parser said about it."""
     key, equals, value = override.partition("=")
     if not equals:
-        close = get_close_matches(key, ["doctor", "eval", "results"], n=1, cutoff=0.6)
+        close = get_close_matches(
+            key, ["doctor", "eval", "results", "report", "dashboard", "status", "clean"], n=1, cutoff=0.6
+        )
         hint = "write key=value, and a value with spaces in two pairs of quotes: 'data.path=\"my facts.csv\"'"
         return f"{override}: neither a command nor key=value{_perhaps(close)}; {hint}"
     hint = f"close its brackets, or put text with special characters in two pairs of quotes: '{key}=\"{value}\"'"

@@ -3,8 +3,6 @@
 import math
 from collections.abc import Iterator
 
-import torch
-
 from factdpo.config import DpoConfig, Schedule
 
 
@@ -26,6 +24,8 @@ def micro_batches(pairs: int, cfg: DpoConfig, first_step: int = 0) -> Iterator[l
 
     Each epoch is a new permutation: accelerate's SeedableRandomSampler seeds it with dpo.seed + epoch.
     """
+    import torch  # only now: `factdpo status` counts steps without it
+
     per_epoch, accumulate = steps_per_epoch(pairs, cfg), cfg.gradient_accumulation_steps
     epoch, first = divmod(first_step, per_epoch)
     while True:
