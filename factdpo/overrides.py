@@ -55,7 +55,7 @@ def command(config: dict[str, Any], conf_folders: list[Path]) -> str:
     if choose_engine(auto)[0].engine.name is cfg.engine.name:
         cfg = auto
     asked = {key: value for key, value in flat(to_dict(cfg)).items() if decides(key)}
-    usual = flat(to_dict(validate(Config(seed=cfg.seed)))) | {"seed": Config().seed}
+    usual = _usual(cfg.seed) | {"seed": Config().seed}
     words = []
     for group in dict.fromkeys(key.split(".")[0] for key in asked):
         keys = [key for key in asked if key.split(".")[0] == group]
@@ -64,6 +64,12 @@ def command(config: dict[str, Any], conf_folders: list[Path]) -> str:
         words += [f"{group}={option}"] if option else []
         words += [f"{key}={typed(asked[key])}" for key in keys if asked[key] != (usual | values)[key]]
     return shlex.join(["factdpo", *words])
+
+
+@lru_cache(maxsize=256)
+def _usual(seed: int) -> dict[str, Any]:
+    """The default config with this seed, flat."""
+    return flat(to_dict(validate(Config(seed=seed))))
 
 
 @lru_cache(maxsize=256)  # a report names the commands of a thousand runs

@@ -150,7 +150,7 @@ def _compared(
     if gap.certain and len(measured) > 2:
         like = [s.label for s in measured if s.label not in first and not _apart(results, measured, best, s, metric)]
         named = like[:LIKE] + [f"{len(like) - LIKE} more"] * (len(like) > LIKE)
-        more += [f"Not told apart from the best: {_and(named)}."] if like else []
+        more += [f"Not told apart from the best: {'; '.join(named)}."] if like else []
     alone = sum(score(setting).n == 1 for setting in measured)
     if alone and len(measured) > 1:
         which = "Each setting has" if alone == len(measured) else f"{alone} of {len(measured)} settings have"

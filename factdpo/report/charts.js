@@ -4,7 +4,7 @@ const SPLIT_COLOURS = {train: '#0072b2', train_reversed: '#56b4e9', test: '#d55e
 const SYMBOLS = ['circle', 'circle-open', 'square', 'square-open', 'diamond'];
 const SHARES = new Set(['accuracy', 'balanced_accuracy', 'greedy_accuracy', 'reward_accuracy', 'p_other']);
 const isShare = metric => SHARES.has(metric);
-const splitColour = split => SPLIT_COLOURS[split] ?? '#cc79a7';
+const splitColour = split => bright(SPLIT_COLOURS[split] ?? '#cc79a7');
 const splitSymbol = split => SYMBOLS[D.splits.findIndex(([name]) => name === split)] ?? 'x';
 const finite = values => values.filter(value => value !== null && value !== undefined);
 const digits = value => value === null || value === undefined ? 'none' : String(+value.toPrecision(3));
@@ -117,10 +117,15 @@ function heat(id) {
   const table = pick => down.values.map(y => across.values.map(x => pick(score(x, y), x, y)));
   $(id).style.height = `${130 + 44 * down.values.length}px`;
   plot(id, [{type: 'heatmap', x: across.values.map(String), y: down.values.map(String), z: table(found => found && found[1]), colorscale: 'Cividis',
-    zmin: share ? 0 : undefined, zmax: share ? 1 : undefined, xgap: 2, ygap: 2, texttemplate: '%{text}', text: table(found => found ? found[1].toFixed(2) : ''),
+    zmin: share ? 0 : undefined, zmax: share ? 1 : undefined, xgap: 2, ygap: 2,
     customdata: table((found, x, y) => found ? hoverOf(`${across.short}=${x} ${down.short}=${y}`, found, title(state.split)) : 'none'),
     hovertemplate: '%{customdata}<extra></extra>', colorbar: {thickness: 10, outlinewidth: 0, len: 1}}],
-  {xaxis: named(escaped(across.key), {type: 'category', showgrid: false}), yaxis: named(escaped(down.key), {type: 'category', showgrid: false})});
+  {annotations: across.values.length * down.values.length > 400 ? [] : down.values.flatMap((y, row) => across.values.map((x, column) => numberIn(score(x, y), column, row, share))),
+    xaxis: named(escaped(across.key), {type: 'category', showgrid: false}), yaxis: named(escaped(down.key), {type: 'category', showgrid: false})});
+}
+function numberIn(found, x, y, share) {  // black on the bright half of the colours, white on the dark half
+  return {x, y, text: found ? found[1].toFixed(2) : '', showarrow: false, font: {size: 13, color: share && found ? found[1] > .5 ? '#000' : '#fff' : '#000'},
+    bgcolor: share ? undefined : 'rgba(255,255,255,.6)'};
 }
 const wide = () => D.axes[0].values.length >= D.axes[1].values.length;
 
@@ -236,13 +241,14 @@ function scatter(id, xs, ys, xText, yText, extra) {
 }
 if ($('f-flips')) onChange(['split', 'runs'], () => {
   const n = see('n', state.split), per = name => FEW.map(i => see(name, state.split)[i] && n[i] ? see(name, state.split)[i][1] / n[i][1] : null);
-  const up = per('wrong_to_right'), down = per('right_to_wrong'), labels = FEW.map(i => escaped(short(D.settings[i].label, innerWidth < 700 ? 14 : 30)));
-  const bar = (values, sign, name, color) => ({type: 'bar', x: FEW.map((_, at) => at), y: values.map(value => value === null ? null : sign * value), name, marker: {color},
-    text: values.map((value, at) => value === null ? '' : `${labels[at]}<br>${name}: ${(100 * value).toFixed(1)} % of facts`), hoverinfo: 'text', textposition: 'none'});
-  const most = Math.max(.05, ...finite([...up, ...down]));
-  plot('f-flips', [bar(up, 1, 'wrong to right', '#0072b2'), bar(down, -1, 'right to wrong', '#d55e00')], {barmode: 'relative', bargap: .5,
-    xaxis: {tickvals: FEW.map((_, at) => at), ticktext: labels, showgrid: false, title: {text: ''}, range: [-.7, Math.max(FEW.length - .3, 3.3)]},
-    yaxis: named('share of facts', {range: [-most * 1.1, most * 1.1], zeroline: true, zerolinecolor: css('--muted'), tickformat: '.0%'})});
+  const up = per('wrong_to_right'), down = per('right_to_wrong'), labels = FEW.map(i => escaped(short(D.settings[i].label, innerWidth < 700 ? 22 : 44)));
+  const bar = (values, sign, name, color) => ({type: 'bar', orientation: 'h', y: FEW.map((_, at) => at), x: values.map(value => value === null ? null : sign * value), name,
+    marker: {color: bright(color)}, text: values.map((value, at) => value === null ? '' : `${labels[at]}<br>${name}: ${(100 * value).toFixed(1)} % of facts`), hoverinfo: 'text', textposition: 'none'});
+  const most = 1.1 * Math.max(.05, ...finite([...up, ...down]));
+  $('f-flips').style.height = `${100 + 26 * FEW.length}px`;
+  plot('f-flips', [bar(down, -1, 'right to wrong', '#d55e00'), bar(up, 1, 'wrong to right', '#0072b2')], {barmode: 'relative', bargap: .4, margin: {l: 20, r: 14, t: 12, b: 44},
+    yaxis: {tickvals: FEW.map((_, at) => at), ticktext: labels, showgrid: false, title: {text: ''}, range: [FEW.length - .4, -.6]},
+    xaxis: named('share of facts', {range: [-most, most], zeroline: true, zerolinecolor: css('--muted'), tickformat: '.0%'})});
   const column = name => D.metrics[`${name}/${state.split}`];
   const logged = D.metrics['reward_accuracy/train']?.map((value, run) => D.metrics['reward_accuracy/train_as_trained']?.[run] ?? value);
   scatter('f-reward', logged, D.metrics['accuracy/train'], 'reward accuracy', 'accuracy', {alarm: true, xaxis: {range: range('accuracy')},
@@ -250,5 +256,5 @@ if ($('f-flips')) onChange(['split', 'runs'], () => {
   const base = finite(D.metrics['base/across/retention_nats_per_token'] ?? []), was = finite(column('base/accuracy') ?? D.metrics[`base/accuracy/${state.split}`] ?? []);
   const mean = values => values.reduce((a, b) => a + b, 0) / values.length;
   scatter('f-retention', D.metrics['across/retention_nats_per_token'], column('accuracy'), 'nats per token of neutral text', 'accuracy', {
-    traces: base.length && was.length ? [{x: [mean(base)], y: [mean(was)], mode: 'markers', name: 'base model', marker: {symbol: 'line-ns', size: 16, line: {width: 2.5, color: css('--base')}}, hoverinfo: 'name+x+y'}] : []});
+    traces: base.length && was.length ? [{x: [mean(base)], y: [mean(was)], mode: 'markers', name: 'base model', marker: {symbol: 'diamond-open', size: 11, color: css('--fg'), line: {width: 2}}, hoverinfo: 'name+x+y'}] : []});
 });

@@ -1,13 +1,14 @@
 """What a report says, gathered from the folders of runs: plain data, ready to be written into a page."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from factdpo import sweep
 from factdpo.compare import shown
@@ -20,9 +21,6 @@ from factdpo.report.curves import short
 from factdpo.report.settings import SPLITS, Axis, Setting, axes, settings
 from factdpo.results import Results, load
 from factdpo.tracker import HISTORY
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DETAILED = 200  # runs with curves, graph and generations in the page; of more the settings take turns
 PER_SPLIT = (
@@ -126,13 +124,16 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
         commands=asked.get("commands") or [],
         hardware=_counted(stored, "hardware"),
         versions=_counted(stored, "versions"),
-        warnings=[(int(count), str(text)) for text, count in _warnings(results).items()],
+        warnings=_warnings(results),
         left_out=left_out,
     )
 
 
-def _warnings(results: Results) -> "pd.Series":
-    return results.finished["warnings"].dropna().str.split("\n").explode().value_counts()
+def _warnings(results: Results) -> list[tuple[int, str]]:
+    """The runs' warnings, the most frequent first; those that differ in numbers alone only once."""
+    texts = results.finished["warnings"].dropna().str.split("\n").explode().tolist()
+    alike = {re.sub(r"\d+(\.\d+)?", "#", text): text for text in reversed(texts)}
+    return [(count, alike[key]) for key, count in Counter(re.sub(r"\d+(\.\d+)?", "#", t) for t in texts).most_common()]
 
 
 def _in_order(results: Results) -> Results:

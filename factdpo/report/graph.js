@@ -36,7 +36,7 @@
     path.append(svg('title', {}, told));
     return path;
   }
-  const ink = answer => G.colours[answer] === '#000000' ? css('--fg') : isDark() && G.colours[answer] === '#0072B2' ? '#4ba3dd' : G.colours[answer];
+  const ink = answer => G.colours[answer] === '#000000' ? css('--fg') : bright(G.colours[answer].toLowerCase());
 
   function draw(id, facts, showTruth, label) {
     const shown = facts.filter(one => one.fact[3] >= 0 && one.fact[4] >= 0), crowd = Math.min(.85, .35 + 30 / shown.length);
@@ -86,12 +86,12 @@
 
   function drawSaid() {
     const said = D.runs[Number($('said-run').value)]?.said, body = $('said-table').tBodies[0];
-    const cell = (text, fact) => {
+    const cell = (text, fact, model) => {
       const begins = fact && text.trim().toLowerCase().startsWith(String(fact).trim().toLowerCase());
-      return element('td', {}, begins ? element('strong', {}, text) : text);
+      return element('td', {'data-of': model}, begins ? element('strong', {}, text) : text);
     };
     const rows = said?.map(([split, prompt, fact, base, trained]) => element('tr', {}, element('th', {scope: 'row'}, prompt + ' ', element('small', {}, split === 'fixed' ? 'fixed prompt' : title(split))),
-      element('td', {}, fact ?? ''), cell(base, fact), cell(trained, fact)));
+      element('td', {'data-of': 'fact:'}, fact ?? ''), cell(base, fact, 'base:'), cell(trained, fact, 'trained:')));
     body.replaceChildren(...rows ?? [element('tr', {}, element('td', {colspan: 4}, 'No generations of this run can be read.'))]);
   }
 
