@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from factdpo.compare import paired, shown, side
 from factdpo.config import Config, ConfigError, to_dict, validate
@@ -76,8 +77,6 @@ def difference(results: Results, settings: list[Setting], best: Setting, other: 
     q(0.95; k, N - k) sqrt(s^2 / 2 (1/n_a + 1/n_b)), s^2 the variance within settings, taken to be the same in all. For
     two settings this is Student's t. From one run each: over facts, as factdpo/compare.py does for two runs.
     """
-    from scipy.stats import studentized_range
-
     a, b = best.scores[metric], other.scores[metric]
     value = a.mean - b.mean
     if a.n == b.n == 1:
@@ -87,24 +86,31 @@ def difference(results: Results, settings: list[Setting], best: Setting, other: 
     groups = [runs.loc[[id for id in setting.ids if id in runs.index]].dropna() for setting in many]
     free = sum(map(len, groups)) - len(groups)
     variance = sum(((group - group.mean()) ** 2).sum() for group in groups) / free
-    q = studentized_range.ppf(0.95, len(groups), free)
-    half = float(q * math.sqrt(variance / 2 * (1 / a.n + 1 / b.n)))
+    half = _studentized_range(len(groups), free) * math.sqrt(variance / 2 * (1 / a.n + 1 / b.n))
     how = "Student's t" if len(groups) == 2 else f"Tukey's for all pairs of {len(groups)} settings"
     return Difference(value, value - half, value + half, f"{how}, seeds taken to scatter alike in each")
 
 
+@lru_cache(maxsize=64)  # slow to find, and asked for by every setting
+def _studentized_range(groups: int, free: int) -> float:
+    from scipy.stats import studentized_range
+
+    return float(studentized_range.ppf(0.95, groups, free))
+
+
 def _over_facts(results: Results, best: Setting, other: Setting, metric: str, value: float) -> Difference:
-    """Of two runs on the same facts; without an interval where they have none in common."""
+    """Of two runs on the same facts; without an interval where each was asked about others."""
     ids = [next(id for id in s.ids if id in set(results.finished["id"])) for s in (best, other)]
     try:
         rows = paired(side(results, ids[1]), side(results, ids[0]))
     except ConfigError:
         rows = None
     found = None if rows is None else rows.loc[rows["split"] == metric.rpartition("/")[2]]
-    if found is None or not len(found) or math.isnan(found["low"].iloc[0]):
-        return Difference(value, math.nan, math.nan, "one run each, on other facts: no interval")
-    low, high = float(found["low"].iloc[0]), float(found["high"].iloc[0])
-    return Difference(value, low, high, "bootstrap over facts; one run each, so another seed may say otherwise")
+    row = {} if found is None or not len(found) else found.iloc[0].to_dict()
+    if not row or not row["pairs"] == row["of_a"] == row["of_b"] or math.isnan(row["low"]):
+        return Difference(value, math.nan, math.nan, "none, since the two runs were asked about different facts")
+    how = "bootstrap over facts; one run each, so another seed may say otherwise"
+    return Difference(value, float(row["low"]), float(row["high"]), how)
 
 
 def _alone(setting: Setting, split: str) -> str:
@@ -124,7 +130,8 @@ def _compared(
     worst = min(measured, key=lambda setting: score(setting).mean)
     gap = difference(results, measured, best, worst, metric)
     first = [s.label for s in measured if math.isclose(score(s).mean, score(best).mean, abs_tol=1e-9)]
-    names = _and(first[:NAMED] + [f"{len(first) - NAMED} more"] * (len(first) > NAMED))
+    named = NAMED if len(best.values) < 3 else 1
+    names = _and(first[:named] + [f"{len(first) - named} more"] * (len(first) > named))
     does = "does best" if len(first) == 1 else "do best"
     of = f"the worst of {len(measured)} settings" if len(measured) > 2 else "the other setting"
     if not math.isnan(gap.low) and not gap.certain:
@@ -147,7 +154,7 @@ def _compared(
             f"The default, {default[0].label}, reaches {number(score(default[0]))}: the best is {_gap(against)} "
             f"against it{chance}."
         )
-    if gap.certain and len(measured) > 2:
+    if gap.certain and len(measured) > 2 and score(best).n > 1:
         like = [s.label for s in measured if s.label not in first and not _apart(results, measured, best, s, metric)]
         named = like[:LIKE] + [f"{len(like) - LIKE} more"] * (len(like) > LIKE)
         more += [f"Not told apart from the best: {'; '.join(named)}."] if like else []

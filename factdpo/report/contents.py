@@ -192,7 +192,8 @@ def _details(results: Results, runs: list[Run], left_out: list[str]) -> Beliefs:
             try:
                 found[file] = read()
             except (OSError, ValueError) as error:
-                unread.setdefault(file, []).append(f"{run.label}: {str(error).splitlines()[0]}")
+                reason = "not there" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
+                unread.setdefault(file, []).append(f"{run.label}: {reason}")
         if run.id in kept:
             run.detail = {"graph": found.get(ITEMS), "curves": found.get(HISTORY), "said": found.get(SAID)}
     for file, lines in unread.items():
