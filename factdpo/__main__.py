@@ -140,6 +140,8 @@ def _composition(error: Exception) -> str:
     said = f"{error}\n{error.__cause__ or ''}"
     if several := re.match("Ambiguous value for argument '(.*)'", said):
         return explain.several_values(several[1])
+    if searched := re.match("Sweep parameters '(.*)' requires --multirun", said):
+        return explain.many_runs(searched[1])
     key = re.search(r"full_key: (\S+)", said)
     problem = re.search(r"^(Key|Value|Invalid|field) .*|.*deletion$", said, re.MULTILINE)
     if not (key and problem):

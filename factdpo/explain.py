@@ -95,6 +95,11 @@ def several_values(override: str) -> str:
     return f"{override}: several values; -m runs each of them, and {key}=[{values}] is a list"
 
 
+def many_runs(override: str) -> str:
+    """The refusal of a range or a choice in a single run."""
+    return f"{override}: asks for many runs; -m runs them, and -m hydra/sweeper=optuna searches a range"
+
+
 def _perhaps(close: list[str]) -> str:
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
