@@ -53,7 +53,7 @@ ANSWERS = [
     (["dpo.loss=sigmoid"], "factdpo: dpo.loss=sigmoid: must be a list, as in dpo.loss=[sigmoid] (default [sigmoid])"),
     (["dpo.loss=[sigmod]"], "factdpo: dpo.loss=[sigmod]: must be one of sigmoid, hinge,"),
     (["lora.rank=1,2"], "factdpo: lora.rank=1,2: several values; -m runs each of them, and lora.rank=[1,2] is a list"),
-    (["dpo.beta=interval(0.1,1)"], "factdpo: dpo.beta=interval(0.1,1): asks for many runs; -m runs them, and -m hydra/sw"),
+    (["dpo.beta=interval(0.1,1)"], "factdpo: dpo.beta=interval(0.1,1): asks for many runs; -m runs them, and -m"),
     (["data.path=a=b.csv"], "factdpo: data.path=a=b.csv: the value cannot be read"),
     (["doktor"], "factdpo: doktor: neither a command nor key=value (did you mean doctor?); write key=value,"),
     (["lora.rank=0"], "factdpo: lora.rank=0: must be at least 1, and finite"),
