@@ -160,7 +160,11 @@ def _compared(
         more += [f"Not told apart from the best: {'; '.join(named)}."] if like else []
     alone = sum(score(setting).n == 1 for setting in measured)
     if alone and len(measured) > 1:
-        which = "Each setting has" if alone == len(measured) else f"{alone} of {len(measured)} settings have"
+        which = (
+            "Each setting has"
+            if alone == len(measured)
+            else f"Of {len(measured)} settings {alone} ha{'ve' if alone > 1 else 's'}"
+        )
         more.append(f"{which} one run only: how far seeds scatter there is not known.")
     over = dict.fromkeys(_over(score(setting)) for setting in measured)
     return sentence, more, [*over, f"Interval of the difference: {gap.how}."], gap.certain
@@ -197,7 +201,7 @@ def _elsewhere(results: Results, settings: list[Setting], splits: list[str], sai
 
 def _beside(setting: Setting, split: str) -> str:
     """The base model and the rules on the same facts."""
-    rules = {
+    rules: dict[str, float | None] = {
         metric.split("/")[1]: score.mean
         for metric, score in setting.scores.items()
         if metric.startswith("baseline/") and metric.endswith(f"/{split}")
@@ -205,8 +209,8 @@ def _beside(setting: Setting, split: str) -> str:
     base, rule = setting.scores.get(f"base/accuracy/{split}"), best_baseline(rules)
     said = [f"the base model ranks {plain(base.mean)} right"] if base else []
     said += [f"the best rule that understands nothing ({rule[0].replace('_', ' ')}) {plain(rule[1])}"] if rule else []
-    if "implied" in rules:
-        said.append(f"what the training facts imply by logic {plain(rules['implied'])}")
+    if implied := setting.scores.get(f"baseline/implied/{split}"):
+        said.append(f"what the training facts imply by logic {plain(implied.mean)}")
     return f"On the same facts{f' as {setting.label}' * bool(setting.values)} {_and(said)}." if said else ""
 
 
@@ -215,10 +219,10 @@ def _alarm(results: Results) -> str:
     runs = results.finished
     if not {"reward_accuracy/train", "accuracy/train"} <= {*runs.columns}:
         return ""
-    logged = runs["reward_accuracy/train"]
+    logged = runs.loc[:, "reward_accuracy/train"]
     if (as_trained := f"reward_accuracy/{AS_TRAINED}") in runs:  # what training saw of runs with data.boundary=none
-        logged = runs[as_trained].fillna(logged)
-    many = int((logged - runs["accuracy/train"] > ALARM).sum())
+        logged = runs.loc[:, as_trained].fillna(logged)
+    many = sum(logged - runs.loc[:, "accuracy/train"] > ALARM)
     if not many:
         return ""
     return (

@@ -25,11 +25,14 @@ NAMED = 3  # runs that are named beside a fact that few learn
 BINS = 5  # of the share of runs that rank a fact right
 
 
+Words = tuple[str, str, str, str, str]  # prompt, chosen, rejected, subject, object
+
+
 @dataclass
 class Beliefs:
     """Facts and margins of many runs. A margin (log p(chosen) - log p(rejected)) above 0 is a fact ranked right."""
 
-    prompts: dict[tuple[str, ...], int] = field(default_factory=dict)  # (prompt, chosen, rejected, subject, object)
+    prompts: dict[Words, int] = field(default_factory=dict)
     texts: dict[str, int] = field(default_factory=dict)  # bytes of many runs in base64, each text once
     plans: dict[tuple[Any, ...], int] = field(default_factory=dict)  # which facts stand in which split, each once
     tallies: dict[tuple[str, int], "_Tally"] = field(default_factory=dict)  # (split, prompt) -> who ranks it right
@@ -91,7 +94,7 @@ class Beliefs:
             never=sum(not tally.right for tally in tallies.values()),
             always=sum(tally.right == tally.asked for tally in tallies.values()),
             bins=bins,
-            least=[(*words[number][:3], tallies[number]) for number in least[:LISTED] if tallies[number].share < 1],
+            least=[(words[number], tallies[number]) for number in least[:LISTED] if tallies[number].share < 1],
         )
 
     def page(self, data: DataConfig | None) -> dict[str, Any]:
@@ -137,7 +140,7 @@ class Hard:
     never: int
     always: int
     bins: list[int]  # facts by the share of runs that rank them right, in fifths
-    least: list[tuple[str, str, str, _Tally]]  # prompt, chosen, rejected
+    least: list[tuple[Words, _Tally]]
 
 
 def _bytes(margins: np.ndarray) -> bytes:

@@ -165,7 +165,7 @@ function parallel(id) {
     bin.y.push(...D.axes.map((one, i) => place(one, setting.values[i])), score, null);
     bin.text.push(...Array(D.axes.length + 1).fill(hoverOf(setting.label, scores[at], title(state.split))), '');
   });
-  const traces = bins.map((bin, b) => ({...bin, mode: 'lines+markers', line: {color: CIVIDIS[b], width: 1.6}, marker: {size: 4}, opacity: known.length > 60 ? .6 : .9,
+  const traces = bins.map((bin, b) => ({...bin, mode: 'lines+markers', line: {color: bright(CIVIDIS[b]), width: 1.6}, marker: {size: 4}, opacity: known.length > 60 ? .6 : .9,
     hoverinfo: 'text', showlegend: bin.x.length > 0, name: `${digits(low + b / 6 * (high - low))} to ${digits(low + (b + 1) / 6 * (high - low))}`}));
   const ticks = D.axes.flatMap((one, i) => {
     const values = one.values.length <= 9 ? one.values : [one.values[0], one.values[Math.floor(one.values.length / 2)], one.values.at(-1)];

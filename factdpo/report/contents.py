@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -12,13 +13,14 @@ from typing import Any
 
 from factdpo import sweep
 from factdpo.compare import shown
-from factdpo.config import from_dict
+from factdpo.config import ConfigError, DataConfig, from_dict
+from factdpo.index import UNFINISHED
 from factdpo.overrides import command, decides
 from factdpo.report import curves
 from factdpo.report.answer import Answer, answer
 from factdpo.report.beliefs import Beliefs, Hard
 from factdpo.report.curves import short
-from factdpo.report.settings import SPLITS, Axis, Setting, axes, settings
+from factdpo.report.settings import SPLITS, Axis, Setting, axes, has_config, settings
 from factdpo.results import Results, load
 from factdpo.tracker import HISTORY
 
@@ -89,10 +91,11 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
     metrics = [metric for metric in wanted if metric in results.metrics]
     compared = settings(results, metrics)
     left_out: list[str] = []
-    runs = [_run(row, results, compared, metrics) for row in results.table.to_dict("records")]
+    place = {id: number for number, setting in enumerate(compared) for id in setting.ids}
+    rows = results.table.to_dict("records")
+    runs = [_run(row, place.get(row["id"]), results.keys, metrics) for row in rows]
     stored = _stored(results, runs, conf_folders)
     beliefs = _details(results, runs, left_out)
-    configs = [found["config"] for found in stored if "config" in found]
     return Contents(
         folder=folder,
         title=str(asked.get("name") or (runs[0].label if len(runs) == 1 else folder.resolve().name)),
@@ -105,18 +108,16 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
         axes=axes(compared),
         metrics=metrics,
         runs=runs,
-        states=dict(results.table["state"].value_counts()),
+        states=dict(Counter(run.state for run in runs).most_common()),
         never_begun=[
             str(run.get("label") or run.get("folder"))
             for id, run in (asked.get("runs") or {}).items()
             if id not in {run.id for run in runs}
         ],
         hard={split: beliefs.hard(split) for split in splits if any(s == split for s, _ in beliefs.tallies)},
-        graph=beliefs.page(from_dict(configs[0]).data if configs else None),
+        graph=beliefs.page(_data(stored)),
         differing={
-            key: [
-                shown(value) if decided else None for value, decided in zip(column, _has_config(results), strict=True)
-            ]
+            key: [shown(value) if decided else None for value, decided in zip(column, has_config(results), strict=True)]
             for key, column in results.table.loc[:, results.config_keys].items()
             if key not in NOT_SHOWN and not str(key).startswith("track.") and column.nunique(dropna=False) > 1
         },
@@ -138,17 +139,12 @@ def _warnings(results: Results) -> list[tuple[int, str]]:
 
 def _in_order(results: Results) -> Results:
     """The runs by their swept keys and then their seeds; by folder where those are alike or not known."""
-    keys = [key for key in [*results.settings, *results.keys] if results.table[key].map(type).nunique() == 1]
+    keys = [key for key in [*results.settings, *results.keys] if len({*map(type, results.table[key])}) == 1]
     table = results.table.sort_values(list(dict.fromkeys(keys)), kind="stable") if keys else results.table
     return Results(table.reset_index(drop=True), results.repeated)
 
 
-def _has_config(results: Results) -> list[bool]:
-    return results.table[results.config_keys].notna().any(axis=1).tolist()
-
-
-def _run(row: dict[str, Any], results: Results, compared: list[Setting], metrics: list[str]) -> Run:
-    place = {id: number for number, setting in enumerate(compared) for id in setting.ids}
+def _run(row: dict[str, Any], setting: int | None, keys: list[str], metrics: list[str]) -> Run:
     finished = row["state"] == "FINISHED"
     label = row.get("label")
     return Run(
@@ -156,24 +152,30 @@ def _run(row: dict[str, Any], results: Results, compared: list[Setting], metrics
         label=str(label if isinstance(label, str) and label else row["name"]),
         state=row["state"],
         error=str(row["error"] or "").strip().split("\n")[0] if not finished else "",
-        setting=place.get(row["id"]),
-        values={key: row[key] for key in results.keys},
-        metrics={metric: short(row[metric]) if finished else None for metric in [*metrics, "timing/total_seconds"]},
+        setting=setting,
+        values={key: row[key] for key in keys},
+        metrics={metric: short(row.get(metric)) if finished else None for metric in [*metrics, "timing/total_seconds"]},
         command="",
     )
 
 
 def _stored(results: Results, runs: list[Run], conf_folders: list[Path]) -> list[dict[str, Any]]:
-    """Each run's result.json as far as it can be read; and the runs' commands from it."""
+    """The runs' result.json; and the runs' commands from them."""
     found = []
     for folder, run in zip(results.table["folder"], runs, strict=True):
-        try:
-            result = json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
-            run.command = command(result["config"], conf_folders)
-            found.append(result)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # UNFINISHED, or another version's keys
-            found.append({})
+        if run.state == UNFINISHED:  # it has none that can be read
+            continue
+        found.append(json.loads((Path(folder) / "result.json").read_text(encoding="utf-8")))
+        with suppress(ConfigError):  # asked for by another version, in keys that today's does not know: no command
+            run.command = command(found[-1]["config"], conf_folders)
     return found
+
+
+def _data(stored: list[dict[str, Any]]) -> DataConfig | None:
+    """Where the facts come from, which tells who stands on which side; None if today's version cannot say."""
+    with suppress(ConfigError, IndexError):
+        return from_dict(stored[0]["config"]).data
+    return None
 
 
 def _details(results: Results, runs: list[Run], left_out: list[str]) -> Beliefs:

@@ -7,7 +7,7 @@ const root = document.documentElement;
 const DRAWN = 14;  // selected runs that are drawn: seven colours, solid and dashed
 // Okabe and Ito's colours, less their yellow, and black turned to what the theme writes in.
 const OKABE = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', null];
-const BRIGHTER = {'#0072b2': '#4ba3dd', '#d55e00': '#ec7a33', '#009e73': '#2dbb90'};  // on a dark ground
+const BRIGHTER = {'#0072b2': '#4ba3dd', '#d55e00': '#ec7a33', '#009e73': '#2dbb90', '#00224e': '#3c6ea8', '#31446b': '#6a86b0'};  // on a dark ground
 const bright = hex => isDark() ? BRIGHTER[hex] ?? hex : hex;
 const colour = slot => OKABE[slot % 7] ? bright(OKABE[slot % 7]) : css('--fg');
 const css = name => getComputedStyle(root).getPropertyValue(name).trim();

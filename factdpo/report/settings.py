@@ -56,11 +56,11 @@ class Axis:
 
 def with_config(results: Results) -> "pd.DataFrame":
     """The rows of runs whose config could be read; the others belong to no setting."""
-    return results.table.loc[results.table["id"].isin(configured(results))]
+    return results.table.loc[has_config(results)]
 
 
-def configured(results: Results) -> set[str]:
-    return set(results.table.loc[results.table[results.config_keys].notna().any(axis=1), "id"])
+def has_config(results: Results) -> list[bool]:
+    return [any(row) for row in results.table.loc[:, results.config_keys].notna().to_numpy()]
 
 
 def settings(results: Results, metrics: list[str]) -> list[Setting]:
