@@ -87,19 +87,23 @@ class Search:
             yield
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / f".{FILE}.lock")
         try:
-            with FileLock(self.folder / f".{FILE}.lock", timeout=0):
-                _cut_torn_line(path)
-                self._load(path)
-                self.study.set_user_attr("asked", self.asked)
-                for trial in self.trials():
-                    if trial.state is TrialState.FAIL:
-                        self.study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
-                yield
+            lock.acquire(timeout=0)
         except Timeout:
             raise ConfigError(
                 f"{self.folder}: another process is on this search; wait for it, or give another name, sweep=..."
             ) from None
+        try:
+            _cut_torn_line(path)
+            self._load(path)
+            self.study.set_user_attr("asked", self.asked)
+            for trial in self.trials():
+                if trial.state is TrialState.FAIL:
+                    self.study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+            yield
+        finally:
+            lock.release()
 
     def _load(self, path: Path | None) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -210,10 +214,6 @@ class Search:
         close = ", ".join(get_close_matches(self.metric, there, n=3, cutoff=0.3))
         raise ConfigError(f"hydra.sweeper.metric={self.metric}: {run.folder} has no such number; near it are {close}")
 
-    def unanswered(self) -> bool:
-        """Whether a trial failed or was interrupted, so that the same command has more to do."""
-        return any(trial.state in (TrialState.FAIL, TrialState.RUNNING) for trial in self.trials())
-
     # ------------------------------------------------------------------------------------------------- for the terminal
 
     def axes(self) -> dict[str, list[str]]:
@@ -249,16 +249,20 @@ class Search:
         others = f" (as {alike} other{'s' * (alike > 1)})" if alike else ""
         mean = ", mean over seeds," if self.seeds else ""
         _say(f"\nbest {self.metric}{mean} {best.value:.4g}{others}: {settings}")
-        _say(f"  {self._command(best, conf_folders)}")
+        if again := self._command(best, conf_folders):
+            _say(f"  {again}")
         if len(ranked) > 1:
             _say("  It was chosen by this number, which flatters it: see what it does on seeds that did not choose it.")
         if len(ranked) >= 2 * STARTUP and len(self.space) > 1:
             parts = optuna.importance.get_param_importances(self.study).items()
             _say(f"what mattered (PED-ANOVA): {', '.join(f'{key} {share:.2f}' for key, share in parts)}")
 
-    def _command(self, trial: FrozenTrial, conf_folders: list[Path]) -> str:
-        (folder,) = self.folder.glob(f"*-{self.study.user_attrs[_runs_of(trial)][0]}")
-        config = json.loads((folder / "result.json").read_text(encoding="utf-8"))["config"]
+    def _command(self, trial: FrozenTrial, conf_folders: list[Path]) -> str | None:
+        """The command that runs a trial again, outside the search; None if its first run is not there any more."""
+        found = list(self.folder.glob(f"*-{self.study.user_attrs[_runs_of(trial)][0]}/result.json"))
+        if not found:
+            return None
+        config = json.loads(found[0].read_text(encoding="utf-8"))["config"]
         again = command(config, conf_folders)
         if not self.seeds:
             return again

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from factdpo.space import Distribution
     from factdpo.sweep import Sweep
 
+ANSWERS = ("FINISHED", "DIVERGED")  # states of a run that need no other try: that settings diverge is worth knowing
+
 
 class Direction(Enum):
     maximize = "maximize"
@@ -105,7 +107,7 @@ class OptunaSweeper(BasicSweeper):
                 with under_way(sweep):
                     jobs.run()
             except RunFailed:
-                if search.unanswered():
+                if not all(run.state() in ANSWERS for run in sweep.runs.values()):
                     raise
             finally:
                 search.print_best(sweep.conf_folders)
@@ -119,7 +121,7 @@ class Jobs:
         self.context, self.config, self.launcher = sweeper.hydra_context, sweeper.config, sweeper.launcher
         self.sweep, self.search = sweep, search
         self.repeats = repeats  # what a trial's jobs are told beside its settings: a seed, and what all are told
-        self.again: list[FrozenTrial] = []  # answered trials whose runs are not there any more
+        self.again: list[FrozenTrial] = []  # trials with an answer, of which a run is not there (any more)
 
     def check_edges(self) -> None:
         """Look up a run for each end of each key's range and each choice, the other keys at their first.
@@ -138,7 +140,7 @@ class Jobs:
             if self.search.has_runs(trial):
                 runs = self._plan(trial)
                 self.search.keep_runs(trial, runs)
-                if self.search.is_told(trial) and any(run.state() == "to do" for run in runs):
+                if self.search.is_told(trial) and not all(run.state() in ANSWERS for run in runs):
                     self.again.append(trial)
 
     def run(self) -> None:
