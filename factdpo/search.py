@@ -253,7 +253,7 @@ class Search:
             _say(f"  {again}")
         if len(ranked) > 1:
             _say("  It was chosen by this number, which flatters it: see what it does on seeds that did not choose it.")
-        if len(ranked) >= 2 * STARTUP and len(self.space) > 1:
+        if len(ranked) >= 2 * STARTUP and len(self.space) > 1 and ranked[0].value != ranked[-1].value:
             parts = optuna.importance.get_param_importances(self.study).items()
             _say(f"what mattered (PED-ANOVA): {', '.join(f'{key} {share:.2f}' for key, share in parts)}")
 
