@@ -5,6 +5,7 @@ config into these plain dataclasses; after it, no OmegaConf object exists.
 """
 
 import dataclasses
+import functools
 import math
 import re
 import typing
@@ -268,7 +269,7 @@ def validate(cfg: DictConfig | Config) -> Config:
     try:
         if isinstance(cfg, Config):  # from Python: the same type checks that Hydra's overrides get
             unknown = _unknown(cfg)
-            cfg = typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), dataclasses.asdict(cfg)))
+            cfg = typing.cast(DictConfig, OmegaConf.merge(_schema(), dataclasses.asdict(cfg)))
         plain = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
@@ -283,6 +284,12 @@ def validate(cfg: DictConfig | Config) -> Config:
     return plain
 
 
+@functools.cache
+def _schema() -> DictConfig:
+    """OmegaConf takes longer to read the dataclasses than to merge into what it read; `merge` copies it."""
+    return typing.cast(DictConfig, OmegaConf.structured(Config))
+
+
 def to_dict(cfg: Any) -> Any:
     """A config as JSON's types: enums by name, the nested structure kept."""
     if dataclasses.is_dataclass(cfg):
@@ -295,7 +302,7 @@ def to_dict(cfg: Any) -> Any:
 def from_dict(values: dict[str, Any]) -> Config:
     """The validated config of which `to_dict` made `values`."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), values)
+        merged = OmegaConf.merge(_schema(), values)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
     return validate(typing.cast(DictConfig, merged))

@@ -5,7 +5,6 @@ import json
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def locate(cfg: ModelConfig) -> Weights:
         return _folder(nano.WEIGHTS, "factdpo/nano", cfg)
     if cfg.source is ModelSource.smollm2:
         path = _smollm2()
-        return Weights("SmolLM2-135M-Instruct", _identity(cfg, {path.name: _sha256(path)}), path)
+        return Weights("SmolLM2-135M-Instruct", _identity(cfg, {path.name: cache.file_sha256(path)}), path)
     assert cfg.id is not None
     if Path(cfg.id).expanduser().is_dir():
         if cfg.revision is not None:
@@ -128,19 +127,8 @@ def _folder(folder: Path, name: str, cfg: ModelConfig) -> Weights:
             "safetensors (save_pretrained writes them)"
         )
     names = sorted(p.name for p in folder.iterdir() if any(fnmatch(p.name, pattern) for pattern in HUB_FILES))
-    files = {name: _sha256(folder / name) for name in names}
+    files = {name: cache.file_sha256(folder / name) for name in names}
     return Weights(name, _identity(cfg, files), folder)
-
-
-def _sha256(path: Path) -> str:
-    """A file's hash, computed once per process as long as size and time of change stay: weights can have gigabytes."""
-    status = path.stat()
-    return _sha256_as_of(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache
-def _sha256_as_of(path: Path, size: int, changed_ns: int) -> str:
-    return cache.file_sha256(path)
 
 
 def _identity(cfg: ModelConfig, files: dict[str, Any]) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def plan(sweep: "Sweep", context: HydraContext, config: DictConfig, jobs: list[l
     from factdpo.config import ConfigError
     from hydra_plugins.factdpo_launcher import looked_up
 
-    runs = [run for _, run in looked_up(context, config, jobs, first) if run is not None]
+    runs = [run for run in looked_up(context, config, jobs, first) if run is not None]
     if len(runs) < len(jobs):
         raise ConfigError("hydra.job.chdir=true: a run has its own folder already; leave it at false")
     sweep.add(runs)
