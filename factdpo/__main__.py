@@ -53,9 +53,17 @@ def _compose_and_run() -> None:
 def _run(cfg: DictConfig) -> None:
     def execute() -> None:
         asked = validate(cfg)
-        from factdpo import job  # only now: what cannot run is refused before anything heavy is imported
+        if asked.sweep and HydraConfig.get().mode is not RunMode.MULTIRUN:
+            raise ConfigError(
+                f"sweep={asked.sweep}: names the folder of many runs, and this is one; sweeps=<option> starts the runs "
+                "of a file in sweeps/, -m those of several values"
+            )
+        from factdpo import identity, job, plan  # only now: what cannot run is refused before anything is imported
 
-        job.execute(asked)
+        if asked.dry_run:
+            plan.print_plan([identity.look_up(asked)])
+        else:
+            job.execute(asked)
 
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         execute()  # the other runs go on; Hydra raises the first error when all are done

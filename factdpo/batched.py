@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from factdpo import adapters, canaries, checkpoints, signals
-from factdpo.config import Config, Loss
+from factdpo.config import Loss
 from factdpo.dpo import dpo_loss
 from factdpo.logps import Diverged
 from factdpo.member import Member, Row, Run, Trained
@@ -38,18 +38,12 @@ FETCH_SECONDS = 1.0  # and after so long rows are shown, for who watches
 Ended = list[tuple[Member, Trained | Exception]]  # runs that ended at the same step
 
 
-def can_train_together(cfg: Config) -> list[Any]:
-    """What runs on the same base must agree on to be in one batch."""
-    dpo = cfg.dpo
-    return [sorted(cfg.lora.target_modules), dpo.bf16, dpo.adam_beta1, dpo.adam_beta2, dpo.adam_epsilon]
-
-
 def fit_many(base: Base, members: list[Member], folder: Path) -> Generator[Ended, None, None]:
     """Train all members, in batches that fit; each is handed out when it ends, with its weights or with what ended it.
 
-    The members agree in `can_train_together`. Checkpoints of unfinished batches lie in `folder`: what there is of the
-    members is gone on with. The base is as it was whenever members are handed out; who is handed some and never comes
-    back for the others closes the generator, which leaves a checkpoint of these. So does a signal that waits
+    The members agree in `identity.can_train_together`. Checkpoints of unfinished batches lie in `folder`: what there is
+    of the members is gone on with. The base is as it was whenever members are handed out; who is handed some and never
+    comes back for the others closes the generator, which leaves a checkpoint of these. So does a signal that waits
     (signals.held); it is then raised. An out-of-memory error halves the batch and starts it again; raises it when a run
     alone does not fit.
     """

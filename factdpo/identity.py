@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from factdpo import cache, record, weights
-from factdpo.config import Config, ConfigError, choose_engine, folder_name, identity
+from factdpo.config import Config, ConfigError, choose_engine, folder_name, identity, to_dict
 from factdpo.facts import data_file, load_facts
 from factdpo.splits import make_splits
 
@@ -97,6 +97,18 @@ def run_folder(cfg: Config, asked: dict[str, Any]) -> Path:
 def lock_file(folder: Path) -> Path:
     """Beside a run's folder, by its id alone: who does the run holds a lock on it, whatever the folder is called."""
     return folder.with_name(f".{folder.name.rpartition('-')[2]}.lock")
+
+
+def can_train_together(cfg: Config) -> list[Any]:
+    """What runs must agree on to be in one batch: the base and where it is, what a batch has once, how long they speak.
+
+    JSON's types, as `cache.signature` takes them.
+    """
+    dpo = cfg.dpo
+    return [
+        to_dict(cfg.model), cfg.engine.device.name, cfg.out, sorted(cfg.lora.target_modules), dpo.bf16,
+        dpo.adam_beta1, dpo.adam_beta2, dpo.adam_epsilon, cfg.eval.max_new_tokens,
+    ]  # fmt: skip
 
 
 def run_id(asked: dict[str, Any]) -> str:

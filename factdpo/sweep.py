@@ -34,12 +34,14 @@ class Sweep:
     conf_folders: list[Path]  # where the options of its groups lie
     runs: dict[str, Run] = field(default_factory=dict)  # by id, in the order of the jobs
     before: dict[str, str] = field(default_factory=dict)  # id -> state before this command
+    jobs: int = 0  # that ask for these runs
     best_of: tuple[str, ...] = ("accuracy/test", "accuracy/train")  # the best run of the first that there is is named
     started: float = field(default_factory=time.monotonic)
     at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
     def add(self, runs: list[Run]) -> None:
         """These are runs of the sweep; some may be the same run, asked for in other words."""
+        self.jobs += len(runs)
         for run in runs:
             if run.id not in self.runs:
                 self.runs[run.id], self.before[run.id] = run, run.state()
@@ -71,14 +73,9 @@ class Sweep:
     def plan(self) -> str:
         """How many runs, and how many of them are answered, in one line."""
         many = f"{len(self.before)} run{'s' * (len(self.before) != 1)}"
+        many += f", asked for by {self.jobs} jobs" * (self.jobs > len(self.before))
         counts = _counts(list(self.before.values()))
         return f"{self.folder.name}: {many}: {counts}" + (f"  {self.question}" if self.question else "")
-
-    def print_runs(self) -> None:
-        """Each run in a line: id, state, what it is and where it would lie."""
-        for id, run in self.runs.items():
-            text = f"  {id}  {self.before[id]:<9}  {run.cfg.engine.name.name:<7}  {run.cfg.label or run.name}"
-            display.console.print(Text(text), soft_wrap=True)
 
     def close(self) -> int:
         """Print what came of the runs; how many of them are not finished."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from factdpo import batched, cache, evaluate, signals
 from factdpo.config import Config, identity, to_dict
 from factdpo.display import BatchBar
+from factdpo.identity import can_train_together
 from factdpo.pairs import join
 from factdpo.planner import tokens_at_once
 from factdpo.reference import is_finite
@@ -58,7 +59,7 @@ def _train_on_one_base(runs: list[Wanted], numbers: list[int]) -> Iterator[Endin
         except Exception as error:  # of this run alone; the others go on
             yield number, error
             continue
-        key = cache.signature([batched.can_train_together(cfg), cfg.eval.max_new_tokens])
+        key = cache.signature(can_train_together(cfg))
         groups.setdefault(key, {}).setdefault(ready[number].trained, []).append(number)
     for group in groups.values():
         missing = [numbers for folder, numbers in group.items() if cache.damage(folder) is not None]

@@ -49,7 +49,8 @@ class BatchedLauncher(BasicLauncher):
         runs = looked_up(self.hydra_context, self.config, job_overrides, initial_job_idx)
         for overrides in job_overrides:
             _looked_up.pop(tuple(overrides), None)  # taken
-        together = [] if self.config.hydra.job.env_set else [run for run in runs if run is not None]
+        alone = self.config.hydra.job.env_set or self.config.dry_run
+        together = [] if alone else [run for run in runs if run is not None]
         returns = []
         with _warm(together):
             for number, overrides in enumerate(job_overrides, initial_job_idx):
@@ -92,6 +93,7 @@ def looked_up(
 
     problems: dict[str, list[int]] = {}  # what is wrong -> numbers of the jobs in which it is
     known: dict[str, Any] = {}
+    runs: dict[tuple[Path, str], Run] = {}  # some jobs may ask for the same run, in other words
     for number, overrides in enumerate(job_overrides):
         if tuple(overrides) in _looked_up:
             continue
@@ -101,6 +103,7 @@ def looked_up(
             if not job.hydra.job.chdir:
                 with _inside(job) as task_config:
                     run = look_up(validate(task_config), known)
+                    run = runs.setdefault((run.folder.parent, run.id), run)
         except ConfigError as error:
             for problem in str(error).splitlines():
                 problems.setdefault(problem, []).append(number)

@@ -3,18 +3,20 @@
 No `from __future__ import annotations` here: a scanned plugin module that has it breaks every start of Hydra.
 """
 
+import functools
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from factdpo.sweep import Sweep
 
 AT_ONCE = 250  # jobs that a launcher gets: each holds files open
+OF_THE_WHOLE = {"out", "sweep", "label", "dry_run", "retries", "fail_fast"}  # keys that are no axis
 
 
 @dataclass
@@ -43,6 +46,7 @@ class Sweeper(BasicSweeper):
         """The jobs' returns, a list per batch. Raises ConfigError, and runs none, if one of the jobs cannot run."""
         from factdpo import display
         from factdpo.config import ConfigError
+        from factdpo.plan import print_plan
 
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
@@ -61,7 +65,7 @@ class Sweeper(BasicSweeper):
         plan(sweep, self.hydra_context, self.config, jobs, 0)
         display.console.print(sweep.plan(), highlight=False, soft_wrap=True)
         if self.config.dry_run:
-            sweep.print_runs()
+            print_plan(list(sweep.runs.values()))
             return []
         with under_way(sweep):
             return [
@@ -71,13 +75,22 @@ class Sweeper(BasicSweeper):
 
 
 def new_sweep(config: DictConfig, context: HydraContext, axes: dict[str, list[str]]) -> "Sweep":
-    """The sweep that a command asks for: named by `sweep=`, by its file in sweeps/, or by what is swept."""
-    from factdpo.config import folder_name
+    """The sweep that a command asks for: named by `sweep=`, by its file in sweeps/, or by what is swept.
+
+    Raises ConfigError for what a sweep as a whole cannot be told.
+    """
+    from factdpo.config import ConfigError, folder_name
     from factdpo.sweep import Sweep
     from hydra_plugins.factdpo_searchpath import conf_folder
 
+    if whole := [key for key in axes if key.lstrip("+") in OF_THE_WHOLE]:
+        raise ConfigError(f"{whole[0]}={','.join(axes[whole[0]])}: is one for all runs of a sweep; give one value")
+    if moved := [one for one in config.hydra.overrides.hydra if re.match(r"\+*hydra\.(sweep|run)\.", one)]:
+        raise ConfigError(
+            f"{moved[0]}: no run would lie there; out=... and sweep=... say where the runs of a sweep lie"
+        )
     choice = config.hydra.runtime.choices.get("sweeps")
-    name = config.sweep or folder_name(choice or "+".join(sorted(_short(key, axes) for key in axes))) or "multirun"
+    name = config.sweep or folder_name(choice or "+".join(sorted(key.lstrip("+~") for key in axes))) or "multirun"
     question = _question(context, choice) if choice else None
     shown = {key: [_shown(value) for value in values] for key, values in axes.items()}
     command = ["factdpo", *sys.argv[1:]]
@@ -87,8 +100,9 @@ def new_sweep(config: DictConfig, context: HydraContext, axes: dict[str, list[st
 def named(job: Sequence[str], sweep: "Sweep", axes: list[str]) -> list[str]:
     """The overrides of a job, which is told whose it is and what tells it from the others."""
     pairs = [override.split("=", 1) for override in job]
-    label = " ".join(f"{_short(key, axes)}={_shown(value)}" for key, value in pairs if key in axes)
-    return [*job, f"sweep='{sweep.folder.name}'", f"label='{label}'" if label else "label=null"]
+    label = " ".join(f"{_short(key)}={_shown(value)}" for key, value in pairs if key in axes)
+    name = [] if any(key == "sweep" for key, _ in pairs) else [f"sweep='{sweep.folder.name}'"]
+    return [*job, *name, f"label='{label}'" if label else "label=null"]
 
 
 def plan(sweep: "Sweep", context: HydraContext, config: DictConfig, jobs: list[list[str]], first: int) -> "list[Run]":
@@ -119,13 +133,25 @@ def under_way(sweep: "Sweep") -> Iterator[None]:
 
 
 def launch(launcher: Launcher, jobs: list[list[str]], first: int) -> Sequence[JobReturn]:
-    """Launch the jobs; a run that ended badly says so in its folder, any other exception of a job is raised."""
+    """Launch the jobs; a run that ended badly says so in its folder, any other exception of a job is raised.
+
+    Raises RunFailed if the launcher lost its jobs: joblib's and submitit's do when a worker is killed.
+    """
+    from factdpo.config import ConfigError
     from factdpo.job import RunFailed
 
-    returns = launcher.launch(jobs, initial_job_idx=first)
+    try:
+        returns = launcher.launch(jobs, initial_job_idx=first)
+    except ConfigError:
+        raise
+    except Exception as error:
+        if isinstance(launcher, BasicLauncher):  # whose jobs run in this process: not theirs, but ours
+            raise
+        what = f"{type(launcher).__name__} lost its jobs ({type(error).__name__}: {error})"
+        raise RunFailed("FAILED", f"{what}; the same command goes on with them", 1) from error
     for one in returns:
-        with suppress(RunFailed):
-            _ = one.return_value  # raises what the job raised
+        if not (one.status is JobStatus.FAILED and isinstance(one._return_value, RunFailed)):
+            _ = one.return_value  # raises what the job raised, with a line of Hydra's own
     return returns
 
 
@@ -135,11 +161,15 @@ def batches(jobs: list[list[str]], size: int) -> Iterator[tuple[int, list[list[s
         yield start, jobs[start : start + size]
 
 
-def _short(key: str, keys: "list[str] | dict[str, Any]") -> str:
-    """`dpo.beta` -> `beta`, where no other of the keys ends like it."""
-    key, ends = key.lstrip("+~"), [other.rsplit(".", 1)[-1] for other in keys]
+@functools.cache
+def _short(key: str) -> str:
+    """`dpo.beta` -> `beta`; but `split.seed` as it is, since other keys end like it."""
+    from factdpo.config import Config, to_dict
+    from factdpo.overrides import flat
+
+    key = key.lstrip("+~")
     end = key.rsplit(".", 1)[-1]
-    return end if ends.count(end) == 1 else key
+    return end if sum(other.rsplit(".", 1)[-1] == end for other in flat(to_dict(Config()))) == 1 else key
 
 
 def _shown(value: str) -> str:

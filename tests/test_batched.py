@@ -31,6 +31,7 @@ from factdpo.config import (
     choose_engine,
     validate,
 )
+from factdpo.identity import can_train_together
 from factdpo.logps import Diverged
 from factdpo.model import Base
 from factdpo.pairs import Pairs
@@ -779,7 +780,7 @@ def test_a_target_that_is_no_linear_layer_is_refused_by_name(tmp_path: Path) -> 
 
 def test_runs_that_differ_in_what_a_batch_shares_are_told_apart() -> None:
     def key(**changes: Any) -> list[Any]:
-        return batched.can_train_together(tiny_config(**changes))
+        return can_train_together(tiny_config(**changes))
 
     same = [{}, {"dpo_beta": 0.5}, {"lora_rank": 2}, {"dpo_loss": [Loss.ipo]}, {"lora_dropout": 0.1}, {"dpo_seed": 4}]
     other = [

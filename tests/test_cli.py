@@ -39,7 +39,7 @@ ANSWERS = [
     (["modle=nano"], "factdpo: modle: no such key (did you mean model?); factdpo --help lists all keys"),
     (["loar.rank=3"], "factdpo: loar.rank: no such key (did you mean lora.rank?); factdpo --help lists all keys"),
     (["epochs=3"], "factdpo: epochs: no such key (did you mean dpo.epochs?); factdpo --help lists all keys"),
-    (["sweep=orientation"], "factdpo: sweep: no such key (did you mean sweeps?); factdpo --help lists all keys"),
+    (["sweep=orientation"], "factdpo: sweep=orientation: names the folder of many runs, and this is one;"),
     (
         ["model=pythia_16m"],
         "factdpo: model=pythia_16m: no such option (did you mean pythia_160m?); model can be custom,",
@@ -65,7 +65,6 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("arguments", "answer"), ANSWERS, ids=[" ".join(a) for a, _ in ANSWERS])
-@pytest.mark.xfail(reason="written before sweeps had a sweeper of their own; to be rewritten", strict=False)
 def test_a_mistake_is_answered_in_one_message(factdpo: Run, tmp_path: Path, arguments: list[str], answer: str):
     done = factdpo(*arguments)
     assert done.stderr.startswith(answer) and "Traceback" not in done.stderr
@@ -106,7 +105,6 @@ def test_composing_leaves_nothing_behind(factdpo: Run, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(reason="written before sweeps had a sweeper of their own; to be rewritten", strict=False)
 def test_the_users_own_options_come_first(factdpo: Run, tmp_path: Path):
     write(tmp_path / "conf/lora/mine.yaml", "rank: 7\n")
     write(tmp_path / "conf/lora/none.yaml", "rank: 5\n")
@@ -117,7 +115,7 @@ def test_the_users_own_options_come_first(factdpo: Run, tmp_path: Path):
     assert "id: EleutherAI/pythia-70m" in factdpo("model=mine", "--cfg", "job").stdout
     assert "\nseed: 11" in factdpo("sweeps=mine", "--cfg", "job").stdout
     listed = factdpo("--help").stdout
-    assert "lora: default, mine, none" in listed and ", lora_vs_full, loss, mine, orientation" in listed
+    assert "lora: default, mine, none" in listed and ", lora_vs_full, loss, mine, optuna," in listed
 
 
 def test_a_mistake_in_the_users_own_option_names_the_file(factdpo: Run, tmp_path: Path):
@@ -137,12 +135,14 @@ def test_in_the_checkout_no_folder_is_searched_twice():
     assert done.stdout.count(f"{ROOT}/conf ") == 1 and done.stdout.count(f"{ROOT}/sweeps ") == 1
 
 
-@pytest.mark.xfail(reason="written before sweeps had a sweeper of their own; to be rewritten", strict=False)
 def test_a_sweep_file_starts_all_its_runs(factdpo: Run):
     for arguments in (["sweeps=orientation"], ["-m", "sweeps=orientation"]):
         done = factdpo(*arguments, start=with_job("print('JOB', cfg.split.orientation.name, cfg.seed)"))
         assert re.findall(r"JOB (.*)", done.stdout) == [f"{o} {s}" for o in ("random", "canonical") for s in (0, 1, 2)]
-        assert done.returncode == 0
+        assert done.stdout.startswith('orientation: 6 runs: 6 to do  Is the "reversal" failure the order of names?\n')
+        assert done.stdout.splitlines()[-1].startswith("orientation: 6 to do; ")  # these jobs leave nothing
+        assert done.stderr == "factdpo: 6 of 6 runs are not finished; the same command does them again\n"
+        assert done.returncode == 1
 
 
 @pytest.mark.parametrize(
@@ -164,12 +164,12 @@ def test_a_bug_shows_its_traceback(factdpo: Run):
     assert done.returncode == 1 and "Traceback" in done.stderr and "KeyError: 'missing'" in done.stderr
 
 
-@pytest.mark.xfail(reason="written before sweeps had a sweeper of their own; to be rewritten", strict=False)
 def test_a_failed_run_of_a_sweep_stops_no_other_and_fails_the_sweep(factdpo: Run):
     ends = "print('JOB', cfg.seed)\n    if cfg.seed == 1: raise job.RunFailed('FAILED', 'it broke', 1)"
     done = factdpo("-m", "seed=0,1,2", start=with_job(ends))
     assert re.findall(r"JOB (\d)", done.stdout) == ["0", "1", "2"]
-    assert done.returncode == 1 and done.stderr.endswith("factdpo: it broke\n") and "Traceback" not in done.stderr
+    assert done.stderr == "factdpo: 3 of 3 runs are not finished; the same command does them again\n"
+    assert done.returncode == 1
 
 
 def test_doctor_never_fails(factdpo: Run):

@@ -21,7 +21,7 @@ LAYERS = [
     {"views"},
     {"logps", "dpo", "identity"},
     {"pairs", "model", "steps"},
-    {"reference", "canaries", "packing", "state"},
+    {"reference", "canaries", "packing", "state", "plan"},
     {"adapters", "checkpoints"},
     {"stack"},
     {"planner", "member"},

@@ -375,11 +375,11 @@ def test_a_search_runs_its_trials_in_batches_and_ends_with_the_best_and_how_to_r
     assert best.startswith("best accuracy/test, mean over seeds, 0.8") and "lora.rank=" in best
     assert again.startswith("  factdpo -m split.train=150 lora.rank=") and again.endswith(" seed=0,1")
     assert "flatters it" in warning
-    known = json.loads((tmp_path / "outputs/sweeps/beta+rank+seed/sweep.json").read_text())
+    known = json.loads((tmp_path / "outputs/sweeps/dpo.beta+lora.rank+seed/sweep.json").read_text())
     assert len(known["runs"]) == 10 and known["commands"][0]["runs"] == 10
     assert known["axes"] == {"dpo.beta": ["0.01 to 1, log"], "lora.rank": ["8", "16"], "seed": ["0", "1"]}
 
-    shutil.rmtree(next((tmp_path / "outputs/sweeps/beta+rank+seed").glob("*seed=1-*")))
+    shutil.rmtree(next((tmp_path / "outputs/sweeps/dpo.beta+lora.rank+seed").glob("*seed=1-*")))
     redone = factdpo(*command, "hydra.sweeper.batch_size=3")
     assert redone.out.count("JOB") == 1 and redone.out.splitlines()[-3:] == lines[-3:]
     repeated = factdpo(*command, "hydra.sweeper.batch_size=3")
