@@ -99,8 +99,9 @@ def _summary(to_do: list[Run], groups: int, estimates: dict[str, Estimate | None
         return ["dry_run=true: nothing was run; nothing is to do"]
     count = f"{len(to_do)} run{'s' * (len(to_do) > 1)} to do"
     known = [found for found in estimates.values() if found]
-    total = display.duration(sum(found.seconds for found in known))
-    said = [f"dry_run=true: nothing was run; {count}" + (f", about {total} in all" if len(known) == len(to_do) else "")]
+    said = [f"dry_run=true: nothing was run; {count}"]
+    if len(known) == len(to_do):
+        said[0] += f", about {display.duration(sum(found.seconds for found in known))} in all"
     if groups and len(to_do) > 1:
         said.append("group: runs with the same number can train together, in batches that fit into memory")
     if known:

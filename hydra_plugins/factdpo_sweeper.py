@@ -86,9 +86,7 @@ def new_sweep(config: DictConfig, context: HydraContext, axes: dict[str, list[st
     if whole := [key for key in axes if key.lstrip("+") in OF_THE_WHOLE]:
         raise ConfigError(f"{whole[0]}={','.join(axes[whole[0]])}: is one for all runs of a sweep; give one value")
     if moved := [one for one in config.hydra.overrides.hydra if re.match(r"\+*hydra\.(sweep|run)\.", one)]:
-        raise ConfigError(
-            f"{moved[0]}: no run would lie there; out=... and sweep=... say where the runs of a sweep lie"
-        )
+        raise ConfigError(f"{moved[0]}: no run would lie there; out=... and sweep=... say where they lie")
     choice = config.hydra.runtime.choices.get("sweeps")
     name = config.sweep or folder_name(choice or "+".join(sorted(key.lstrip("+~") for key in axes))) or "multirun"
     question = _question(context, choice) if choice else None
