@@ -27,7 +27,7 @@ def read(folder: Path) -> Curves:
     splits: dict[str, dict[str, list[float | None]]] = {}
     for split in dict.fromkeys(key.split("/")[1] for row in scores for key in row if key.startswith("eval/")):
         splits[split] = {metric: [short(row.get(f"eval/{split}/{metric}")) for row in shown] for metric in METRICS}
-    means = [short(math.fsum(loss for _, loss in part) / len(part)) for part in parts]
+    means = [short(sum(loss for _, loss in part) / len(part)) for part in parts]
     return {
         "window": every,
         "loss": [[part[-1][0] for part in parts], means],
@@ -44,6 +44,6 @@ def evenly(length: int, most: int) -> list[int]:
     return [round(at * (length - 1) / (most - 1)) for at in range(most)]
 
 
-def short(value: float | None) -> float | None:
+def short(value: float | int | None) -> float | None:
     """Four digits, which is more than a pixel shows; None for what no axis has."""
     return float(f"{value:.4g}") if value is not None and math.isfinite(value) else None

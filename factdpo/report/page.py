@@ -187,7 +187,7 @@ def _scale(score: Score) -> dict[str, float]:
     return {k: math.nan if math.isnan(v) else round(3 + (TRACK - 6) * min(max(v, 0), 1), 1) for k, v in at.items()}
 
 
-def _numbers(score: Score | None) -> list[float | None] | None:
+def _numbers(score: Score | None) -> list[float | int | None] | None:
     return score and [score.n, short(score.mean), short(score.low), short(score.high)]
 
 

@@ -1,6 +1,7 @@
 """The settings that a sweep compares, each with its scores over seeds, and the axes that they lie on."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,8 @@ def _score(row: dict[str, Any], runs: "pd.DataFrame") -> Score:
     kind, _, split = row["metric"].rpartition("/")
     if row["n"] == 1 and kind == "accuracy":
         run = runs.loc[runs[row["metric"]].notna() & (runs["state"] == "FINISHED")].iloc[0]
-        low, high, over = run[f"accuracy_low/{split}"], run[f"accuracy_high/{split}"], WILSON
+        low, high = (run.get(f"accuracy_{end}/{split}", math.nan) for end in ("low", "high"))
+        over = WILSON
     return Score(int(row["n"]), float(row["mean"]), float(low), float(high), over)
 
 
@@ -102,12 +104,12 @@ def axes(settings: list[Setting]) -> list[Axis]:
     return found
 
 
-def _by_ratio(values: list[float]) -> bool:
+def _by_ratio(values: list[float | int]) -> bool:
     """Whether at least three positive values are spaced more evenly by their logarithms than as they are."""
     if len(values) < 3 or values[0] <= 0:
         return False
 
-    def unevenness(points: list[float]) -> float:
+    def unevenness(points: Iterable[float | int]) -> float:
         steps = [b - a for a, b in pairwise(points)]
         return max(steps) / min(steps)
 
