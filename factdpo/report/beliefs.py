@@ -1,7 +1,6 @@
 """What models believe about each fact, of many runs, small enough to travel in a page; and which facts are hard."""
 
 import base64
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,11 +146,6 @@ def _bytes(margins: np.ndarray) -> bytes:
     """One signed byte per margin: above 0 exactly where the margin is."""
     size = np.clip(np.round(SHADE * np.sqrt(np.abs(margins))), 1, 127)
     return np.where(margins > 0, size, np.where(margins < 0, -size, 0)).astype(np.int8).tobytes()
-
-
-def margin(byte: int) -> float:
-    """The margin in nats that a byte stands for, about."""
-    return math.copysign((byte / SHADE) ** 2, byte)
 
 
 def _sides(data: DataConfig | None) -> dict[str, int]:

@@ -69,7 +69,7 @@
     const run = Number($('graph-run').value), model = $('graph-model').value, facts = believed(run, state.split, model);
     const wrong = facts.filter(one => !one.right).length, onlyWrong = $('graph-wrong').checked;
     for (const id of ['g-truth', 'g-belief']) $(id).replaceChildren();
-    $('g-title').textContent = `What the ${model} model believes`;
+    $('g-title').textContent = model === 'base' ? 'What the base model believes' : `What the trained model believes: ${D.runs[run]?.label}`;
     if (!facts.length || !G.names.length) {
       $('graph-note').textContent = !G.names.length ? 'No fact names two things, so there is no graph.' : 'This run has no such facts, or its items.parquet cannot be read.';
       return;
@@ -85,7 +85,8 @@
   }
 
   function drawSaid() {
-    const said = D.runs[Number($('said-run').value)]?.said, body = $('said-table').tBodies[0];
+    const {said, label} = D.runs[Number($('said-run').value)] ?? {}, body = $('said-table').tBodies[0];
+    $('said-table').caption.textContent = label ?? '';
     const cell = (text, fact, model) => {
       const begins = fact && text.trim().toLowerCase().startsWith(String(fact).trim().toLowerCase());
       return element('td', {'data-of': model}, begins ? element('strong', {}, text) : text);
@@ -99,7 +100,7 @@
   const has = D.runs.map((run, at) => [run, at]).filter(([run]) => 'graph' in run);
   for (const select of selects) {
     for (const [run, at] of has) select.add(new Option(run.label, at));
-    select.value = String(drawn()[0] ?? has[0]?.[1] ?? '');
+    select.value = String(D.chosen[0] ?? has[0]?.[1] ?? '');
     select.onchange = () => { selects.forEach(other => { other.value = select.value; }); drawGraph(); drawSaid(); };
   }
   if (selects.length) {
@@ -116,7 +117,8 @@
     before = root.dataset.theme;
     theme('light');
     for (const part of all('.only')) part.hidden = false;
-    for (const chart of all('.js-plotly-plot')) Plotly.relayout(chart, {width: Math.min(chart.clientWidth, 640), autosize: false});
+    for (const part of all('details.block')) part.open = true;
+    for (const chart of all('.js-plotly-plot')) Plotly.relayout(chart, {width: chart.closest('.grid') ? 320 : 660, autosize: false});  // of a page's
   });
   addEventListener('afterprint', () => {
     for (const chart of all('.js-plotly-plot')) Plotly.relayout(chart, {width: null, autosize: true});

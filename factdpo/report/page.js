@@ -75,6 +75,7 @@ for (const select of all('select.split')) {
 onChange(['split'], () => {
   for (const select of all('select.split')) select.value = state.split;
   for (const part of all('.only')) part.hidden = part.dataset.split !== state.split;
+  for (const name of all('.split-name')) name.textContent = title(state.split);
 });
 
 // --------------------------------------------------------------------------------------------------- copy buttons
@@ -104,6 +105,7 @@ if ($('diff')) {
   selects[1].value = firsts.find(run => run !== firsts[0]);
   const show = () => {
     const [a, b] = selects.map(select => Number(select.value)), body = $('diff').tBodies[0];
+    [$('diff-one').textContent, $('diff-other').textContent] = [a, b].map(run => D.runs[run].label);
     const keys = Object.keys(D.differing).filter(key => D.differing[key][a] !== D.differing[key][b]);
     body.replaceChildren(...keys.map(key => element('tr', {}, element('th', {scope: 'row'}, key),
       ...[a, b].map(run => element('td', {}, D.differing[key][run] ?? 'not known')))));
