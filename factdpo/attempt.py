@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from factdpo import cache, display, provenance, signals, tracker, wandb_env
+from factdpo import cache, display, provenance, signals, tracker, trackers, wandb_env
 from factdpo.config import Config, ConfigError, EngineName, to_dict
 from factdpo.identity import Run
 
@@ -55,7 +55,7 @@ class Attempt:
                 log.info("attempt %d of %d", self.number, run.cfg.retries + 1)
             if run.cfg.track.wandb:
                 log.info(wandb_env.wandb_sentence(run.cfg.track, folder))
-            self.trackers = tracker.open_trackers(run.cfg, run.id, run.name, folder)
+            self.trackers = trackers.open_trackers(run.cfg, run.id, run.name, folder)
 
     def log(self, *rows: Row) -> None:
         """Rows of the history, for whoever follows the run."""

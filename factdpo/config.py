@@ -213,13 +213,14 @@ class EvalConfig:
 @dataclass
 class TrackConfig:
     wandb: bool = True  # Weights & Biases, beside the local record
-    mode: TrackMode = TrackMode.auto  # auto: online when an API key is configured, else offline
-    project: str = "factdpo"  # this and the following: W&B's words
+    trackio: bool = False  # trackio, which shows runs on this machine; needs `pip install trackio`
+    mode: TrackMode = TrackMode.auto  # W&B; auto: online when an API key is configured, else offline
+    project: str = "factdpo"  # this and the following: W&B's words; trackio takes project and group
     entity: str | None = None  # team or user; null: the default of the API key
-    group: str | None = None  # runs that belong together
-    job_type: str = "run"  # what kind of run it is
+    group: str | None = None  # runs that belong together; null: those of a sweep
+    job_type: str = "run"  # what kind of run it is; a sweep as a whole is one of kind `sweep`
     tags: list[str] = field(default_factory=list)  # labels to find it by
-    log_adapter: bool = False  # upload the adapter as an artifact
+    log_adapter: bool = False  # W&B: upload the adapter as an artifact
     log_every: int = 1  # optimizer steps per row of history.jsonl; a row is the mean over them
     progress: bool = True  # progress bars, when on a terminal
 
@@ -517,6 +518,7 @@ def _without_effect(cfg: Config) -> list[str]:
             if f.name not in ("name", "device"):
                 refuse(f"engine.{f.name}", getattr(cfg.engine, f.name), f.default, "with engine=trl")
     if not cfg.track.wandb:
-        for key in ("mode", "project", "entity", "group", "job_type", "tags", "log_adapter"):
+        unread = ["mode", "entity", "job_type", "tags", "log_adapter"]
+        for key in unread if cfg.track.trackio else [*unread, "project", "group"]:
             refuse(f"track.{key}", getattr(cfg.track, key), getattr(default.track, key), "with track.wandb=false")
     return found

@@ -1,5 +1,6 @@
 """What a run is: everything that decides its numbers, hashed into an id, and the folder where it lies."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from factdpo import cache, record, weights
 from factdpo.config import Config, ConfigError, choose_engine, folder_name, identity, to_dict
 from factdpo.facts import data_file, load_facts
 from factdpo.splits import make_splits
+from factdpo.trackio_tracker import check_installed
 
 
 @dataclass
@@ -35,6 +37,7 @@ def look_up(cfg: Config, known: dict[str, Any] | None = None) -> Run:
     read, and the hub asked, once.
     """
     known = {} if known is None else known
+    check_installed(cfg.track)
     data_file(cfg.data)
     where = _once(known, weights.locate, cfg.model)
     cfg, why = choose_engine(cfg, weights.are_quantised(where))
@@ -75,9 +78,14 @@ def _asked(cfg: Config, where: weights.Weights) -> dict[str, Any]:
 
 
 def run_name(cfg: Config) -> str:
-    """How people call the run in tables and in W&B."""
+    """How people call the run in tables and in W&B: the settings that most sweeps vary, then what else its own does."""
     lora = f"r={cfg.lora.rank}" if cfg.lora.method.name == "lora" else "full"
-    return f"{cfg.model.name} b={cfg.dpo.beta:g} {lora} s={cfg.dpo.seed}"
+    said = {
+        "model": cfg.model.name, "beta": f"{cfg.dpo.beta:g}", "rank": str(cfg.lora.rank), "seed": str(cfg.dpo.seed),
+    }  # fmt: skip
+    swept = [pair.split("=", 1) for pair in re.split(r" (?=\S+=)", cfg.label or "") if "=" in pair]
+    more = [f"{key}={value}" for key, value in swept if said.get(key.rsplit(".", 1)[-1]) != value]
+    return " ".join([cfg.model.name, f"b={cfg.dpo.beta:g}", lora, f"s={cfg.dpo.seed}", *more])
 
 
 def slug(cfg: Config) -> str:

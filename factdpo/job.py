@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from factdpo import display, record, signals, tracker, wandb_env
+from factdpo import display, record, signals, tracker, wandb_env, wandb_tracker
 from factdpo.attempt import Attempt, Outcome
 from factdpo.config import Config, ConfigError, EngineName, from_dict, validate
 from factdpo.identity import Run, lock_file, look_up, what_is_asked
@@ -107,13 +107,13 @@ def _show_stored(run: Run, stored: dict[str, Any]) -> None:
     """A run alone is printed; one that W&B has not seen (it ran with track=none) is shown to it from the record."""
     if not run.cfg.sweep:
         record.print_result(stored, run.folder, display.console)
-    shown = (run.folder / "wandb").exists() and tracker.agents_run() is None  # an agent opens a new one
+    shown = (run.folder / "wandb").exists() and wandb_tracker.agents_run() is None  # an agent opens a new one
     if wandb_env.wandb_mode(run.cfg.track)[0] == "disabled" or shown:
         return
     import pyarrow.parquet
 
     display.console.print(wandb_env.wandb_sentence(run.cfg.track, run.folder), highlight=False, soft_wrap=True)
-    view = tracker.WandbTracker(run.cfg, run.id, run.name, run.folder)
+    view = wandb_tracker.WandbTracker(run.cfg, run.id, run.name, run.folder)
     view.log(*tracker.read_history(run.folder / tracker.HISTORY))
     items = pyarrow.parquet.read_table(run.folder / "items.parquet").to_pylist()
     generations = json.loads((run.folder / "generations.json").read_text(encoding="utf-8"))
@@ -221,7 +221,7 @@ def _do_together(claimed: list[tuple[Run, FileLock]]) -> None:
     try:
         with display.logging_to(logs):
             if (first := claimed[0][0]).cfg.track.wandb:
-                log.info(wandb_env.wandb_sentence(first.cfg.track, first.folder))
+                log.info(wandb_env.wandb_sentence(first.cfg.track, first.folder.parent))
             from factdpo.warm import Wanted, train  # torch, transformers: seconds
 
             wanted = [Wanted(a.run.cfg, a.run.folder, partial(start, a), a.log) for a in attempts]

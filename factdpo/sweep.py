@@ -4,9 +4,11 @@ Light to import: a sweep whose runs are all finished is answered without torch.
 """
 
 import json
+import logging
 import shlex
 import subprocess
 import time
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,7 @@ class Sweep:
             known = read(self.folder) or {"name": self.folder.name, "question": None, "axes": {}, "runs": {}}
             for key, values in self.axes.items():
                 known["axes"][key] = list(dict.fromkeys([*known["axes"].get(key, []), *values]))
+            known.setdefault("id", uuid.uuid4().hex[:12])  # of the sweep as a whole in W&B, whoever else names one so
             known["question"] = self.question or known["question"]
             known["runs"] |= {id: {"folder": run.folder.name, "label": run.cfg.label} for id, run in self.runs.items()}
             mine = {
@@ -87,6 +90,7 @@ class Sweep:
         seconds = time.monotonic() - self.started
         done = display.duration(seconds)
         display.console.print(Text(f"{self.folder.name}: {_counts(list(states.values()))}; {done}"), soft_wrap=True)
+        self._show(states)
         return len(states) - list(states.values()).count("FINISHED")
 
     def _print_table(self, ids: list[str]) -> None:
@@ -104,6 +108,15 @@ class Sweep:
         view.below += views.around(mine, best, self.conf_folders)
         display.console.print()
         table.show(view, display.console)
+
+    def _show(self, states: dict[str, str]) -> None:
+        """Show the dashboards what came of the sweep, unless they have been and nothing changed."""
+        if (states == self.before and (self.folder / "wandb").exists()) or "FINISHED" not in states.values():
+            return
+        from factdpo.trackers import show_sweep
+
+        with display.logging_to([logging.NullHandler()], quiet=True):
+            show_sweep(self.folder, next(iter(self.runs.values())).cfg.track, read(self.folder) or {})
 
 
 def read(folder: Path) -> dict[str, Any] | None:

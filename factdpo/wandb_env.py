@@ -41,13 +41,13 @@ def wandb_mode(track: TrackConfig, env: Mapping[str, str] = os.environ) -> tuple
 
 
 def wandb_sentence(track: TrackConfig, folder: Path, env: Mapping[str, str] = os.environ) -> str:
-    """What W&B will do with this run, in one line for people."""
+    """What W&B will do with the run or the sweep in a folder, in one line for people."""
     mode, why = wandb_mode(track, env)
     if mode == "disabled":
         return f"W&B off: {why}"
     if mode == "online":
         return f"W&B online: project {track.project} ({why})"
-    return f"W&B offline: {why}; `wandb sync {folder}/wandb/offline-run-*` uploads later"
+    return f"W&B offline: {why}; `factdpo sync {folder}` uploads later"
 
 
 def _key_source(env: Mapping[str, str]) -> str | None:

@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 
 from factdpo.config import Config, TrackConfig, TrackMode
-from factdpo.tracker import (
-    LocalTracker,
-    Trackers,
-    WandbTracker,
-    open_trackers,
-    read_history,
-    summary,
-)
+from factdpo.tracker import LocalTracker, Trackers, read_history, summary
+from factdpo.trackers import open_trackers
 from factdpo.wandb_env import wandb_mode, wandb_sentence, without_secrets
+from factdpo.wandb_tracker import WandbTracker
 
 ITEMS = [
     {
@@ -141,7 +136,7 @@ def test_a_key_is_found_in_netrc_and_in_settings_for_the_right_server_only(nowhe
 def test_the_sentence_says_what_happens_and_what_to_do(nowhere):
     env = {"HOME": str(nowhere)}
     offline = wandb_sentence(TrackConfig(), Path("runs/a"), env)
-    assert offline == "W&B offline: no API key found; `wandb sync runs/a/wandb/offline-run-*` uploads later"
+    assert offline == "W&B offline: no API key found; `factdpo sync runs/a` uploads later"
     assert wandb_sentence(TrackConfig(wandb=False), Path("runs/a"), env) == "W&B off: track.wandb=false"
 
 
@@ -230,16 +225,16 @@ def test_an_unreachable_server_costs_one_warning_and_the_run_is_kept_offline(now
     script = """if True:
         import logging, sys
         from pathlib import Path
-        from factdpo import tracker
+        from factdpo import trackers, wandb_tracker
         from factdpo.config import Config
         logging.basicConfig(format="%(name)s %(levelname)s %(message)s", level=logging.WARNING)
-        tracker.INIT_TIMEOUT_SECONDS = 1.0
+        wandb_tracker.INIT_TIMEOUT_SECONDS = 1.0
         for name in "ab":
             folder = Path(sys.argv[1], name)
             folder.mkdir()
-            trackers = tracker.open_trackers(Config(), "id" + name, name, folder)
-            trackers.log({"step": 1, "loss": 0.5})
-            trackers.finish({"state": "FINISHED"}, [], [], folder)
+            opened = trackers.open_trackers(Config(), "id" + name, name, folder)
+            opened.log({"step": 1, "loss": 0.5})
+            opened.finish({"state": "FINISHED"}, [], [], folder)
     """
     env = {**os.environ, "WANDB_API_KEY": "x" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     command = [sys.executable, "-c", script, str(tmp_path)]
@@ -255,15 +250,15 @@ def test_under_an_agent_the_run_is_the_agents_run_in_its_sweep_and_a_second_one_
     script = """if True:
         import logging, sys
         from pathlib import Path
-        from factdpo import tracker
+        from factdpo import trackers
         from factdpo.config import Config
         logging.basicConfig(format="%(message)s", level=logging.WARNING)
         for name in ("first", "again", "other"):
             folder = Path(sys.argv[1], name)
             folder.mkdir()
-            trackers = tracker.open_trackers(Config(), "other" if name == "other" else "ours", name, folder)
-            trackers.log({"step": 1, "loss": 0.5})
-            trackers.finish({"state": "FINISHED"}, [], [], folder)
+            opened = trackers.open_trackers(Config(), "other" if name == "other" else "ours", name, folder)
+            opened.log({"step": 1, "loss": 0.5})
+            opened.finish({"state": "FINISHED"}, [], [], folder)
     """
     given = {"SWEEP_ID": "swept", "RUN_ID": "agents", "PROJECT": "theirs", "ENTITY": "them", "MODE": "offline"}
     env = {**os.environ, **{f"WANDB_{name}": value for name, value in given.items()}}  # as `wandb agent` sets them
