@@ -5,6 +5,7 @@ import json
 import os
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -212,9 +213,15 @@ def _planned(config: dict[str, Any]) -> int | None:
 
 def _config(folder: Path) -> dict[str, Any]:
     """The run's config.yaml; empty if it is not there yet."""
+    path = folder / "config.yaml"
+    return _parsed(path, _stamp(path))
+
+
+@lru_cache(maxsize=4096)  # it is written anew, never changed: who looks again and again reads it once
+def _parsed(path: Path, stamp: tuple[int, int] | None) -> dict[str, Any]:
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), loader)
+        config = yaml.load(path.read_text(encoding="utf-8"), loader)
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return config if isinstance(config, dict) else {}
