@@ -86,10 +86,13 @@ const counted = counts => STATES.filter(state => counts[state]).map(state => `${
 function stateBar() {
   return element('div', {class: 'share', role: 'img'});
 }
-function updateStateBar(bar, counts) {
+function updateStateBar(bar, {counts, running_done: done}) {  // what is running is filled as far as it is
   mark(bar, 'aria-label', counted(counts));
   follow(bar, STATES.filter(state => counts[state]), state => state, state => element('span', {'data-state': state, title: state}),
-    (span, state) => { span.style.flexGrow = counts[state]; });
+    (span, state) => {
+      span.style.flexGrow = counts[state];
+      span.style.setProperty('--done', state === 'running' ? `${100 * done}%` : '100%');
+    });
 }
 
 /** A step's place in a run: a bar and the numbers. */
@@ -109,7 +112,7 @@ function runColumns(splits, name) {
     {key: 'run', title: 'run', head: true, by: run => run.label, show: name},
     {key: 'step', title: 'step', numeric: true, by: run => run.steps ? run.step / run.steps : run.step, show: steps},
     {key: 'loss', title: 'loss', numeric: true, by: run => run.loss, show: (cell, run) => write(cell, number(run.loss))},
-    ...splits.map(([split, title]) => ({key: split, title, numeric: true, by: run => run.accuracies[split] ?? null,
+    ...splits.map(([split, title]) => ({key: split, title: `accuracy, ${title}`, numeric: true, by: run => run.accuracies[split] ?? null,
       show: (cell, run) => write(cell, number(run.accuracies[split], 2))})),
     {key: 'time', title: 'time', numeric: true, by: run => run.seconds, show: (cell, run) => write(cell, run.seconds === null ? '' : duration(run.seconds))},
     {key: 'left', title: 'left', numeric: true, by: run => run.left_seconds,

@@ -10,7 +10,7 @@ function updateSweep(entry, sweep) {
   const [, question, bar, facts, problem] = entry.children;
   write(question, sweep.question);
   question.hidden = !sweep.question;
-  updateStateBar(bar, sweep.counts);
+  updateStateBar(bar, sweep);
   const parts = [`${many(sweep.total, 'run')}: ${counted(sweep.counts) || 'none yet'}`];
   if (sweep.counts.running && sweep.steps) parts.push(`${percent(sweep.steps)} of all steps`);
   if (sweep.left_seconds !== null) parts.push(`about ${duration(sweep.left_seconds)} left`);

@@ -10,12 +10,12 @@ function show(answer) {
   last = answer;
   const single = !answer.is_sweep;
   document.title = `${(answer.steps && answer.counts.running ? `${percent(answer.steps)} ` : '') + answer.name} | factdpo`;
-  write($('which'), `${single ? 'Run' : 'Sweep'} ${answer.name}`);
+  write($('which'), `${single ? 'Run' : 'Sweep'} ${answer.question || single ? answer.name : ''}`);
   write($('question'), answer.question || (single ? answer.runs[0].label : answer.name));
   write($('problem'), answer.problem);
   $('problem').hidden = !answer.problem;
   if (!$('bar').firstElementChild) $('bar').append(stateBar());
-  updateStateBar($('bar').firstElementChild, answer.counts);
+  updateStateBar($('bar').firstElementChild, answer);
   figures(answer);
   table();
   failures(answer);
@@ -28,10 +28,10 @@ function figures(answer) {
   const list = [['runs finished', `${answer.counts.FINISHED ?? 0} of ${answer.total}`]];
   for (const state of STATES) if (state !== 'FINISHED' && answer.counts[state]) list.push([state.toLowerCase(), answer.counts[state], DONE_BADLY.has(state)]);
   if (answer.counts.running && answer.steps) list.push([`of ${answer.steps[1]} optimizer steps`, percent(answer.steps)]);
-  if (answer.left_seconds !== null) list.push(['about, left', duration(answer.left_seconds)]);
+  if (answer.left_seconds !== null) list.push(['left', `~${duration(answer.left_seconds)}`]);
   if (answer.best) list.push([`best on ${answer.best.split}${answer.best.final ? '' : ', so far'}: ${answer.best.label}`, number(answer.best.accuracy, 2)]);
   const make = () => element('div', {}, element('dt'), element('dd'));
-  follow($('figures'), list, ([title], at) => title, make, (node, [title, value, bad]) => {
+  follow($('figures'), list, ([title]) => title, make, (node, [title, value, bad]) => {
     mark(node, 'class', bad ? 'bad' : '');
     write(node.children[0], title);
     write(node.children[1], value);

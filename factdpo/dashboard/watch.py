@@ -33,6 +33,7 @@ class Shown:
     def plain(self) -> dict[str, Any]:
         """As JSON has it: what the overview and the page of this sweep or run have in common."""
         best = self.runs.best()
+        running = [run for run in self.runs.runs if run.state == RUNNING]
         return {
             "name": self.name,
             "is_sweep": self.is_sweep,
@@ -41,6 +42,7 @@ class Shown:
             "counts": self.runs.counts(),
             "total": len(self.runs.runs),
             "steps": self.runs.steps(),
+            "running_done": sum(run.step / run.steps for run in running if run.steps) / max(1, len(running)),
             "left_seconds": self.runs.left_seconds() if self.runs.is_running() else None,
             "changed": self.runs.changed,
             "best": best
@@ -154,11 +156,12 @@ def log_of(run: Look) -> str:
 
 
 def _to_draw(runs: list[Look]) -> list[Look]:
-    """The runs that are being done, in their order; then those that ended last."""
+    """The runs that are being done, then those that ended last: so many of them, in the sweep's order."""
     opened = [run for run in runs if run.state != TO_DO]
     running = [run for run in opened if run.state == RUNNING]
     ended = sorted((run for run in opened if run.state != RUNNING), key=lambda run: -(run.changed or 0.0))
-    return [*running, *ended][:DRAWN]
+    chosen = {run.id for run in [*running, *ended][:DRAWN]}
+    return [run for run in runs if run.id in chosen]
 
 
 def _splits(runs: list[Look]) -> list[tuple[str, str]]:
