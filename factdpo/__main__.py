@@ -36,6 +36,7 @@ def main() -> None:
         "dashboard": _dashboard,
         "status": _status,
         "clean": _clean,
+        "sync": _sync,
     }
     command = commands.get("".join(sys.argv[1:2]), _compose_and_run)
     try:
@@ -114,6 +115,12 @@ def _clean() -> None:
     from factdpo import clean
 
     _or_refuse(lambda: clean.main(sys.argv[2:]))
+
+
+def _sync() -> None:
+    from factdpo import sync
+
+    _or_refuse(lambda: sync.main(sys.argv[2:]))
 
 
 def _or_refuse(command: Callable[[], object]) -> None:

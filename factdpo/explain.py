@@ -81,7 +81,7 @@ def unreadable(override: str, problem: str) -> str:
     key, equals, value = override.partition("=")
     if not equals:
         close = get_close_matches(
-            key, ["doctor", "eval", "results", "report", "dashboard", "status", "clean"], n=1, cutoff=0.6
+            key, ["doctor", "eval", "results", "report", "dashboard", "status", "clean", "sync"], n=1, cutoff=0.6
         )
         hint = "write key=value, and a value with spaces in two pairs of quotes: 'data.path=\"my facts.csv\"'"
         return f"{override}: neither a command nor key=value{_perhaps(close)}; {hint}"

@@ -31,7 +31,7 @@ def wandb_mode(track: TrackConfig, env: Mapping[str, str] = os.environ) -> tuple
         wanted[f"WANDB_MODE={said}" + ("" if known in private else " is not a mode of W&B")] = known
     why, mode = max(wanted.items(), key=lambda pair: private.get(pair[1], 1), default=("", "auto"))
     if mode in ("auto", "online"):
-        source = _key_source(env)
+        source = key_source(env)
         if source is None:
             return "offline", "no API key found" + (f" for {why}" if why else "")
         if server_failed:
@@ -50,7 +50,7 @@ def wandb_sentence(track: TrackConfig, folder: Path, env: Mapping[str, str] = os
     return f"W&B offline: {why}; `factdpo sync {folder}` uploads later"
 
 
-def _key_source(env: Mapping[str, str]) -> str | None:
+def key_source(env: Mapping[str, str]) -> str | None:
     """Where W&B will find an API key, None when nowhere: the places it looks at, in its order."""
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         if env.get(name):

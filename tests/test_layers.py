@@ -37,7 +37,7 @@ LAYERS = [
     {"progress"},
     {"space"},
     {"search"},
-    {"doctor", "report", "status", "clean"},
+    {"doctor", "report", "status", "clean", "sync"},
     {"dashboard"},
     {"__main__"},
 ]
