@@ -26,7 +26,7 @@ def main(arguments: list[str], conf_folders: list[Path]) -> None:
 
     from factdpo.dashboard.server import make_app
 
-    with listen(args.port) as listening:
+    with listen(args.port) as listening, contextlib.suppress(KeyboardInterrupt):
         port = listening.getsockname()[1]
         url = f"http://{HOST}:{port}/"
         if args.port is None and port != PORT:
@@ -37,8 +37,7 @@ def main(arguments: list[str], conf_folders: list[Path]) -> None:
         config = uvicorn.Config(
             make_app(root, conf_folders), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
         )
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listening])
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def listen(port: int | None) -> socket.socket:
