@@ -281,7 +281,9 @@ def test_it_listens_on_this_machine_alone_and_takes_the_next_port_that_is_free(m
             host, found = listening.getsockname()
             assert host == "127.0.0.1"
             assert port < found < port + command.TRIED
-        with pytest.raises(ConfigError, match=f"--port {port}: cannot be had .*; give another with --port"):
+        with pytest.raises(
+            ConfigError, match=f"--port {port}: cannot be had \\(Address already in use\\); give another with --port"
+        ):
             command.listen(port)
 
 

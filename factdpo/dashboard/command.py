@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import os
 import socket
 import webbrowser
 from pathlib import Path
@@ -48,7 +49,7 @@ def listen(port: int | None) -> socket.socket:
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
-            said = error.strerror
+            said = os.strerror(error.errno)
     which = f"--port {port}" if port is not None else f"ports {PORT} to {PORT + TRIED - 1}"
     raise ConfigError(f"{which}: cannot be had ({said}); give another with --port")
 

@@ -2,6 +2,7 @@
 // Curves of the runs that are being done, or of those that ended last; drawn anew only when they have grown.
 // Okabe and Ito's colours, less their yellow, and black turned to what the theme writes in.
 const OKABE = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', null];
+const BRIGHTER = {'#0072b2': '#4ba3dd', '#d55e00': '#ec7a33', '#009e73': '#2dbb90'};  // on a dark ground
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const escaped = text => String(text).replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;');  // plotly reads labels as HTML
 const slots = new Map();  // run -> its colour, kept for as long as it is drawn
@@ -41,7 +42,10 @@ function plots(answer) {
   draw('c-accuracy', curves.filter(curve => $('split').value in curve.accuracy)
     .map(curve => [curve, curve.steps, curve.accuracy[$('split').value]]), 'accuracy', [-0.02, 1.03]);
 }
-const colour = slot => OKABE[slot % OKABE.length] ?? css('--fg');
+function colour(slot) {
+  const chosen = OKABE[slot % OKABE.length] ?? css('--fg');
+  return isDark() ? BRIGHTER[chosen] ?? chosen : chosen;
+}
 function swatch() {
   const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
   for (const [name, value] of Object.entries({width: 26, height: 12, 'aria-hidden': true})) svg.setAttribute(name, value);

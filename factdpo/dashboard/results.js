@@ -1,8 +1,8 @@
 'use strict';
 // The report of what has finished, in a frame as tall as it is. When more has finished it is replaced by a new one, unless
 // the reader has been at work in it: then that is offered, and what was sorted, selected and opened stays until it is taken.
-const EVERY_MS = 20000;  // a report takes seconds to make
-let frame = null, coming = null, shownOf = '', touched = false, loadedAt = -Infinity;
+const EVERY_MS = 20000, SHARE = 0.1;  // of one core's time, at most, while the runs need it: a report takes seconds to make
+let frame = null, coming = null, shownOf = '', touched = false, nextAt = 0;
 
 function results(answer) {
   $('results').hidden = !answer.results;
@@ -13,13 +13,14 @@ function results(answer) {
   $('renew').hidden = fresh || !touched;
   if (fresh) write($('results-note'), '');
   else if (touched) write($('results-note'), 'More runs have ended since this report was made.');
-  else if (performance.now() - loadedAt > EVERY_MS || !answer.counts.running) load(answer.results);
+  else if (performance.now() > nextAt || !answer.counts.running) load(answer.results);
 }
 
 /** The new report is loaded out of sight and shown when it is ready, so that the page does not jump. */
 function load(stamp) {
   write($('results-note'), frame ? 'The report is being made anew.' : 'The report is being made.');
   $('renew').hidden = true;
+  const began = performance.now();
   coming = element('iframe', {title: 'Report of what has finished', src: `/report?folder=${encodeURIComponent(folder)}`, class: 'coming'});
   coming.onload = () => {
     const inside = coming.contentDocument;
@@ -36,7 +37,8 @@ function load(stamp) {
     };
     frame?.remove();
     made.classList.remove('coming');
-    [frame, coming, shownOf, touched, loadedAt] = [made, null, stamp, false, performance.now()];
+    [frame, coming, shownOf, touched] = [made, null, stamp, false];
+    nextAt = performance.now() + Math.max(EVERY_MS, (performance.now() - began) / SHARE);
     sameTheme();
     write($('results-note'), '');
   };
