@@ -7,18 +7,59 @@ import signal
 import sys
 import time
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
-from factdpo import cache, display, provenance, signals, tracker, trackers, wandb_env
+from factdpo import cache, display, provenance, record, signals, tracker, trackers, wandb_env
 from factdpo.config import Config, ConfigError, EngineName, to_dict
-from factdpo.identity import Run
+from factdpo.identity import Run, lock_file
 
 log = logging.getLogger("factdpo")
 
 Row = dict[str, Any]
 Outcome = tuple[Row, int]  # what result.json says, and the exit code
+
+
+def lock(run: Run, wait: bool = True) -> FileLock:
+    """One process per run; a killed holder's lock is free at once. Raises Timeout if it is held and not waited for."""
+    folder = run.folder
+    held = FileLock(lock_file(folder))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire(timeout=0.05, poll_interval=0.01)  # not 0: `factdpo status` may be asking, for microseconds
+    except Timeout:
+        if not wait:
+            raise
+        display.console.print(f"{folder} is being run by another process; waiting for it", highlight=False)
+        held.acquire()
+    except OSError as error:
+        raise ConfigError(f"out: {folder.parent} cannot be written ({error}); give another out=") from None
+    return held
+
+
+def finished(run: Run) -> dict[str, Any] | None:
+    """The stored result of a run that is FINISHED; says why a stored one is not good. Its lock is held."""
+    _refuse_another_run(run.folder, run.asked)
+    stored = record.read_result(run.folder)
+    if stored.result is None and (run.folder / "result.json").exists():
+        display.console.print(f"run again: {stored.reason}", highlight=False, soft_wrap=True)
+    return stored.result if stored.result is not None and stored.result["state"] == "FINISHED" else None
+
+
+def _refuse_another_run(folder: Path, asked: dict[str, Any]) -> None:
+    """A folder is one run's: raises ConfigError if it was made for another config."""
+    path = folder / "asked.json"
+    if not path.is_file():
+        return
+    try:
+        same = json.loads(path.read_text(encoding="utf-8")) == asked
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error}); move the folder away, or give another out=") from None
+    if not same:
+        raise ConfigError(f"{folder}: holds another run (see its asked.json); move it away, or give another out=")
 
 
 class Attempt:
@@ -38,11 +79,10 @@ class Attempt:
         run, folder = self.run, self.run.folder
         self.started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         folder.mkdir(exist_ok=True)
-        old = ["result.json", "items.parquet", "generations.json", *(p.name for p in folder.glob(".*.part"))]
-        for name in old if self.number > 1 else [*old, "run.log"]:
-            (folder / name).unlink(missing_ok=True)
-        for name in ("adapter", "model", "figures", "wandb"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        self._empty()
+        shutil.rmtree(folder / "wandb", ignore_errors=True)
+        if self.number == 1:
+            (folder / "run.log").unlink(missing_ok=True)
         cache.write_atomic(folder / "asked.json", json.dumps(run.asked, indent=1, sort_keys=True, ensure_ascii=False))
         config = yaml.safe_dump(to_dict(run.cfg), sort_keys=False, allow_unicode=True)
         cache.write_atomic(folder / "config.yaml", config)
@@ -95,13 +135,8 @@ class Attempt:
             except BaseException as error:
                 result["state"], result["error"], exit_code = _ending(error, self.run.cfg)
                 log.error("%s", result["error"], exc_info=True)
-            try:
-                cache.write_atomic(self.run.folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
-            except OSError as error:
-                why = f"{self.run.folder / 'result.json'} cannot be written ({error})"
-                print(f"factdpo: {why}; make room, then the same command again", file=sys.stderr)
-                if not exit_code:
-                    result["state"], result["error"], exit_code = "FAILED", why, 1
+            if (error := self._write(result)) and not exit_code:
+                result["state"], result["error"], exit_code = "FAILED", error, 1
             self.trackers.finish(result, rows, generations, self.run.folder)
         if self.log_file is not None:
             self.log_file.close()
@@ -110,6 +145,32 @@ class Attempt:
 
             update_index(self.run.folder.parent)
         return result, exit_code
+
+    def _empty(self) -> None:
+        """Remove what a run leaves at its end."""
+        folder = self.run.folder
+        for name in ["result.json", "items.parquet", "generations.json", *(p.name for p in folder.glob(".*.part"))]:
+            (folder / name).unlink(missing_ok=True)
+        for name in ("adapter", "model", "figures"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+    def _write(self, result: Row) -> str | None:
+        """Write result.json; without the rest if there is room for it alone: the run then FAILED, for the reason given."""
+        path = self.run.folder / "result.json"
+        try:
+            cache.write_atomic(path, json.dumps(result, indent=1, ensure_ascii=False))
+            return None
+        except OSError as error:
+            why = f"{path} cannot be written ({error}); make room, then the same command again"
+        self._empty()
+        left = self._result() | {"started": self.started, "state": result["state"], "error": result["error"]}
+        if left["state"] == "FINISHED":
+            left |= {"state": "FAILED", "error": why}
+        try:
+            cache.write_atomic(path, json.dumps(left, indent=1, ensure_ascii=False))
+        except OSError:
+            print(f"factdpo: {why}", file=sys.stderr)
+        return why
 
     def _result(self) -> Row:
         run, asked = self.run, self.run.asked

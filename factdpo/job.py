@@ -16,9 +16,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from factdpo import display, record, signals, tracker, wandb_env, wandb_tracker
-from factdpo.attempt import Attempt, Outcome
+from factdpo.attempt import Attempt, Outcome, finished, lock
 from factdpo.config import Config, ConfigError, EngineName, from_dict, validate
-from factdpo.identity import Run, lock_file, look_up, what_is_asked
+from factdpo.identity import Run, look_up, what_is_asked
 
 log = logging.getLogger("factdpo")
 
@@ -51,14 +51,14 @@ def execute(cfg: Config) -> dict[str, Any]:
     outcome = _told.get(run.folder)
     if outcome is None or _to_be_tried_again(outcome, run):
         with signals.handled():
-            lock = _lock(run)
+            held = lock(run)
             try:
-                if (stored := _finished(run)) is not None:
+                if (stored := finished(run)) is not None:
                     _show_stored(run, stored)
                     return stored
                 outcome = _attempts(run, outcome[0]["attempts"] if outcome else 0)
             finally:
-                lock.release()
+                held.release()
         if run.folder in _told:
             _told[run.folder] = outcome
     result, exit_code = outcome
@@ -94,15 +94,6 @@ def _say_that_it_is_tried_again(outcome: Outcome, run: Run) -> None:
     display.console.print(said, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
-def _finished(run: Run) -> dict[str, Any] | None:
-    """The stored result of a run that is FINISHED; says why a stored one is not good. Its lock is held."""
-    _refuse_another_run(run.folder, run.asked)
-    stored = record.read_result(run.folder)
-    if stored.result is None and (run.folder / "result.json").exists():
-        display.console.print(f"run again: {stored.reason}", highlight=False, soft_wrap=True)
-    return stored.result if stored.result is not None and stored.result["state"] == "FINISHED" else None
-
-
 def _show_stored(run: Run, stored: dict[str, Any]) -> None:
     """A run alone is printed; one that W&B has not seen (it ran with track=none) is shown to it from the record."""
     if not run.cfg.sweep:
@@ -118,36 +109,6 @@ def _show_stored(run: Run, stored: dict[str, Any]) -> None:
     items = pyarrow.parquet.read_table(run.folder / "items.parquet").to_pylist()
     generations = json.loads((run.folder / "generations.json").read_text(encoding="utf-8"))
     view.finish(stored, items, generations, run.folder)
-
-
-def _refuse_another_run(folder: Path, asked: dict[str, Any]) -> None:
-    """A folder is one run's: raises ConfigError if it was made for another config."""
-    path = folder / "asked.json"
-    if not path.is_file():
-        return
-    try:
-        same = json.loads(path.read_text(encoding="utf-8")) == asked
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error}); move the folder away, or give another out=") from None
-    if not same:
-        raise ConfigError(f"{folder}: holds another run (see its asked.json); move it away, or give another out=")
-
-
-def _lock(run: Run, wait: bool = True) -> FileLock:
-    """One process per run; a killed holder's lock is free at once. Raises Timeout if it is held and not waited for."""
-    folder = run.folder
-    lock = FileLock(lock_file(folder))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0.05, poll_interval=0.01)  # not 0: `factdpo status` may be asking, for microseconds
-    except Timeout:
-        if not wait:
-            raise
-        display.console.print(f"{folder} is being run by another process; waiting for it", highlight=False)
-        lock.acquire()
-    except OSError as error:
-        raise ConfigError(f"out: {folder.parent} cannot be written ({error}); give another out=") from None
-    return lock
 
 
 # ------------------------------------------------------------------------------------------------------- many at once
@@ -182,17 +143,17 @@ def _claim(runs: list[Run]) -> list[tuple[Run, FileLock]]:
         if run.cfg.engine.name is not EngineName.batched or run.folder in claimed:
             continue
         try:
-            lock = _lock(run, wait=False)
+            held = lock(run, wait=False)
         except (Timeout, ConfigError):
             continue  # another process does it, or its job says what is wrong
         try:
-            if _finished(run) is None:
-                claimed[run.folder] = run, lock
+            if finished(run) is None:
+                claimed[run.folder] = run, held
         except ConfigError:
             pass  # of this run alone: its job says so
         finally:
             if run.folder not in claimed:
-                lock.release()
+                held.release()
     return list(claimed.values())
 
 
@@ -211,11 +172,11 @@ def _do_together(claimed: list[tuple[Run, FileLock]]) -> None:
             logs.append(attempt.log_file)
 
     def close(number: int, ending: BaseException | None) -> Outcome:
-        (run, lock), attempt = claimed[number], attempts[number]
+        (run, held), attempt = claimed[number], attempts[number]
         if attempt.log_file in logs:
             logs.remove(attempt.log_file)
         outcome = _told[run.folder] = attempt.complete(ending)
-        lock.release()
+        held.release()
         return outcome
 
     try:
@@ -242,8 +203,8 @@ def _do_together(claimed: list[tuple[Run, FileLock]]) -> None:
             raise signals.stop(signals.received() or signal.SIGTERM) from error
         raise
     finally:
-        for _, lock in claimed:
-            lock.release()
+        for _, held in claimed:
+            held.release()
 
 
 def _tell(run: Run, outcome: Outcome) -> None:

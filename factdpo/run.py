@@ -192,7 +192,9 @@ def _write_artefacts(
 ) -> None:
     """The weights, one row per fact, the generations and the figures, into the run's folder."""
     weights = adapters.trained_weights(trained)
-    shutil.copytree(weights, out / weights.name, dirs_exist_ok=True)
+    (out / weights.name).mkdir()
+    for file in weights.iterdir():
+        shutil.copyfile(file, out / weights.name / file.name)
     with cache.writing(out / "items.parquet"):
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out / "items.parquet")
     cache.write_atomic(out / "generations.json", json.dumps(generations, indent=1, ensure_ascii=False))

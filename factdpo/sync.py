@@ -64,6 +64,9 @@ def _upload(files: list[Path]) -> None:
         for some in (inside[start : start + AT_ONCE] for start in range(0, len(inside), AT_ONCE)):
             said = _wandb_sync(some)
             missing = [file for file in some if not _is_uploaded(file)]
+            if missing and len(some) > 1:  # one file that it cannot read stops it before all others
+                said = [line for file in missing for line in _wandb_sync([file])]
+                missing = [file for file in missing if not _is_uploaded(file)]
             _say(f"{home}: {len(some) - len(missing)} of {len(some)} uploaded")
             for file in missing:
                 _say(f"  not uploaded: {_folder(file)}", "bold red")

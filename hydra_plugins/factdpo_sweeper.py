@@ -145,7 +145,8 @@ def launch(launcher: Launcher, jobs: list[list[str]], first: int) -> Sequence[Jo
     except Exception as error:
         if isinstance(launcher, BasicLauncher):  # whose jobs run in this process: not theirs, but ours
             raise
-        what = f"{type(launcher).__name__} lost its jobs ({type(error).__name__}: {error})"
+        said = str(error).partition("\n")[0]
+        what = f"{type(launcher).__name__} lost its jobs ({type(error).__name__}: {said})"
         raise RunFailed("FAILED", f"{what}; the same command goes on with them", 1) from error
     for one in returns:
         if not (one.status is JobStatus.FAILED and isinstance(one._return_value, RunFailed)):

@@ -263,7 +263,7 @@ def test_what_cannot_be_written_costs_the_run_and_is_named(
             assert record.read_result(run.folder).reason is None and size == 1_000_000
         elif state == "FAILED":
             stored = json.loads((run.folder / "result.json").read_text())
-            assert re.search(rf"File too large: '{tmp_path}/\S+'", stored["error"])
+            assert re.search(rf"File too large: '{tmp_path}/\S+'", stored["error"]), stored["error"]
         else:
             assert state == "to do"
             assert f"{run.folder / 'result.json'} cannot be written" in said.err

@@ -223,7 +223,7 @@ def sweep_under(launcher: str, out: Path, *overrides: str) -> dict[str, dict[str
         out, "-m", "factdpo", "-m", f"hydra/launcher={launcher}", *overrides, "seed=0,1", *small, f"out={out}"
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    results = [json.loads(path.read_text()) for path in out.glob("runs/*/result.json")]
+    results = [json.loads(path.read_text()) for path in out.glob("sweeps/seed/*/result.json")]
     return {result["id"]: result for result in results}
 
 
@@ -248,7 +248,9 @@ def test_the_launcher_decides_only_speed(
     found = sweep_under(launcher, tmp_path, *overrides)
     assert found.keys() == basic.keys() and len(found) == 2
     for id, result in found.items():
-        for split, scores in result["trained"].items():
-            expected = basic[id]["trained"][split]
-            assert scores["accuracy"] == expected["accuracy"]
-            assert scores["chosen_logp_nats"] == pytest.approx(expected["chosen_logp_nats"], abs=1e-4)
+        assert result["asked"] == basic[id]["asked"] and result["baselines"] == basic[id]["baselines"]
+        for model in ("base", "trained"):
+            for split, scores in result[model].items():
+                expected = basic[id][model][split]
+                assert scores["accuracy"] == expected["accuracy"]
+                assert scores["chosen_logp_nats"] == pytest.approx(expected["chosen_logp_nats"], abs=1e-4)

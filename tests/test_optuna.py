@@ -359,7 +359,7 @@ def test_a_search_runs_its_trials_in_batches_and_ends_with_the_best_and_how_to_r
     command = [BETA, "lora.rank=8,16", "seed=0,1", "split.train=150", "hydra.sweeper.n_trials=5"]
     dry = factdpo(*command, "hydra.sweeper.batch_size=3", "dry_run=true")
     assert dry.out.splitlines() == [
-        "beta+rank+seed: 5 trials of 2 runs: 0 answered, 5 to do",
+        "dpo.beta+lora.rank+seed: 5 trials of 2 runs: 0 answered, 5 to do",
         "  dpo.beta   0.01 to 1, log",
         "  lora.rank  8, 16",
     ]

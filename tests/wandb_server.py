@@ -16,6 +16,7 @@ class Received:
     url: str
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)  # id -> name, group, job type, tags as first told
     history: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # id -> rows, by the offset they came with
+    summaries: dict[str, dict[str, Any]] = field(default_factory=dict)  # id -> the last
     artifacts: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -103,4 +104,6 @@ def _stream(received: Received, path: str, body: bytes) -> dict[str, Any]:
             if name == "wandb-history.jsonl":
                 rows = received.history.setdefault(run[1], [])
                 rows[part["offset"] :] = [json.loads(line) for line in part["content"]]
+            if name == "wandb-summary.json":
+                received.summaries[run[1]] = json.loads(part["content"][-1])
     return {}
