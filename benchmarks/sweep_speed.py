@@ -366,7 +366,7 @@ def commanded(way: str, commands: list[list[str]], runs: int, overrides: list[st
             if done.returncode:
                 sys.exit(f"{' '.join(whole)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
         wall = time.perf_counter() - start
-        results = [json.loads(path.read_text()) for path in Path(folder).glob("outputs/runs/*/result.json")]
+        results = [json.loads(path.read_text()) for path in Path(folder).glob("outputs/**/result.json")]
     print(f"{way}: {wall:.0f} s", file=sys.stderr)
     training = sum(r["timing"]["train_seconds"] / r["training"]["trained_together"] for r in results)
     return {
