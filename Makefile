@@ -9,7 +9,7 @@ demo: install  ## one default run on the embedded model
 	$(BIN)/factdpo
 
 test: install  ## the default suite: offline, on the CPU, in minutes; a process per core, each with one thread
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n logical --maxprocesses 8 --dist loadfile
 
 check: install  ## lint, format and types
 	$(BIN)/ruff check
