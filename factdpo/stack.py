@@ -23,7 +23,7 @@ from factdpo.adapters import lora_config
 from factdpo.config import Config, ConfigError
 from factdpo.logps import answer_logps
 from factdpo.model import Base
-from factdpo.packing import Packed, block_length, pack
+from factdpo.packing import Packed, pack, shared_lengths
 from factdpo.pairs import Pairs
 from factdpo.reference import PairLogps
 
@@ -210,20 +210,21 @@ class Stack:
     @torch.no_grad()
     def logps(self, pairs: list[Pairs], max_tokens: int) -> list[PairLogps]:
         """Each run's scores of its own pairs, in shared forwards of at most `max_tokens`; on the CPU, NaN included."""
-        counts = [len(p) for p in pairs]
-        tokens = sum(block_length(p, row) for p in pairs for row in range(len(p)))
-        at_once = max(1, max_tokens * max(counts) // max(1, tokens))
-        sides, greedy = torch.empty(2, len(pairs), max(counts)), torch.empty(len(pairs), max(counts), dtype=torch.bool)
-        for start in range(0, max(counts), at_once):
-            rows = [list(range(start, min(start + at_once, count))) for count in counts]
-            packed = pack(list(zip(pairs, rows, strict=True)))
+        orders = [sorted(range(len(p)), key=lambda row, p=p: p.prompt_ids[row]) for p in pairs]  # alike ones together
+        most = max(map(len, pairs))
+        tokens = sum(sum(shared_lengths(p, order)) for p, order in zip(pairs, orders, strict=True))
+        at_once = max(1, max_tokens * most // max(1, tokens))
+        sides, greedy = torch.empty(2, len(pairs), most), torch.empty(len(pairs), most, dtype=torch.bool)
+        for start in range(0, most, at_once):
+            rows = [order[start : start + at_once] for order in orders]
+            packed = pack(list(zip(pairs, rows, strict=True)), share=True)
             found = self.answers(packed.to(self.base.device))
-            end = start + found.logps.shape[2]
-            sides[:, :, start:end] = found.logps.cpu()
-            greedy[:, start:end] = found.greedy[0].cpu() == packed.there[0].sum(-1)
+            for r, of_run in enumerate(rows):
+                sides[:, r, of_run] = found.logps[:, r, : len(of_run)].cpu()
+                greedy[r, of_run] = (found.greedy[0, r].cpu() == packed.there[0, r].sum(-1))[: len(of_run)]
         return [
-            PairLogps(sides[0, r, :n].clone(), sides[1, r, :n].clone(), greedy[r, :n].clone())
-            for r, n in enumerate(counts)
+            PairLogps(sides[0, r, : len(p)].clone(), sides[1, r, : len(p)].clone(), greedy[r, : len(p)].clone())
+            for r, p in enumerate(pairs)
         ]
 
 
