@@ -20,7 +20,7 @@ ROOM = 64  # tokens that a row aims at: short enough that attention across a row
 
 
 class Packed(NamedTuple):
-    """B pairs of each of R runs in rows of T tokens, as many for each run; M positions are predicted from.
+    """B pairs of each of R runs in rows of T tokens, as many for each run; each predicts from H of its positions.
 
     `at`, `token` and `there` say where the log-probs of the answers' tokens are: side 0 is chosen, 1 rejected; A is the
     longest answer; a run with fewer than B pairs has some without any token.
@@ -30,8 +30,8 @@ class Packed(NamedTuple):
     positions: Int[Tensor, "rows T"]
     end: Int[Tensor, "rows T"]  # a token is seen by itself and what follows it up to here; padding is last
     rank: Int[Tensor, "rows T"]  # a token's number among its run's, in the order of the pairs; padding has the last
-    head: Int[Tensor, " M"]  # positions to predict from, in the flattened rows
-    at: Int[Tensor, "2 R B A"]  # which of the M predicts the token
+    head: Int[Tensor, "R H"]  # positions to predict from, in the flattened rows; a run with fewer has one of no use
+    at: Int[Tensor, "2 R B A"]  # which of the R * H predicts the token
     token: Int[Tensor, "2 R B A"]
     there: Bool[Tensor, "2 R B A"]
 
@@ -73,7 +73,7 @@ def pack(runs: list[tuple[Pairs, list[int]]], share: bool = False) -> Packed:
     rows_each = max(1, min(most, round(max(map(sum, lengths)) / ROOM)))
     lines = [line for of_run in lengths for line in (_in_order if share else _evenly)(of_run, rows_each)]
     ids, positions, end, rank = ([[] for _ in lines] for _ in range(4))
-    head: list[tuple[int, int]] = []  # line and column
+    head: list[list[tuple[int, int]]] = [[] for _ in runs]  # line and column
     answers: list[list[list[list[tuple[int, int]]]]] = [[[[] for _ in range(most)] for _ in runs] for _ in range(2)]
     for line, blocks in enumerate(lines):
         run = line // rows_each
@@ -93,8 +93,8 @@ def pack(runs: list[tuple[Pairs, list[int]]], share: bool = False) -> Packed:
             before, path = prompt, path[:same] + list(range(start, answer))
             for column in path[:same]:
                 end[line][column] = stop
-            first = len(head)
-            head += [(line, column) for column in (path[-1], *range(answer, stop))]
+            first = len(head[run])
+            head[run] += [(line, column) for column in (path[-1], *range(answer, stop))]
             answers[0][run][block] = list(zip(range(first, first + 1 + c), chosen, strict=True))
             answers[1][run][block] = list(zip([first, *range(first + 1 + c, first + 1 + c + r)], rejected, strict=True))
     width = max(map(len, ids))
@@ -104,17 +104,22 @@ def pack(runs: list[tuple[Pairs, list[int]]], share: bool = False) -> Packed:
         positions[line] += [0] * padding
         end[line] += [width] * padding
         rank[line] += [sum(lengths[line // rows_each])] * padding
+    heads = max(map(len, head))
+    for run, places in enumerate(head):
+        free = {(run * rows_each + i // width, i % width) for i in range(rows_each * width)} - set(places)
+        places += [min(free, default=(run * rows_each, 0))] * (heads - len(places))
     longest = max(len(answer) for side in answers for of_run in side for answer in of_run)
     filled = torch.tensor(
         [[[answer + [(0, -1)] * (longest - len(answer)) for answer in of_run] for of_run in side] for side in answers]
     )
     at, token = filled.unbind(-1)
+    at = at + heads * torch.arange(len(runs))[:, None, None]
     return Packed(
         torch.tensor(ids),
         torch.tensor(positions),
         torch.tensor(end),
         torch.tensor(rank),
-        torch.tensor([line * width + column for line, column in head]),
+        torch.tensor([[line * width + column for line, column in places] for places in head]),
         at,
         token.clamp(min=0),
         token >= 0,

@@ -31,7 +31,7 @@ def test_one_token_answers_are_predicted_from_the_prompts_end() -> None:
     assert packed.positions.tolist() == [[0, 1, 2, 0, 1]]
     assert packed.end.tolist() == [[3, 3, 3, 5, 5]]
     assert packed.rank.tolist() == [[0, 1, 2, 3, 4]]
-    assert packed.head.tolist() == [2, 4]
+    assert packed.head.tolist() == [[2, 4]]
     assert packed.at.tolist() == [[[[0], [1]]], [[[0], [1]]]]  # both answers of a pair from one position
     assert packed.token.tolist() == [[[[20], [21]]], [[[30], [31]]]]
     assert packed.there.all()
@@ -43,7 +43,7 @@ def test_longer_answers_follow_the_prompt_and_the_rejected_one_restarts_where_it
     assert packed.ids.tolist() == [[5, 6, 20, 40, 30, 8, 9, 10, 31]]
     assert packed.positions.tolist() == [[0, 1, 2, 3, 2, 0, 1, 2, 3]]
     assert packed.end.tolist() == [[5, 5, 4, 4, 5, 9, 9, 9, 9]]
-    assert packed.head.tolist() == [1, 2, 3, 4, 7, 8]
+    assert packed.head.tolist() == [[1, 2, 3, 4, 7, 8]]
     # of M: 0 predicts 20 and 30; 1 -> 40; 2 -> 41; 3 -> 43; 4 predicts 21 and 31; 5 -> 44
     assert packed.at.tolist() == [[[[0, 1, 2], [4, 0, 0]]], [[[0, 3, 0], [4, 5, 0]]]]
     assert packed.token.tolist() == [[[[20, 40, 41], [21, 0, 0]]], [[[30, 43, 0], [31, 44, 0]]]]
@@ -91,6 +91,13 @@ def test_runs_of_different_sizes_fill_as_many_rows_each_and_miss_what_they_lack(
     assert packed.token[0, 1].tolist() == [[21, 0, 0], [20, 40, 41]]
 
 
+def test_a_run_with_fewer_predictions_predicts_from_where_nothing_depends_on_it() -> None:
+    packed = pack([(MANY, [0, 1]), (ONE_TOKEN, [1])])
+    assert packed.ids.tolist()[1] == [8, 9, 0, 0, 0, 0, 0, 0, 0]
+    assert packed.head.tolist() == [[1, 2, 3, 4, 7, 8], [10, 9, 9, 9, 9, 9]]  # 9: not where 21 and 31 are predicted
+    assert packed.at[:, 1, 0, 0].tolist() == [6, 6]
+
+
 def test_rows_are_as_many_for_each_run_and_about_as_long_as_there_is_room() -> None:
     pairs = tiny_pairs(64)
     packed = pack([(pairs, list(range(64))), (pairs, list(range(8)))])
@@ -117,8 +124,8 @@ def test_prompts_that_begin_alike_share_that_when_asked_to() -> None:
     assert packed.ids.tolist() == [[5, 6, 20, 7, 31, 9, 8]]
     assert packed.positions.tolist() == [[0, 1, 2, 2, 3, 1, 0]]
     assert shared_lengths(ALIKE, [0, 1, 2, 3, 4]) == [3, 2, 0, 1, 1]
-    assert packed.head[packed.at[:, 0, :, 0]].tolist() == [[1, 3, 3, 5, 6]] * 2
-    assert packed.head[packed.at[:, 0, :, 1][packed.there[:, 0, :, 1]]].tolist() == [2, 4]  # predict 40 and 44
+    assert packed.head[0][packed.at[:, 0, :, 0]].tolist() == [[1, 3, 3, 5, 6]] * 2
+    assert packed.head[0][packed.at[:, 0, :, 1][packed.there[:, 0, :, 1]]].tolist() == [2, 4]  # predict 40 and 44
     assert sees(packed) == [
         "x......",  # 5
         "xx.....",  # 6
@@ -150,7 +157,7 @@ def packed_logps(
         logits = model(
             input_ids=packed.ids, attention_mask=packed.mask(torch.float32), position_ids=packed.positions
         ).logits
-    logps = logits.flatten(0, 1)[packed.head].log_softmax(-1)
+    logps = logits.flatten(0, 1)[packed.head.flatten()].log_softmax(-1)
     return answer_logps(logps, packed.at, packed.token, packed.there)
 
 
