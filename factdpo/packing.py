@@ -106,6 +106,8 @@ def pack(runs: list[tuple[Pairs, list[int]]], share: bool = False) -> Packed:
         rank[line] += [sum(lengths[line // rows_each])] * padding
     heads = max(map(len, head))
     for run, places in enumerate(head):
+        if len(places) == heads:
+            continue
         free = {(run * rows_each + i // width, i % width) for i in range(rows_each * width)} - set(places)
         places += [min(free, default=(run * rows_each, 0))] * (heads - len(places))
     longest = max(len(answer) for side in answers for of_run in side for answer in of_run)
