@@ -2,7 +2,9 @@
 
 A pair is a block of tokens `prompt | chosen[:-1] | rejected[:-1]`: an answer's last token predicts nothing. The
 rejected part restarts where the prompt ends and does not see the chosen one. For one-token answers the block is the
-prompt alone. Every run gets the same number of rows, as full as they go: less is padded than with one row per pair.
+prompt alone. In scoring, prompts that begin alike share that too. So a row is a forest of tokens, each of which sees
+itself and what it comes from. Every run gets the same number of rows, as full as they go: less is padded than with one
+row per pair.
 """
 
 import heapq
@@ -12,14 +14,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from factdpo.pairs import Pairs
+from factdpo.pairs import Pairs, common_prefix
 
 ROOM = 64  # tokens that a row aims at: short enough that attention across a row costs little
-PAD, PROMPT, CHOSEN, REJECTED = -1, 0, 1, 2
 
 
 class Packed(NamedTuple):
-    """B pairs of each of R runs in rows of T tokens, as many for each run; M positions are predicted from.
+    """B pairs of each of R runs in rows of T tokens, as many for each run; each predicts from H of its positions.
 
     `at`, `token` and `there` say where the log-probs of the answers' tokens are: side 0 is chosen, 1 rejected; A is the
     longest answer; a run with fewer than B pairs has some without any token.
@@ -27,11 +28,10 @@ class Packed(NamedTuple):
 
     ids: Int[Tensor, "rows T"]
     positions: Int[Tensor, "rows T"]
-    segment: Int[Tensor, "rows T"]  # which pair of its run a token belongs to; -1 is padding
-    part: Int[Tensor, "rows T"]  # PROMPT, CHOSEN or REJECTED
+    end: Int[Tensor, "rows T"]  # a token is seen by itself and what follows it up to here; padding is last
     rank: Int[Tensor, "rows T"]  # a token's number among its run's, in the order of the pairs; padding has the last
-    head: Int[Tensor, " M"]  # positions to predict from, in the flattened rows
-    at: Int[Tensor, "2 R B A"]  # which of the M predicts the token
+    head: Int[Tensor, "R H"]  # positions to predict from, in the flattened rows; a run with fewer has one of no use
+    at: Int[Tensor, "2 R B A"]  # which of the R * H predicts the token
     token: Int[Tensor, "2 R B A"]
     there: Bool[Tensor, "2 R B A"]
 
@@ -40,10 +40,8 @@ class Packed(NamedTuple):
 
     def mask(self, dtype: torch.dtype) -> Float[Tensor, "rows 1 T T"]:
         """What attention adds: 0 where a token sees another (its own pair's prompt and part, up to itself)."""
-        t = self.ids.shape[1]
-        seen_part = (self.part[:, None, :] == PROMPT) | (self.part[:, None, :] == self.part[:, :, None])
-        sees = (self.segment[:, :, None] == self.segment[:, None, :]) & seen_part
-        sees = sees & torch.ones(t, t, dtype=torch.bool, device=sees.device).tril()
+        place = torch.arange(self.ids.shape[1], device=self.ids.device)
+        sees = (place <= place[:, None]) & (place[:, None] < self.end[:, None, :])
         zero = torch.zeros((), dtype=dtype, device=sees.device)
         return torch.where(sees, zero, torch.finfo(dtype).min)[:, None]
 
@@ -53,62 +51,99 @@ def block_length(pairs: Pairs, row: int) -> int:
     return len(pairs.prompt_ids[row]) + len(pairs.chosen_ids[row]) + len(pairs.rejected_ids[row]) - 2
 
 
-def pack(runs: list[tuple[Pairs, list[int]]]) -> Packed:
-    """The given rows of each run's pairs; on the CPU."""
-    lengths = [[block_length(pairs, row) for row in rows] for pairs, rows in runs]
-    most = max(len(rows) for _, rows in runs)
-    rows_each = max(1, min(most, round(max(sum(of_run) for of_run in lengths) / ROOM)))
-    placed = [_place(of_run, rows_each) for of_run in lengths]
-    width = max(end for of_run in placed for _, _, end in of_run)
-    count = len(runs) * rows_each
-    ids, positions, part = ([[0] * width for _ in range(count)] for _ in range(3))
-    segment = [[PAD] * width for _ in range(count)]
-    rank = [[sum(lengths[row // rows_each])] * width for row in range(count)]
-    head: list[int] = []
+def shared_lengths(pairs: Pairs, rows: list[int]) -> list[int]:
+    """Tokens of each block that are its own, if each shares what its prompt begins with with the one before it."""
+    prompts = [[], *(pairs.prompt_ids[row] for row in rows)]
+    return [
+        block_length(pairs, row) - common_prefix(before, prompt)
+        for row, before, prompt in zip(rows, prompts, prompts[1:], strict=False)
+    ]
+
+
+def pack(runs: list[tuple[Pairs, list[int]]], share: bool = False) -> Packed:
+    """The given rows of each run's pairs; on the CPU.
+
+    With `share`, what a prompt begins with is not repeated where the pair before it begins alike: for pairs sorted by
+    their prompts, and never under dropout, which is drawn for each pair apart.
+    """
+    lengths = [
+        shared_lengths(pairs, rows) if share else [block_length(pairs, row) for row in rows] for pairs, rows in runs
+    ]
+    most = max(map(len, lengths))
+    rows_each = max(1, min(most, round(max(map(sum, lengths)) / ROOM)))
+    lines = [line for of_run in lengths for line in (_in_order if share else _evenly)(of_run, rows_each)]
+    ids, positions, end, rank = ([[] for _ in lines] for _ in range(4))
+    head: list[list[tuple[int, int]]] = [[] for _ in runs]  # line and column
     answers: list[list[list[list[tuple[int, int]]]]] = [[[[] for _ in range(most)] for _ in runs] for _ in range(2)]
-    for run, (pairs, rows) in enumerate(runs):
-        before = 0
-        for number, (pair, (bin_number, start, end)) in enumerate(zip(rows, placed[run], strict=True)):
-            prompt, chosen, rejected = pairs.prompt_ids[pair], pairs.chosen_ids[pair], pairs.rejected_ids[pair]
-            p, c, r = len(prompt), len(chosen) - 1, len(rejected) - 1
-            row = run * rows_each + bin_number
-            ids[row][start:end] = [*prompt, *chosen[:-1], *rejected[:-1]]
-            positions[row][start:end] = [*range(p + c), *range(p, p + r)]
-            part[row][start:end] = [PROMPT] * p + [CHOSEN] * c + [REJECTED] * r
-            segment[row][start:end] = [number] * (end - start)
-            rank[row][start:end] = range(before, before + end - start)
-            before += end - start
-            first, at_prompt = len(head), row * width + start + p - 1
-            head.extend(range(at_prompt, at_prompt + 1 + c + r))
-            answers[0][run][number] = list(zip(range(first, first + 1 + c), chosen, strict=True))
-            answers[1][run][number] = list(
-                zip([first, *range(first + 1 + c, first + 1 + c + r)], rejected, strict=True)
-            )
+    for line, blocks in enumerate(lines):
+        run = line // rows_each
+        pairs, rows = runs[run]
+        before, path = [], []  # the last prompt of the line, and the columns of its tokens
+        for block in blocks:
+            row = rows[block]
+            prompt, chosen, rejected = pairs.prompt_ids[row], pairs.chosen_ids[row], pairs.rejected_ids[row]
+            same = common_prefix(before, prompt) if share else 0
+            p, c, r, start = len(prompt), len(chosen) - 1, len(rejected) - 1, len(ids[line])
+            answer = start + p - same
+            stop = answer + c + r
+            ids[line] += [*prompt[same:], *chosen[:-1], *rejected[:-1]]
+            positions[line] += [*range(same, p + c), *range(p, p + r)]
+            end[line] += [stop] * (p - same) + [answer + c] * c + [stop] * r
+            rank[line] += range(first := sum(lengths[run][:block]), first + stop - start)
+            before, path = prompt, path[:same] + list(range(start, answer))
+            for column in path[:same]:
+                end[line][column] = stop
+            first = len(head[run])
+            head[run] += [(line, column) for column in (path[-1], *range(answer, stop))]
+            answers[0][run][block] = list(zip(range(first, first + 1 + c), chosen, strict=True))
+            answers[1][run][block] = list(zip([first, *range(first + 1 + c, first + 1 + c + r)], rejected, strict=True))
+    width = max(map(len, ids))
+    for line, row in enumerate(ids):
+        padding = width - len(row)
+        row += [0] * padding
+        positions[line] += [0] * padding
+        end[line] += [width] * padding
+        rank[line] += [sum(lengths[line // rows_each])] * padding
+    heads = max(map(len, head))
+    for run, places in enumerate(head):
+        if len(places) == heads:
+            continue
+        free = {(run * rows_each + i // width, i % width) for i in range(rows_each * width)} - set(places)
+        places += [min(free, default=(run * rows_each, 0))] * (heads - len(places))
     longest = max(len(answer) for side in answers for of_run in side for answer in of_run)
     filled = torch.tensor(
         [[[answer + [(0, -1)] * (longest - len(answer)) for answer in of_run] for of_run in side] for side in answers]
     )
     at, token = filled.unbind(-1)
+    at = at + heads * torch.arange(len(runs))[:, None, None]
     return Packed(
         torch.tensor(ids),
         torch.tensor(positions),
-        torch.tensor(segment),
-        torch.tensor(part),
+        torch.tensor(end),
         torch.tensor(rank),
-        torch.tensor(head),
+        torch.tensor([[line * width + column for line, column in places] for places in head]),
         at,
         token.clamp(min=0),
         token >= 0,
     )
 
 
-def _place(lengths: list[int], rows: int) -> list[tuple[int, int, int]]:
-    """(row, start, end) of each block: the longest first, each into the row that is emptiest."""
+def _evenly(lengths: list[int], rows: int) -> list[list[int]]:
+    """The blocks of each row: the longest first, each into the row that is emptiest."""
+    placed: list[list[int]] = [[] for _ in range(rows)]
     filled = [(0, row) for row in range(rows)]
-    places = [(0, 0, 0)] * len(lengths)
     for block in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        start, row = heapq.heappop(filled)
-        end = start + lengths[block]
-        places[block] = (row, start, end)
-        heapq.heappush(filled, (end, row))
-    return places
+        taken, row = heapq.heappop(filled)
+        placed[row].append(block)
+        heapq.heappush(filled, (taken + lengths[block], row))
+    return placed
+
+
+def _in_order(lengths: list[int], rows: int) -> list[list[int]]:
+    """The blocks of each row: one after the other, in rows of like length."""
+    placed: list[list[int]] = [[] for _ in range(rows)]
+    total, done = max(1, sum(lengths)), 0
+    for block, length in enumerate(lengths):
+        placed[min(rows - 1, (2 * done + length) * rows // (2 * total))].append(block)
+        done += length
+    return placed

@@ -76,7 +76,7 @@ def tokenise(
     # any padding id will do: padding is masked and comes last
     pairs = Pairs(facts, [], [], [], pad_id=tokenizer.pad_token_id or 0)  # type: ignore[arg-type]
     for fact, prompt, *rows in zip(facts, prompts, chosen, rejected, strict=True):
-        start = min(_common_prefix(prompt, row) for row in rows)
+        start = min(common_prefix(prompt, row) for row in rows)
         for row, answer in zip(rows, (fact.chosen, fact.rejected), strict=True):
             where = f"{fact.where}: '{fact.prompt}' + '{space}{answer}'"
             if (start < len(prompt) and boundary is Boundary.space) or start in (0, len(row)):
@@ -132,5 +132,6 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[i
     return tokenizer(texts)["input_ids"]  # type: ignore[return-value]
 
 
-def _common_prefix(a: list[int], b: list[int]) -> int:
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """How many tokens both begin with."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

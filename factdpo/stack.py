@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
@@ -23,7 +23,7 @@ from factdpo.adapters import lora_config
 from factdpo.config import Config, ConfigError
 from factdpo.logps import answer_logps
 from factdpo.model import Base
-from factdpo.packing import Packed, block_length, pack
+from factdpo.packing import Packed, pack, shared_lengths
 from factdpo.pairs import Pairs
 from factdpo.reference import PairLogps
 
@@ -108,13 +108,23 @@ class StackedLinear(nn.Module):
         self.in_training = self.weight.to(dtype), bias if bias is None else bias.to(dtype)
         self.a = self.b = self.scale = torch.empty(0)  # [R, K, d_in], [R, d_out, K], [R, 1, 1]: the stack sets them
         self.kept: Float[Tensor, "R rows d_in"] | None = None  # dropout: 0, or 1 / (1 - p); None without
+        self.only: Int[Tensor, "R H"] | None = None  # the rows that matter; None: all
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., d_out]; 0 where a row does not matter."""
+        if self.only is None:
+            return self._product(x, self.kept)
+        rows = self.only.flatten()
+        kept = None if self.kept is None else self.kept.flatten(0, 1)[rows].view(*self.only.shape, -1)
+        y = self._product(x.reshape(-1, x.shape[-1]).index_select(0, rows), kept)
+        return y.new_zeros(x.shape[:-1].numel(), y.shape[-1]).index_copy(0, rows, y).view(*x.shape[:-1], -1)
+
+    def _product(self, x: Tensor, kept: Tensor | None) -> Tensor:
         weight, bias = self.in_training if torch.is_grad_enabled() else (self.weight, self.bias)
-        if self.kept is None:
+        if kept is None:
             return _Product.apply(x, weight, bias, self.a, self.b, self.scale)  # type: ignore[return-value]
         y = F.linear(x.to(weight.dtype), weight, bias)
-        rows = x.reshape(len(self.a), -1, x.shape[-1]).to(self.a.dtype) * self.kept
+        rows = x.reshape(len(self.a), -1, x.shape[-1]).to(self.a.dtype) * kept
         inner = torch.bmm(rows, self.a.mT) * self.scale
         stacked = torch.baddbmm(y.view(len(self.a), -1, y.shape[-1]).to(inner.dtype), inner, self.b.mT)
         return stacked.to(x.dtype).view_as(y)
@@ -125,6 +135,7 @@ class Stack:
 
     def __init__(self, base: Base, layers: dict[str, StackedLinear], adapters: list[Adapter], rank: int):
         self.base, self.layers, self.rank = base, layers, rank
+        self.last = [layers[name] for name in _after_attention(base, list(layers))]
         width = sum(self.rank * (layer.weight.shape[0] + layer.weight.shape[1]) for layer in layers.values())
         self.masters = torch.zeros(len(adapters), width)
         self.scales = torch.tensor([adapter.scale for adapter in adapters]).view(-1, 1, 1).to(base.device)
@@ -177,11 +188,13 @@ class Stack:
         return Adapter(layers, config)
 
     def answers(self, packed: Packed) -> Answers:
-        """One forward; the head sees only the positions that an answer is predicted from."""
+        """One forward; what comes after the last attention sees only the positions that an answer is predicted from."""
         model = self.base.model
         head = cast(nn.Module, model.get_output_embeddings())
-        # The model's own forward goes on with these rows alone: [1, M, D] in place of [rows, T, D].
-        hook = head.register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[packed.head][None],))
+        # The model's own forward goes on with these rows alone: [1, R * H, D] in place of [rows, T, D].
+        hook = head.register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[packed.head.flatten()][None],))
+        for layer in self.last:
+            layer.only = packed.head
         try:
             logits = model(
                 input_ids=packed.ids,
@@ -191,6 +204,8 @@ class Stack:
             ).logits[0]
         finally:
             hook.remove()
+            for layer in self.last:
+                layer.only = None
         logps = logits.float().log_softmax(-1)
         token_logps = answer_logps(logps, packed.at, packed.token, packed.there)
         with torch.no_grad():
@@ -210,20 +225,21 @@ class Stack:
     @torch.no_grad()
     def logps(self, pairs: list[Pairs], max_tokens: int) -> list[PairLogps]:
         """Each run's scores of its own pairs, in shared forwards of at most `max_tokens`; on the CPU, NaN included."""
-        counts = [len(p) for p in pairs]
-        tokens = sum(block_length(p, row) for p in pairs for row in range(len(p)))
-        at_once = max(1, max_tokens * max(counts) // max(1, tokens))
-        sides, greedy = torch.empty(2, len(pairs), max(counts)), torch.empty(len(pairs), max(counts), dtype=torch.bool)
-        for start in range(0, max(counts), at_once):
-            rows = [list(range(start, min(start + at_once, count))) for count in counts]
-            packed = pack(list(zip(pairs, rows, strict=True)))
+        orders = [sorted(range(len(p)), key=lambda row, p=p: p.prompt_ids[row]) for p in pairs]  # alike ones together
+        most = max(map(len, pairs))
+        tokens = sum(sum(shared_lengths(p, order)) for p, order in zip(pairs, orders, strict=True))
+        at_once = max(1, max_tokens * most // max(1, tokens))
+        sides, greedy = torch.empty(2, len(pairs), most), torch.empty(len(pairs), most, dtype=torch.bool)
+        for start in range(0, most, at_once):
+            rows = [order[start : start + at_once] for order in orders]
+            packed = pack(list(zip(pairs, rows, strict=True)), share=True)
             found = self.answers(packed.to(self.base.device))
-            end = start + found.logps.shape[2]
-            sides[:, :, start:end] = found.logps.cpu()
-            greedy[:, start:end] = found.greedy[0].cpu() == packed.there[0].sum(-1)
+            for r, of_run in enumerate(rows):
+                sides[:, r, of_run] = found.logps[:, r, : len(of_run)].cpu()
+                greedy[r, of_run] = (found.greedy[0, r].cpu() == packed.there[0, r].sum(-1))[: len(of_run)]
         return [
-            PairLogps(sides[0, r, :n].clone(), sides[1, r, :n].clone(), greedy[r, :n].clone())
-            for r, n in enumerate(counts)
+            PairLogps(sides[0, r, : len(p)].clone(), sides[1, r, : len(p)].clone(), greedy[r, : len(p)].clone())
+            for r, p in enumerate(pairs)
         ]
 
 
@@ -244,6 +260,27 @@ def stacked(base: Base, adapters: list[Adapter], rank: int, bf16_products: bool 
         yield stack
     finally:
         stack.take_off()
+
+
+@torch.enable_grad()
+def _after_attention(base: Base, names: list[str]) -> list[str]:
+    """Those of these layers whose output at a position matters to the prediction from there alone.
+
+    Asked of the model itself, whatever it is called there: no gradient of one prediction reaches another position.
+    """
+    outputs: dict[str, Tensor] = {}
+    embedding = cast(nn.Module, base.model.get_input_embeddings())
+    hooks = [embedding.register_forward_hook(lambda _, given, output: output.requires_grad_())]
+    for name in names:
+        module = base.model.get_submodule(name)
+        hooks.append(module.register_forward_hook(lambda _, given, y, name=name: outputs.update({name: y})))
+    try:
+        said = base.model(input_ids=torch.arange(1, 9, device=base.device)[None], use_cache=False).logits[0, -1]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    grads = torch.autograd.grad(said.float().logsumexp(0), list(outputs.values()))
+    return [name for name, grad in zip(outputs, grads, strict=True) if not grad.view(8, -1)[:-1].any()]
 
 
 def fresh_adapter(cfg: Config, base: Base) -> Adapter:

@@ -537,6 +537,17 @@ def long_runs(steps: tuple[int, ...] = (8, 8)) -> list[Run]:
     ]  # fmt: skip
 
 
+def training_forwards(base: Base) -> list[bool]:
+    """From now on an entry for each forward of the base, true for one of packed rows that learns from them."""
+    forwards: list[bool] = []
+
+    def count(model: torch.nn.Module, args: Any, given: dict[str, Any]) -> None:
+        forwards.append(torch.is_grad_enabled() and "position_ids" in given)
+
+    base.model.register_forward_pre_hook(count, with_kwargs=True)
+    return forwards
+
+
 def interrupted(runs: list[Run], folder: Path, number: int, step: int) -> list[list[Row]]:
     """Trains until a row of that step of that run is recorded; what was told till then."""
     told: list[list[Row]] = [[] for _ in runs]
@@ -564,9 +575,8 @@ def test_a_training_that_was_interrupted_goes_on_to_the_same_bits(tmp_path: Path
 
 def test_going_on_trains_only_what_is_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     interrupted(long_runs(), tmp_path, number=0, step=7)
-    forwards: list[int] = []
     base = tiny_base()
-    base.model.register_forward_pre_hook(lambda *_: forwards.append(torch.is_grad_enabled()))
+    forwards = training_forwards(base)
     with caplog.at_level(logging.INFO, logger="factdpo"):
         train_together(base, long_runs(), tmp_path, references(tiny_base(), long_runs()))
     assert sum(forwards) == 2, "steps 7 and 8"
@@ -654,8 +664,7 @@ def test_a_kill_between_two_runs_that_end_together_costs_no_more_than_any_other(
     handed = batched.fit_many(base, members(0, 1), tmp_path)
     assert [member.key for member, _ in next(handed)] == ["0", "1"]
     handed.close()
-    forwards: list[bool] = []
-    base.model.register_forward_pre_hook(lambda *_: forwards.append(torch.is_grad_enabled()))
+    forwards = training_forwards(base)
     (((_, ending),),) = batched.fit_many(base, members(1), tmp_path)
     assert isinstance(ending, batched.Trained)
     assert sum(forwards) == 2, "steps 7 and 8"
@@ -685,9 +694,9 @@ def with_room_for(base: Base, most: int, after: int = 0) -> Base:
 
     def forward(module: Any, args: Any, kwargs: Any) -> None:
         nonlocal seen
-        seen += torch.is_grad_enabled()
-        layer = next(m for m in base.model.modules() if hasattr(m, "kept"))
-        if len(layer.a) > most and seen > after:
+        layer = next((m for m in base.model.modules() if hasattr(m, "kept")), None)
+        seen += torch.is_grad_enabled() and layer is not None
+        if layer is not None and len(layer.a) > most and seen > after:
             raise torch.OutOfMemoryError("no room")
 
     base.model.gpt_neox.register_forward_pre_hook(forward, with_kwargs=True)  # type: ignore[operator]

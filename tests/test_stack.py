@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from factdpo import adapters, train
 from factdpo.config import Config, ConfigError
 from factdpo.model import Base
+from factdpo.packing import pack
 from factdpo.reference import PairLogps, pair_logps
 from factdpo.stack import Adapter, StackedLinear, _Product, fresh_adapter, read_adapter, stacked
 from tests.tiny import MODELS, tiny_base, tiny_config, tiny_pairs
@@ -169,6 +170,33 @@ def test_keep_goes_on_with_those_runs_alone() -> None:
         after = stack.logps([pairs] * 2, 512)
     for old, new in ((before[2], after[0]), (before[0], after[1])):
         torch.testing.assert_close(vars(old), vars(new), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "last"),
+    [
+        ("gpt_neox", {"attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"}),
+        ("llama", {"self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}),
+        ("gpt2", {"attn.c_proj", "mlp.c_fc", "mlp.c_proj"}),
+        ("opt", {"self_attn.q_proj", "self_attn.out_proj", "fc1", "fc2"}),
+        ("qwen2", {"self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}),
+    ],
+)
+def test_past_the_last_attention_only_what_is_predicted_from_is_computed(family: str, last: set[str]) -> None:
+    base, pairs = tiny_base(family), [tiny_pairs(9, 3, 0), tiny_pairs(4, 3, 1)]
+    made = [random_adapter(tiny_config(lora_target_modules=["all-linear"]), base, seed) for seed in range(2)]
+    packed = pack([(p, list(range(len(p)))) for p in pairs])
+    with stacked(base, made, 4) as stack:
+        found = {name for name, layer in stack.layers.items() if layer in stack.last}
+        assert {name.split(".1.", 1)[-1] for name in found} == last, "of the second layer of two"
+        weights = [weight.requires_grad_() for both in stack.views(stack.masters.clone()).values() for weight in both]
+        stack.use(dict(zip(stack.layers, zip(weights[::2], weights[1::2], strict=True), strict=True)), stack.scales)
+        results, last_layers = [], stack.last
+        for stack.last in (last_layers, []):
+            logps = stack.answers(packed).logps
+            results.append([logps.detach(), *torch.autograd.grad(logps.sum(), weights)])
+        assert all(layer.only is None for layer in stack.layers.values())
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
 
 
 # ----------------------------------------------------------------------------------------------------------- the base
