@@ -28,7 +28,7 @@ def config(**changes: Any) -> dict[str, Any]:
 
 
 def store(home: Path, id: str, accuracy: float = 0.5, state: str = "FINISHED", warnings=(), **changes: Any) -> Path:
-    """A run's folder with result.json, config.yaml and asked.json; in state UNFINISHED without the first."""
+    """A run's folder with result.json, config.yaml and asked.json; in state killed without the first."""
     folder = home / f"run-{id}"
     folder.mkdir(parents=True)
     made = config(**changes)
@@ -52,9 +52,9 @@ def store(home: Path, id: str, accuracy: float = 0.5, state: str = "FINISHED", w
             "timing": {"total_seconds": 2.0},
             "warnings": list(warnings),
         }
-    elif state != "UNFINISHED":
+    elif state != "killed":
         result["error"] = "loss is nan at step 3\nand more"
-    if state != "UNFINISHED":
+    if state != "killed":
         (folder / "result.json").write_text(json.dumps(result))
     return folder
 
