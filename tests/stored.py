@@ -32,7 +32,8 @@ def store(home: Path, id: str, accuracy: float = 0.5, state: str = "FINISHED", w
     folder = home / f"run-{id}"
     folder.mkdir(parents=True)
     made = config(**changes)
-    (folder / "asked.json").write_text("{}")
+    asked = {"config": made, "data": "", "model": {}, "versions": {}}
+    (folder / "asked.json").write_text(json.dumps(asked))
     (folder / "config.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
     result: dict[str, Any] = {
         "id": id, "name": f"run {id}", "state": state, "error": None, "started": "2026-01-01T00:00:00Z", "config": made,
