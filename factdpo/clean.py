@@ -122,7 +122,10 @@ def runs(folder: Path, states: set[str], before: float) -> Iterator[Doomed]:
             changed = state.last_change(path)
             if _linked(path, folder) or not state.is_run(path) or changed is None or changed > before:
                 continue
-            if (found := state.look(path, None, {}).state) in states:
+            found = state.look(path, None, {}).state
+            if found == record.KILLED and (path / "result.json").exists():
+                continue  # of another version, or damaged: nobody knows what it was
+            if found in states:
                 yield Doomed(path, identity.lock_file(path), found, changed, _size(path))
 
 

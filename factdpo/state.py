@@ -87,10 +87,12 @@ def look(folder: Path, label: str | None, known: Known) -> Look:
 
 
 def last_change(folder: Path) -> float | None:
-    """When one of the folder's own files was last written, s since the epoch; None for one that is not there."""
+    """When something in the folder was last written, or an empty one made, s since the epoch; None if it is not there."""
     try:
         with os.scandir(folder) as entries:
-            return max((entry.stat(follow_symlinks=False).st_mtime for entry in entries), default=None)
+            return max(
+                (entry.stat(follow_symlinks=False).st_mtime for entry in entries), default=os.stat(folder).st_mtime
+            )
     except FileNotFoundError:
         return None
 
@@ -104,12 +106,16 @@ def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> Look:
         folder=folder,
         state=result["state"],
         label=label or result["config"].get("label") or result["name"],
-        step=result["training"]["steps"] if "training" in result else history.step,
+        step=(result.get("training") or {}).get("steps", history.step),
         steps=_planned(result["config"]),
         loss=history.loss,
         accuracies={split: scores["accuracy"] for split, scores in trained.items()} or history.accuracies,
-        seconds=sum(timing[stage] for stage in STAGES) if timing else ended - opened if opened else None,
-        error=result["error"],
+        seconds=sum(timing[stage] for stage in STAGES)
+        if timing.keys() >= {*STAGES}
+        else ended - opened
+        if opened
+        else None,
+        error=result.get("error"),
         changed=ended,
         score_seconds=timing.get("score_seconds"),
     )

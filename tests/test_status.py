@@ -106,6 +106,13 @@ def test_a_damaged_result_is_none_and_a_run_without_a_readable_config_has_no_ste
     assert one.runs[4].steps is None and one.runs[4].step == 4
 
 
+def test_a_result_of_another_version_has_the_state_that_it_says(home: Path) -> None:
+    config = {"label": "old"}
+    (home / "run-aa/result.json").write_text(json.dumps({"id": "aa", "state": "FINISHED", "config": config}))
+    run = state.look(home / "run-aa", None, {})
+    assert (run.state, run.label, run.steps, run.accuracies, run.error) == ("FINISHED", "old", None, {}, None)
+
+
 def test_a_result_is_read_again_only_when_it_was_written_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known: state.Known = {}
     before = [run.state for one in progress.look([home], known) for run in one.runs]
