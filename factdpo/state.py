@@ -87,12 +87,11 @@ def look(folder: Path, label: str | None, known: Known) -> Look:
 
 
 def last_change(folder: Path) -> float | None:
-    """When something in the folder was last written, or an empty one made, s since the epoch; None if it is not there."""
+    """When anything in a folder was last written, or an empty one made, s since the epoch; None if it is not there."""
     try:
+        made = os.stat(folder).st_mtime
         with os.scandir(folder) as entries:
-            return max(
-                (entry.stat(follow_symlinks=False).st_mtime for entry in entries), default=os.stat(folder).st_mtime
-            )
+            return max((entry.stat(follow_symlinks=False).st_mtime for entry in entries), default=made)
     except FileNotFoundError:
         return None
 
@@ -101,6 +100,7 @@ def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> Look:
     history, timing = _History(folder), result.get("timing") or {}
     trained = result.get("trained") or {}
     ended, opened = (folder / "result.json").stat().st_mtime, _modified(folder / "asked.json")
+    seconds = ended - opened if opened else None
     return Look(
         id=result["id"],
         folder=folder,
@@ -110,11 +110,7 @@ def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> Look:
         steps=_planned(result["config"]),
         loss=history.loss,
         accuracies={split: scores["accuracy"] for split, scores in trained.items()} or history.accuracies,
-        seconds=sum(timing[stage] for stage in STAGES)
-        if timing.keys() >= {*STAGES}
-        else ended - opened
-        if opened
-        else None,
+        seconds=sum(timing[stage] for stage in STAGES) if timing.keys() >= {*STAGES} else seconds,
         error=result.get("error"),
         changed=ended,
         score_seconds=timing.get("score_seconds"),
