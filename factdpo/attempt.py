@@ -155,7 +155,7 @@ class Attempt:
             shutil.rmtree(folder / name, ignore_errors=True)
 
     def _write(self, result: Row) -> str | None:
-        """Write result.json; without the rest if there is room for it alone: the run then FAILED, for the reason given."""
+        """Write result.json, without the rest if there is room for it alone: the run FAILED, for the reason given."""
         path = self.run.folder / "result.json"
         try:
             cache.write_atomic(path, json.dumps(result, indent=1, ensure_ascii=False))

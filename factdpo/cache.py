@@ -1,5 +1,6 @@
 """Content-addressed artefacts: what was asked -> signature -> folder, made once and whole or not at all."""
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -130,6 +131,26 @@ def damage(folder: Path) -> str | None:
     except (OSError, ValueError, TypeError) as error:
         return f"manifest: {error}"
     return f"missing or changed: {', '.join(wrong)}" if wrong else None
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds the lock.
+
+    Asked by a shared lock, held for microseconds: whoever takes the lock of a run tries for longer than that.
+    """
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # it cannot be asked
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True  # held; or this file system has no locks: there the file is removed with the lock
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.text import Text
 
-from factdpo import cache, display, identity, state
+from factdpo import cache, display, identity, record, state
 from factdpo.config import ConfigError
 
 SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -23,7 +23,7 @@ LOCK_SECONDS = 0.05  # that `factdpo status` may make us wait for a lock that no
 OF_STATES = {
     "failed": ("FAILED", "DIVERGED"),
     "preempted": ("PREEMPTED",),
-    "killed": (state.KILLED,),
+    "killed": (record.KILLED,),
     "finished": ("FINISHED",),
 }
 
@@ -122,7 +122,10 @@ def runs(folder: Path, states: set[str], before: float) -> Iterator[Doomed]:
             changed = state.last_change(path)
             if _linked(path, folder) or not state.is_run(path) or changed is None or changed > before:
                 continue
-            if (found := state.look(path, None, {}).state) in states:
+            found = state.look(path, None, {}).state
+            if found == record.KILLED and (path / "result.json").exists():
+                continue  # of another version, or damaged: nobody knows what it was
+            if found in states:
                 yield Doomed(path, identity.lock_file(path), found, changed, _size(path))
 
 
@@ -145,7 +148,7 @@ def leftovers(folder: Path, before: float, abandoned: bool) -> Iterator[Doomed]:
         else:
             continue
         changed = state.last_change(path)
-        if what and changed is not None and changed <= before and not state.is_held(lock):
+        if what and changed is not None and changed <= before and not cache.is_held(lock):
             yield Doomed(path, lock, what, changed, _size(path))
 
 

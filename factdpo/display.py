@@ -143,11 +143,11 @@ class BatchBar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._line()
+        self.turn()
         self.progress.stop()
 
-    def begin(self) -> None:
-        """Another batch of the runs starts, at its own first step."""
+    def turn(self) -> None:
+        """Runs have ended, or others begin at their own first step: what was scored last is told first."""
         self._line()
         self.scores, self.scored_at = {}, 0
 

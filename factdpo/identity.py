@@ -27,7 +27,12 @@ class Run:
     def state(self) -> str:
         """As its result.json has it; `to do` without one that can be trusted."""
         stored = record.read_result(self.folder).result
-        return stored["state"] if stored else "to do"
+        return stored["state"] if stored else record.TO_DO
+
+    def state_now(self) -> str:
+        """The same, but for a run that was opened `running` or `killed` instead of `to do`."""
+        found = self.state()
+        return is_at_work(self.folder) if found == record.TO_DO and (self.folder / "asked.json").exists() else found
 
 
 def look_up(cfg: Config, known: dict[str, Any] | None = None) -> Run:
@@ -105,6 +110,11 @@ def run_folder(cfg: Config, asked: dict[str, Any]) -> Path:
 def lock_file(folder: Path) -> Path:
     """Beside a run's folder, by its id alone: who does the run holds a lock on it, whatever the folder is called."""
     return folder.with_name(f".{folder.name.rpartition('-')[2]}.lock")
+
+
+def is_at_work(folder: Path) -> str:
+    """`running` if a process holds the lock of a run that was opened and has no result, else `killed`."""
+    return record.RUNNING if cache.is_held(lock_file(folder)) else record.KILLED
 
 
 def can_train_together(cfg: Config) -> list[Any]:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from factdpo.config import ConfigError
+from factdpo.identity import is_at_work
 from factdpo.overrides import flat, typed
+from factdpo.record import KILLED, RUNNING
 from factdpo.tracker import summary
 
 if TYPE_CHECKING:
@@ -28,8 +30,8 @@ Row = dict[str, Any]
 FILE = "results.parquet"
 VERSION = b"1"  # bumped by hand when _read gives other columns or values
 ABOUT = ["id", "name", "folder", "state", "error", "started", "warnings"]  # columns that are neither key nor metric
+WITHOUT_RESULT = (RUNNING, KILLED)  # states of runs that have no numbers yet, and are looked at anew each time
 CHUNK = 500  # runs held as Python's objects at once; thousands cost more time in its garbage collector than in reading
-UNFINISHED = "UNFINISHED"  # running, killed, or its result.json is damaged: there are no numbers
 
 
 def update_index(home: Path) -> None:
@@ -78,9 +80,9 @@ def read_home(home: Path, names: list[str], write: bool) -> "pa.Table":
     missing = [name for name in names if name not in known]
     for some in (missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)):
         rows = [_read(home / name, stamps[name]) for name in some]
-        left += [row for row in rows if row["state"] == UNFINISHED]
-        if finished := [row for row in rows if row["state"] != UNFINISHED]:
-            tables.append(_table(finished))
+        left += [row for row in rows if row["state"] in WITHOUT_RESULT]
+        if ended := [row for row in rows if row["state"] not in WITHOUT_RESULT]:
+            tables.append(_table(ended))
     if write and tables and tables != [index]:  # else it is up to date
         try:
             _write_index(home / FILE, concat(tables))
@@ -101,7 +103,7 @@ def _stamp(folder: Path) -> tuple[int, int] | None:
 
 
 def _read(folder: Path, stamp: tuple[int, int] | None) -> Row:
-    """One run as a flat row; without a readable result.json what can be known of it, and state UNFINISHED."""
+    """One run as a flat row; without a readable result.json what can be known of it."""
     try:
         result = json.loads((folder / "result.json").read_bytes())
         row = {name: result.get(name) for name in ABOUT} | {
@@ -111,14 +113,17 @@ def _read(folder: Path, stamp: tuple[int, int] | None) -> Row:
         }
         row |= {key: _cell(value) for key, value in flat(result["config"]).items()} | summary(result)
     except FileNotFoundError:
-        row = _unfinished(folder, "no result.json: it is running, or was killed")
+        row = _without_result(folder, None)
+        if (now := _stamp(folder)) != stamp:  # it ended meanwhile
+            return _read(folder, now)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        row = _unfinished(folder, f"result.json: not a result ({type(error).__name__}: {error})")
+        row = _without_result(folder, f"result.json: not a result ({type(error).__name__}: {error})")
     mtime_ns, size = stamp or (None, None)
     return row | {"folder": folder.name, "mtime_ns": mtime_ns, "size": size}
 
 
-def _unfinished(folder: Path, reason: str) -> Row:
+def _without_result(folder: Path, reason: str | None) -> Row:
+    """One that is running, was killed, or (`reason`) has a result.json that is damaged."""
     row: Row = dict.fromkeys(ABOUT)
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -126,7 +131,9 @@ def _unfinished(folder: Path, reason: str) -> Row:
     except (OSError, ValueError, AttributeError, yaml.YAMLError):  # killed before it was written
         config = {}
     row |= {key: _cell(value) for key, value in config.items()}
-    return row | {"id": folder.name.rpartition("-")[2], "name": folder.name, "state": UNFINISHED, "error": reason}
+    state = is_at_work(folder)
+    error = reason or (None if state == RUNNING else "no result, and no process is at work on it")
+    return row | {"id": folder.name.rpartition("-")[2], "name": folder.name, "state": state, "error": error}
 
 
 def _cell(value: Any) -> Any:

@@ -9,9 +9,8 @@ from typing import Any
 
 from factdpo import state, sweep
 from factdpo.config import ConfigError
-from factdpo.state import KILLED, RUNNING, TO_DO, Look
-
-STATES = ("FINISHED", RUNNING, "FAILED", "DIVERGED", "PREEMPTED", KILLED, TO_DO)
+from factdpo.record import RUNNING, STATES, TO_DO
+from factdpo.state import Look
 
 
 @dataclass

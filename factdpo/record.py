@@ -15,6 +15,9 @@ from factdpo.cache import damaged_files
 
 Result = dict[str, Any]
 
+RUNNING, KILLED, TO_DO = "running", "killed", "to do"  # of runs without a result
+STATES = ("FINISHED", RUNNING, "FAILED", "DIVERGED", "PREEMPTED", KILLED, TO_DO)
+
 AS_TRAINED = "train_as_trained"  # a split that only runs with data.boundary=none have
 
 # What stands in a result.json. `<split>` is train, train_reversed, test, test_reversed or train_as_trained; `<rest>` is

@@ -1,6 +1,5 @@
 """What state runs are in, read from their folders while they are being done: nothing is written, nobody is held up."""
 
-import fcntl
 import json
 import os
 import time
@@ -13,6 +12,7 @@ import yaml
 
 from factdpo import identity, index
 from factdpo.config import DpoConfig, Orientation
+from factdpo.record import RUNNING, TO_DO
 from factdpo.steps import planned_steps
 from factdpo.tracker import HISTORY
 
@@ -20,8 +20,6 @@ ASKED = {"config", "data", "model", "versions"}  # of every asked.json: identity
 RATE_SECONDS = 0.5  # rows that are written together have one time; a rate is taken between two that have not
 
 STAGES = ("reference_seconds", "train_seconds", "score_seconds")  # in a result's timing
-
-RUNNING, KILLED, TO_DO = "running", "killed", "to do"  # beside the states that a result.json has
 
 
 @dataclass
@@ -88,31 +86,12 @@ def look(folder: Path, label: str | None, known: Known) -> Look:
     return look(folder, label, known) if _stamp(folder / "result.json") != stamp else seen  # it ended meanwhile
 
 
-def is_held(lock: Path) -> bool:
-    """Whether a process holds the lock.
-
-    Asked by a shared lock, held for microseconds: whoever takes the lock of a run tries for longer than that.
-    """
-    try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True  # it cannot be asked
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True  # held; or this file system has no locks: there the file is removed with the lock
-    finally:
-        os.close(descriptor)
-    return False
-
-
 def last_change(folder: Path) -> float | None:
-    """When one of the folder's own files was last written, s since the epoch; None for one that is not there."""
+    """When anything in a folder was last written, or an empty one made, s since the epoch; None if it is not there."""
     try:
+        made = os.stat(folder).st_mtime
         with os.scandir(folder) as entries:
-            return max((entry.stat(follow_symlinks=False).st_mtime for entry in entries), default=None)
+            return max((entry.stat(follow_symlinks=False).st_mtime for entry in entries), default=made)
     except FileNotFoundError:
         return None
 
@@ -121,17 +100,18 @@ def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> Look:
     history, timing = _History(folder), result.get("timing") or {}
     trained = result.get("trained") or {}
     ended, opened = (folder / "result.json").stat().st_mtime, _modified(folder / "asked.json")
+    seconds = ended - opened if opened else None
     return Look(
         id=result["id"],
         folder=folder,
         state=result["state"],
         label=label or result["config"].get("label") or result["name"],
-        step=result["training"]["steps"] if "training" in result else history.step,
+        step=(result.get("training") or {}).get("steps", history.step),
         steps=_planned(result["config"]),
         loss=history.loss,
         accuracies={split: scores["accuracy"] for split, scores in trained.items()} or history.accuracies,
-        seconds=sum(timing[stage] for stage in STAGES) if timing else ended - opened if opened else None,
-        error=result["error"],
+        seconds=sum(timing[stage] for stage in STAGES) if timing.keys() >= {*STAGES} else seconds,
+        error=result.get("error"),
         changed=ended,
         score_seconds=timing.get("score_seconds"),
     )
@@ -142,7 +122,7 @@ def _unfinished(folder: Path, label: str | None) -> Look:
     seen = Look(
         id=folder.name.rpartition("-")[2],
         folder=folder,
-        state=TO_DO if opened is None else RUNNING if is_held(identity.lock_file(folder)) else KILLED,
+        state=TO_DO if opened is None else identity.is_at_work(folder),
         label=label or config.get("label") or folder.name.rpartition("-")[0] or folder.name,
         steps=_planned(config),
     )

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from factdpo import display, state
-from factdpo.progress import STATES, Runs, look, plain
-from factdpo.state import KILLED, RUNNING, TO_DO, Look
+from factdpo.progress import Runs, look, plain
+from factdpo.record import KILLED, RUNNING, STATES, TO_DO
+from factdpo.state import Look
 
 REDRAWN_SECONDS = 2.0
 UNLIMITED = 10_000  # columns, where there is no screen

@@ -16,13 +16,12 @@ from typing import Any
 from filelock import FileLock
 from rich.text import Text
 
-from factdpo import cache, display, provenance
+from factdpo import cache, display, provenance, record
 from factdpo.config import ConfigError
 from factdpo.identity import Run
 
 FILE = "sweep.json"
 NAMED = 10  # runs that are not there, before the rest is only counted
-STATES = ("FINISHED", "FAILED", "DIVERGED", "PREEMPTED", "to do")
 
 
 @dataclass
@@ -82,11 +81,11 @@ class Sweep:
 
     def close(self) -> int:
         """Print what came of the runs; how many of them are not finished."""
-        states = {id: run.state() for id, run in self.runs.items()}
+        states = {id: run.state_now() for id, run in self.runs.items()}
         if opened := [id for id, run in self.runs.items() if (run.folder / "asked.json").is_file()]:
             self._print_table(opened)
         for id in [id for id in states if id not in opened][:NAMED]:
-            display.console.print(Text(f"to do  {self.runs[id].folder}"), soft_wrap=True)
+            display.console.print(Text(f"{record.TO_DO}  {self.runs[id].folder}"), soft_wrap=True)
         seconds = time.monotonic() - self.started
         done = display.duration(seconds)
         display.console.print(Text(f"{self.folder.name}: {_counts(list(states.values()))}; {done}"), soft_wrap=True)
@@ -154,7 +153,7 @@ def _names(numbers: list[int], labels: list[list[str]]) -> list[str]:
 
 def _counts(states: list[str]) -> str:
     """`16 FINISHED, 1 DIVERGED`."""
-    return ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
+    return ", ".join(f"{states.count(state)} {state}" for state in record.STATES if state in states)
 
 
 def _commit() -> str | None:

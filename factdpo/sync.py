@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from factdpo import display, state, wandb_env
+from factdpo import cache, display, wandb_env
 from factdpo.config import ConfigError
 from factdpo.identity import lock_file
 
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     args = _parser().parse_args(arguments)
     found = sorted({file for folder in args.folders for file in offline_runs(Path(folder))})
     left = [file for file in found if not _is_uploaded(file)]
-    running = [file for file in left if state.is_held(lock_file(_folder(file)))]
+    running = [file for file in left if cache.is_held(lock_file(_folder(file)))]
     todo = [file for file in left if file not in running]
     _say(f"{len(found)} offline run{'s' * (len(found) != 1)}: " + _counts(len(found) - len(left), len(running), todo))
     if args.dry_run:

@@ -87,6 +87,7 @@ def _train_group(ready: dict[int, Ready], runs: list[Wanted], missing: list[list
                 with closing(batched.fit_many(one.base, members, one.cache_dir / "batches")) as groups:
                     for group in groups:
                         ended = [(trainings.pop(member.key), ending) for member, ending in group]
+                        bar.turn()
                         for training, ending in ended:
                             training.end(ending)
                         with signals.released():
@@ -131,7 +132,7 @@ class _Training:
 
     def _start(self) -> None:
         self.begun = True
-        self.bar.begin()
+        self.bar.turn()
         with signals.released():
             self._each(lambda wanted: wanted.start())
 

@@ -28,11 +28,12 @@ def config(**changes: Any) -> dict[str, Any]:
 
 
 def store(home: Path, id: str, accuracy: float = 0.5, state: str = "FINISHED", warnings=(), **changes: Any) -> Path:
-    """A run's folder with result.json, config.yaml and asked.json; in state UNFINISHED without the first."""
+    """A run's folder with result.json, config.yaml and asked.json; in state killed without the first."""
     folder = home / f"run-{id}"
     folder.mkdir(parents=True)
     made = config(**changes)
-    (folder / "asked.json").write_text("{}")
+    asked = {"config": made, "data": "", "model": {}, "versions": {}}
+    (folder / "asked.json").write_text(json.dumps(asked))
     (folder / "config.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
     result: dict[str, Any] = {
         "id": id, "name": f"run {id}", "state": state, "error": None, "started": "2026-01-01T00:00:00Z", "config": made,
@@ -52,9 +53,9 @@ def store(home: Path, id: str, accuracy: float = 0.5, state: str = "FINISHED", w
             "timing": {"total_seconds": 2.0},
             "warnings": list(warnings),
         }
-    elif state != "UNFINISHED":
+    elif state != "killed":
         result["error"] = "loss is nan at step 3\nand more"
-    if state != "UNFINISHED":
+    if state != "killed":
         (folder / "result.json").write_text(json.dumps(result))
     return folder
 

@@ -47,7 +47,7 @@ def test_groups_are_in_the_order_of_their_keys_and_one_without_numbers_stays(tmp
     store(tmp_path, "a", 0.5, dpo_beta=0.5)
     store(tmp_path, "b", 0.75, dpo_beta=0.1)
     store(tmp_path, "c", state="DIVERGED", dpo_beta=0.9)
-    store(tmp_path, "d", state="UNFINISHED", dpo_beta=0.1, seed=1)
+    store(tmp_path, "d", state="killed", dpo_beta=0.1, seed=1)
     table = means(load(tmp_path).table, ["dpo.beta"], ["accuracy/train", "accuracy/test"])
     assert table[["dpo.beta", "metric", "n"]].to_numpy().tolist() == [
         [0.1, "accuracy/train", 1], [0.5, "accuracy/train", 1], [0.9, "accuracy/train", 0],
@@ -95,7 +95,7 @@ def test_a_folder_of_runs_is_a_side_too_even_one_that_was_not_loaded(
 
 def test_what_is_nobody_or_too_many_is_refused(runs: Path):
     store(runs, "9abc", state="DIVERGED", dpo_beta=0.9)
-    store(runs, "99bc", state="UNFINISHED", dpo_beta=0.5, seed=3)
+    store(runs, "99bc", state="killed", dpo_beta=0.5, seed=3)
     results = load(runs)
     for asked, why in [
         ("zz", "zz: no folder, and the beginning of 0 ids of runs"),

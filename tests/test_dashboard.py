@@ -39,7 +39,7 @@ def finished(home: Path, id: str, accuracy: float = 0.5, **changes: Any) -> Path
 
 def opened(home: Path, id: str, *losses: float | str) -> Path:
     """A run without a result, which has made so many steps; nobody is at work on it unless its lock is held."""
-    folder = store(home, id, state="UNFINISHED", dpo_epochs=None, dpo_max_steps=20)
+    folder = store(home, id, state="killed", dpo_epochs=None, dpo_max_steps=20)
     rows = [{"step": step, "loss": loss, "time_seconds": step / 2} for step, loss in enumerate(losses, start=1)]
     (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "run.log").write_text("one line\n")

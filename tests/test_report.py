@@ -115,10 +115,10 @@ def test_reward_accuracy_that_says_what_accuracy_does_not_is_counted(tmp_path: P
 
 def test_runs_that_did_not_finish_are_told_with_the_first_line_of_their_error(tmp_path: Path):
     store(tmp_path, "a", state="FAILED")
-    store(tmp_path, "b", state="UNFINISHED", seed=1)
+    store(tmp_path, "b", state="killed", seed=1)
     found = said(tmp_path)
     assert found.answer.sentence == "No run has finished, so there is nothing to say yet."
-    assert found.states == {"FAILED": 1, "UNFINISHED": 1}
+    assert found.states == {"FAILED": 1, "killed": 1}
     assert found.runs[0].error == "loss is nan at step 3"
     assert "loss is nan at step 3" in rendered(tmp_path)
 
@@ -225,7 +225,7 @@ def test_a_damaged_run_costs_what_is_damaged_and_is_told(tmp_path: Path):
     assert [line.split(" cannot be read")[0] for line in found.left_out] == [
         "items.parquet of 1 finished run", "history.jsonl of 1 finished run", "generations.json of 1 finished run",
     ]  # fmt: skip
-    assert found.states == {"FINISHED": 3, "UNFINISHED": 1}
+    assert found.states == {"FINISHED": 3, "killed": 1}
     assert "with JSON" not in rendered(tmp_path)
 
 

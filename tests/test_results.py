@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from filelock import FileLock
 
 import factdpo
 from factdpo import index
 from factdpo.config import ConfigError
-from factdpo.results import load
+from factdpo.identity import lock_file
+from factdpo.results import known, load
 from tests.stored import answers, store
 
 
@@ -96,8 +99,8 @@ def test_folders_without_runs_are_refused(tmp_path: Path):
         load(tmp_path)
 
 
-def test_a_run_without_a_readable_result_is_shown_as_unfinished(sweep: Path):
-    store(sweep, "4a", state="UNFINISHED", dpo_beta=0.9)
+def test_a_run_without_a_readable_result_is_shown_as_killed_while_nobody_does_it(sweep: Path):
+    store(sweep, "4a", state="killed", dpo_beta=0.9)
     (store(sweep, "5a", dpo_beta=0.9) / "result.json").write_text('{"state": "FINI')
     store(sweep, "6a", state="DIVERGED", dpo_beta=0.9)
     (sweep / "run-7a").mkdir()
@@ -106,14 +109,32 @@ def test_a_run_without_a_readable_result_is_shown_as_unfinished(sweep: Path):
         results = load(sweep)
         late = results.runs.iloc[4:]
         assert late[["id", "state", "dpo.beta"]].iloc[:3].to_numpy().tolist() == [
-            ["4a", "UNFINISHED", 0.9], ["5a", "UNFINISHED", 0.9], ["6a", "DIVERGED", 0.9],
+            ["4a", "killed", 0.9], ["5a", "killed", 0.9], ["6a", "DIVERGED", 0.9],
         ]  # fmt: skip
         assert late["error"].tolist()[:2] == [
-            "no result.json: it is running, or was killed",
+            "no result, and no process is at work on it",
             "result.json: not a result (JSONDecodeError: Unterminated string starting at: line 1 column 11 (char 10))",
         ]
         assert late["id"].tolist()[3] == "7a" and results.keys == ["dpo.beta", "seed"]
         assert len(results.finished) == 4
+
+
+def test_a_run_that_a_process_is_doing_is_running_and_one_that_ends_meanwhile_has_its_result(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = store(sweep, "4a", state="killed")
+    with FileLock(lock_file(run)):
+        row = load(sweep).table.iloc[4]
+    assert (row["state"], known(row["error"])) == ("running", None)
+    assert load(sweep).table["state"].iloc[4] == "killed"
+
+    def ends(folder: Path) -> str:
+        shutil.rmtree(folder)
+        store(sweep, "4a", accuracy=1.0)
+        return "killed"
+
+    monkeypatch.setattr(index, "is_at_work", ends)
+    assert load(sweep).table[["state", "accuracy/train"]].iloc[4].tolist() == ["FINISHED", 1.0]
 
 
 def test_splits_have_a_row_per_run_split_and_model(sweep: Path):
@@ -183,7 +204,7 @@ def test_a_run_that_is_gone_or_begun_anew_leaves_the_index(sweep: Path):
     (sweep / "run-2a").rmdir()
     index.update_index(sweep)
     assert pyarrow.parquet.read_table(sweep / "results.parquet")["folder"].to_pylist() == ["run-0a", "run-3a"]
-    assert load(sweep).table["state"].tolist() == ["FINISHED", "UNFINISHED", "FINISHED"]
+    assert load(sweep).table["state"].tolist() == ["FINISHED", "killed", "FINISHED"]
 
 
 def test_a_damaged_or_older_index_is_made_again(sweep: Path):

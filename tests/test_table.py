@@ -76,10 +76,10 @@ def test_runs_are_shown_one_by_one(sweep: Path, results):
 
 
 def test_before_any_run_has_finished_the_runs_are_shown(tmp_path: Path, results):
-    store(tmp_path, "0a", state="UNFINISHED")
+    store(tmp_path, "0a", state="killed")
     assert results(str(tmp_path)) == (
-        "1 run (1 UNFINISHED)\n\nid  state\n0a  UNFINISHED\n\n"
-        f"UNFINISHED  {tmp_path / 'run-0a'}: no result.json: it is running, or was killed\n"
+        "1 run (1 killed)\n\nid  state\n0a  killed\n\n"
+        f"killed  {tmp_path / 'run-0a'}: no result, and no process is at work on it\n"
     )
 
 

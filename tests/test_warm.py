@@ -323,6 +323,22 @@ def test_a_batchs_runs_are_closed_before_the_next_batch_trains(tmp_path: Path, m
     assert seen == [(0, 2, 2), (0, 2, 2), (2, 4, 2), (2, 4, 2), (4, 5, 1)]
 
 
+def test_how_a_batch_stood_at_its_last_step_is_told_before_its_runs_are_said_to_have_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two batches; of the first, one run ends after 6 steps, and what it scored is not told again with the other's."""
+    cfgs = [small(tmp_path, eval_every="3", dpo_max_steps=steps, dpo_beta=beta) for steps, beta in ((6, 0.1), (9, 0.2))]
+    other = small(tmp_path, eval_every="3", dpo_max_steps=3, dpo_adam_beta1=0.8)
+    for cfg in (*cfgs, other):
+        cfg.sweep, cfg.label = "s", f"beta={cfg.dpo.beta:g}"
+    sweep(*cfgs, other)
+    lines = [line for line in capsys.readouterr().out.splitlines() if re.match(r" +\d+/\d|FINISHED", line)]
+    told = [line.removeprefix("FINISHED").split()[0] for line in lines]
+    assert told == ["3/9", "6/9", "beta=0.1", "9/9", "beta=0.2", "3/3", "beta=0.2"]
+    ranges = re.findall(r"([\d.]+)-([\d.]+)", lines[3])
+    assert len(ranges) == 4 and all(low == high for low, high in ranges), "of one run"
+
+
 def test_runs_that_end_at_different_steps_are_closed_as_they_end_and_are_the_same_as_alone(tmp_path: Path) -> None:
     """What is scored in the middle of a batch leaves it as it was."""
     lengths = (3, 6, 12)

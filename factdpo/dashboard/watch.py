@@ -10,9 +10,10 @@ from typing import Any
 from factdpo import state, sweep
 from factdpo.config import ConfigError
 from factdpo.dashboard import machine
+from factdpo.record import KILLED, RUNNING, TO_DO
 from factdpo.report import curves
 from factdpo.report.settings import SPLITS
-from factdpo.state import KILLED, RUNNING, TO_DO, Look
+from factdpo.state import Look
 from factdpo.status import Runs
 from factdpo.tracker import HISTORY
 

@@ -14,7 +14,7 @@ from typing import Any
 from factdpo import sweep
 from factdpo.compare import shown
 from factdpo.config import ConfigError, DataConfig, from_dict
-from factdpo.index import UNFINISHED
+from factdpo.index import WITHOUT_RESULT
 from factdpo.overrides import command, decides
 from factdpo.report import curves
 from factdpo.report.answer import Answer, answer
@@ -163,7 +163,7 @@ def _stored(results: Results, runs: list[Run], conf_folders: list[Path]) -> list
     """The runs' result.json; and the runs' commands from them."""
     found = []
     for folder, run in zip(results.table["folder"], runs, strict=True):
-        if run.state == UNFINISHED:  # it has none that can be read
+        if run.state in WITHOUT_RESULT:  # it has none that can be read
             continue
         found.append(json.loads((Path(folder) / "result.json").read_text(encoding="utf-8")))
         with suppress(ConfigError):  # asked for by another version, in keys that today's does not know: no command
