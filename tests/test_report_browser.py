@@ -95,6 +95,13 @@ def test_nothing_reaches_beyond_the_window(page: Any, width: int, scheme: str):
         becomes_true(page, f"document.querySelector('{chart} .main-svg').clientWidth <= innerWidth")
 
 
+def test_rows_of_a_chart_are_told_apart_on_a_phone_too(page: Any):
+    page.set_viewport_size({"width": 390, "height": 900})
+    page.reload()
+    labels = page.locator("#f-flips .ytick text").all_text_contents()
+    assert len(labels) == 2 and len({*labels}) == 2 and not any("…" in label for label in labels)
+
+
 def test_a_heading_sorts_both_ways_and_what_is_missing_stands_last(page: Any):
     button = heading(page, "accuracy/test")
     button.click()
