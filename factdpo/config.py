@@ -213,7 +213,7 @@ class EvalConfig:
 @dataclass
 class TrackConfig:
     wandb: bool = True  # Weights & Biases, beside the local record
-    trackio: bool = False  # trackio, which shows runs on this machine; needs `pip install trackio`
+    trackio: bool = False  # trackio, which shows runs on this machine; needs `pip install 'trackio>=0.43'`
     mode: TrackMode = TrackMode.auto  # W&B; auto: online when an API key is configured, else offline
     project: str = "factdpo"  # this and the following: W&B's words; trackio takes project and group
     entity: str | None = None  # team or user; null: the default of the API key

@@ -103,10 +103,11 @@ def view(found: list[Runs], console: Console, every: bool = False) -> Renderable
         drawn = _detail(found[0], rows, splits) if len(found) == 1 else _overview(found, rows)
         if every or not console.is_terminal or rows == 1:
             return drawn
-        excess = len(console.render_lines(drawn, pad=False)) - (console.height - 1)
+        lines = len(console.render_lines(drawn, pad=False))
+        excess = lines - (console.height - 1)
         if excess <= 0:
             return drawn
-        rows = max(1, rows - excess)
+        rows -= max(1, rows * excess // lines)  # a run with a long name takes several lines
 
 
 def _print(drawn: RenderableType, console: Console) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from factdpo import cache, display, wandb_env
+from factdpo import cache, display, wandb_env, workspace
 from factdpo.config import ConfigError
 from factdpo.identity import lock_file
 
@@ -38,8 +38,14 @@ def main(arguments: list[str]) -> None:
         for file in todo:
             _say(f"  {_folder(file)}")
         return
+    if args.workspace:
+        workspace.check_installed()
     if todo:
         _upload(todo)
+    if args.workspace:
+        for home in sorted({_home(file) for file in found}):
+            if (home / "sweep.json").is_file():
+                _say(f"{home}: saved as {_saved(home)}")
 
 
 def offline_runs(folder: Path) -> list[Path]:
@@ -75,6 +81,16 @@ def _upload(files: list[Path]) -> None:
             failed += len(missing)
     if failed:
         raise NotUploaded(f"sync: {failed} of {len(files)} runs were not uploaded; the same command tries these again")
+
+
+def _saved(home: Path) -> str:
+    try:
+        return workspace.save(home)
+    except ConfigError:
+        raise
+    except Exception as error:  # of W&B's client, which has many kinds
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise NotUploaded(f"sync --workspace: {home} could not be saved ({type(error).__name__}: {said})") from error
 
 
 def _wandb_sync(files: Sequence[Path]) -> list[str]:
@@ -137,4 +153,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folders", nargs="*", metavar="FOLDER", default=["outputs"], help="(default: outputs)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be uploaded, and upload nothing")
+    parser.add_argument(
+        "--workspace",
+        action="store_true",
+        help="then save each sweep as a view in its project: its runs alone, with charts of what was swept (needs\n"
+        "wandb-workspaces; each time a new one)",
+    )
     return parser

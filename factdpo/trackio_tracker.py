@@ -2,7 +2,7 @@
 
 import contextlib
 import contextvars
-import importlib.util
+import importlib.metadata
 import io
 import logging
 import os
@@ -17,17 +17,26 @@ from factdpo.wandb_env import without_secrets
 
 log = logging.getLogger("factdpo")
 
+OLDEST = (0, 43)  # version of trackio
 TABLE_ROWS = 1000  # trackio keeps a table as JSON in one cell of its database
 
 _said: set[str] = set()  # projects whose dashboard's command was printed
 
 
 def check_installed(track: TrackConfig) -> None:
-    """Raises ConfigError where trackio is asked for and not there."""
-    if track.trackio and importlib.util.find_spec("trackio") is None:
-        raise ConfigError(
-            "track.trackio=true: trackio is not installed; pip install 'trackio>=0.43' (or track=offline)"
-        )
+    """Raises ConfigError where trackio is asked for and not there, or is of a version whose functions were others."""
+    if not track.trackio:
+        return
+    try:
+        version = importlib.metadata.version("trackio")
+    except importlib.metadata.PackageNotFoundError:
+        problem = "trackio is not installed"
+    else:
+        if tuple(map(int, version.split(".")[:2])) >= OLDEST:
+            return
+        problem = f"trackio {version} is too old"
+    oldest = ".".join(map(str, OLDEST))
+    raise ConfigError(f"track.trackio=true: {problem}; pip install 'trackio>={oldest}' (or track=offline)")
 
 
 class TrackioTracker:
@@ -92,7 +101,7 @@ def _start(cfg: Config, run_id: str, name: str) -> Any:
     import trackio  # pyright: ignore[reportMissingImports]
 
     shown = f"{name} ({run_id})"
-    for earlier in trackio.Api().runs(cfg.track.project):
+    for earlier in _runs(cfg.track.project):
         if earlier.name == shown:
             earlier.delete()
     config = without_secrets(to_dict(cfg), os.environ)
@@ -107,6 +116,16 @@ def _start(cfg: Config, run_id: str, name: str) -> Any:
         auto_log_gpu=False,
         auto_log_cpu=False,
     )
+
+
+def _runs(project: str) -> Any:
+    """The runs of a project; none before its first."""
+    import trackio  # pyright: ignore[reportMissingImports]
+
+    try:
+        return trackio.Api().runs(project)
+    except ValueError:  # that there is no such project, and nothing else
+        return []
 
 
 @contextlib.contextmanager

@@ -144,6 +144,13 @@ def log_sweep(
             _finish_failed(run)
 
 
+def default_entity() -> str:
+    """Whose projects the API key writes to when nobody else's are named; asks the server."""
+    import wandb
+
+    return str(wandb.Api().default_entity)
+
+
 def agents_run() -> str | None:
     """The id of the run that `wandb agent` opened for this process; None when no agent started it."""
     return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None

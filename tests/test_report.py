@@ -66,10 +66,11 @@ def data_of(html: str) -> dict[str, Any]:
 
 def test_the_best_setting_is_named_with_how_much_better_it_is_and_how_sure_that_is(tmp_path: Path):
     found = said(sweep_of(tmp_path, b1=[0.25, 0.30], b5=[0.45, 0.50])).answer
-    # half of the means' intervals: t(0.975, 1) 0.0354 / sqrt(2) = 0.318; of the difference: t(0.975, 2) 0.0354 = 0.152
+    # half of the means' intervals: t(0.975, 1) 0.0354 / sqrt(2) = 0.318, and no share is below 0;
+    # of the difference: t(0.975, 2) 0.0354 = 0.152
     assert found.sentence == (
         "dpo.beta=0.5 does best on held-out facts: 0.47 [0.16, 0.79], that is +0.20 [+0.05, +0.35] over dpo.beta=0.1, "
-        "the other setting (0.28 [-0.04, 0.59])."
+        "the other setting (0.28 [0.00, 0.59])."
     )
     assert found.more[-1:] == [
         "On the same facts as dpo.beta=0.5 the base model ranks 0.25 right and the best rule that understands nothing "
@@ -101,7 +102,7 @@ def test_one_run_and_seeds_alone_have_an_answer(tmp_path: Path):
     one = store(tmp_path / "one", "a", accuracy=0.5)
     assert said(one).answer.sentence == "The trained model ranks 0.25 of the held-out facts right."
     sentence = said(sweep_of(tmp_path / "seeds", b1=[0.25, 0.30])).answer.sentence
-    assert sentence == "Over 2 runs the trained model ranks 0.28 [-0.04, 0.59] of the held-out facts right."
+    assert sentence == "Over 2 runs the trained model ranks 0.28 [0.00, 0.59] of the held-out facts right."
 
 
 def test_reward_accuracy_that_says_what_accuracy_does_not_is_counted(tmp_path: Path):

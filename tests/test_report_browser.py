@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +53,8 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-@pytest.fixture
-def page(browser: Any, report: Path) -> Iterator[Any]:
+@contextmanager
+def opened(browser: Any, report: Path) -> Iterator[Any]:
     """The report, opened; at the end it must have complained of nothing and asked no network for anything."""
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     complaints: list[str] = []
@@ -65,6 +68,12 @@ def page(browser: Any, report: Path) -> Iterator[Any]:
     yield page
     page.close()
     assert not complaints
+
+
+@pytest.fixture
+def page(browser: Any, report: Path) -> Iterator[Any]:
+    with opened(browser, report) as page:
+        yield page
 
 
 def shown(page: Any, column: int) -> list[str]:
@@ -93,6 +102,13 @@ def test_nothing_reaches_beyond_the_window(page: Any, width: int, scheme: str):
     becomes_true(page, "document.documentElement.scrollWidth <= innerWidth")
     for chart in ("#c-loss", "#f-reward", "#a-0"):  # which follow the window a moment later
         becomes_true(page, f"document.querySelector('{chart} .main-svg').clientWidth <= innerWidth")
+
+
+def test_rows_of_a_chart_are_told_apart_on_a_phone_too(page: Any):
+    page.set_viewport_size({"width": 390, "height": 900})
+    page.reload()
+    labels = page.locator("#f-flips .ytick text").all_text_contents()
+    assert len(labels) == 2 and len({*labels}) == 2 and not any("…" in label for label in labels)
 
 
 def test_a_heading_sorts_both_ways_and_what_is_missing_stands_last(page: Any):
@@ -191,3 +207,47 @@ def test_it_prints_with_every_split_and_no_controls(page: Any, tmp_path: Path):
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible() and not page.locator("#filter").is_visible()
     assert all(part.is_visible() for part in page.locator(".only").all())
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of 27 runs that the embedded model really made."""
+    out = tmp_path_factory.mktemp("real")
+    sweep = ["-m", "sweep=real", "dpo.beta=0.05,0.2,1", "dpo.learning_rate=3e-4,1e-3,3e-3", "seed=0,1,2"]
+    small = ["split.train=40", "split.test=60", "dpo.epochs=2", "eval.generations=1", "track=none", f"out={out}"]
+    for arguments in ([*sweep, *small], ["report", str(out / "sweeps" / "real")]):
+        command = [sys.executable, "-m", "factdpo", *arguments]
+        done = subprocess.run(command, cwd=out, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return out / "sweeps" / "real" / "report.html"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_real_sweep_of_27_runs_is_read_at_every_width(browser: Any, real: Path, width: int):
+    results = [json.loads(path.read_text()) for path in real.parent.glob("*/result.json")]
+    scores = {result["id"]: result["trained"]["test"]["accuracy"] for result in results}
+    with opened(browser, real) as page:
+        page.set_viewport_size({"width": width, "height": 900})
+        becomes_true(page, "document.documentElement.scrollWidth <= innerWidth")
+        assert len(scores) == 27 and "27 of 27" in page.inner_text(".figures")
+        assert page.locator("#a-0 .heatmaplayer image").count() == 1  # two settings: a heat map, and lines with bands
+        assert page.locator("#a-1 .scatterlayer .js-line").count() == 6
+        for _ in range(2):
+            heading(page, "accuracy/test").click()
+        assert page.locator("#table tbody tr td:nth-child(9)").first.inner_text() == f"{max(scores.values()):.3f}"
+        page.get_by_label("Filter beta", exact=True).fill("0.2")
+        page.get_by_label("Filter learning_rate", exact=True).fill(">0.001")
+        assert page.locator("#table tbody tr:visible").count() == 3
+        page.click("#unpick")
+        page.click("#pick")
+        for chart in ("#c-loss", "#c-accuracy", "#c-margin", "#c-other"):
+            assert page.locator(f"{chart} .lines .js-line").count() == 3, chart
+        assert page.locator("#c-logps .lines .js-line").count() == 6  # of the fact and of the fiction
+        assert page.locator("#f-flips .bars .point").count() == 18
+        for result in results[:2]:
+            page.select_option("#graph-run", label=result["config"]["label"])
+            right = round(result["trained"]["test"]["accuracy"] * 60)
+            assert f"{60 - right} of 60 wrong" in page.inner_text("#graph-note")
+            assert page.locator("#g-belief path[stroke-dasharray]").count() == 60 - right
+            assert page.locator("#said-table tbody tr").count() > 3

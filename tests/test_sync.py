@@ -1,6 +1,8 @@
 """factdpo sync, against a server on this machine that answers as W&B's does."""
 
+import json
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +10,12 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from factdpo import workspace
 from factdpo.config import Config, ConfigError, TrackConfig, TrackMode
 from factdpo.identity import lock_file
-from factdpo.sync import NotUploaded, main
+from factdpo.sync import NotUploaded, main, offline_runs
 from factdpo.wandb_tracker import WandbTracker
+from tests.stored import store
 from tests.wandb_server import Received, serving
 
 KEY = "x" * 40
@@ -96,3 +100,41 @@ def test_a_run_that_wandb_cannot_read_is_named_and_the_others_are_uploaded(out: 
         main([str(out)])
     said = capsys.readouterr().out
     assert "2 of 3 uploaded" in said and "not uploaded: " in said and list(server.runs) == ["ida"]
+
+
+def test_a_sweep_is_saved_as_a_view_of_its_runs_with_what_was_swept(out: Path, server: Received, capsys) -> None:
+    pytest.importorskip("wandb_workspaces")
+    home = out / "sweeps" / "beta"
+    for id, beta in (("a", 0.1), ("b", 0.4)):
+        store(home, id, dpo_beta=beta)
+    (home / "sweep.json").write_text("{}")
+    for file in offline_runs(home):
+        file.with_name(f"{file.name}.synced").touch()  # as if uploaded before
+    main([str(home), "--workspace"])
+    (view,) = server.views
+    assert (view["entityName"], view["projectName"], view["displayName"]) == ("me", "factdpo", "beta")
+    spec = json.loads(view["spec"])["section"]
+    asked = spec["runSets"][0]["filters"]["filters"]
+    assert [(one["key"]["name"], one["op"], one["value"]) for one in asked] == [
+        ("group", "=", "beta"), ("jobType", "!=", "sweep"),
+    ]  # fmt: skip
+    drawn = [panel["config"] for section in spec["panelBankConfig"]["sections"] for panel in section["panels"]]
+    assert {"xAxis": "config:dpo.value.beta", "yAxis": "summary:accuracy/test"}.items() <= next(
+        one for one in drawn if one.get("yAxis") == "summary:accuracy/test"
+    ).items()
+    curve = next(one for one in drawn if one.get("metrics") == ["eval/test/accuracy"])
+    assert (curve["xAxis"], curve["groupBy"], curve["groupAgg"]) == ("step", "dpo.value.beta", "mean")
+    assert f"{home}: saved as http" in capsys.readouterr().out
+
+
+def test_a_view_without_the_package_for_it_or_of_runs_that_none_finished_is_refused(
+    out: Path, server: Received, monkeypatch
+) -> None:
+    home = out / "sweeps" / "beta"
+    store(home, "c", state="FAILED")
+    with pytest.raises(ConfigError, match=r"no run in .*beta has finished"):
+        workspace.save(home)
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    with pytest.raises(ConfigError, match=r"^sync --workspace: wandb-workspaces is not installed; pip install"):
+        main([str(home), "--workspace"])
+    assert not server.runs and not server.views

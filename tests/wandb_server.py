@@ -18,6 +18,7 @@ class Received:
     history: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # id -> rows, by the offset they came with
     summaries: dict[str, dict[str, Any]] = field(default_factory=dict)  # id -> the last
     artifacts: list[dict[str, Any]] = field(default_factory=list)
+    views: list[dict[str, Any]] = field(default_factory=list)
 
 
 @contextmanager
@@ -77,6 +78,8 @@ def _answer(received: Received, query: str, told: dict[str, Any]) -> dict[str, A
     data: dict[str, Any] = {}
     if name == "Viewer":
         data = {"viewer": {"id": "U", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
+    elif name == "GetDefaultEntity":
+        data = {"viewer": {"id": "U", "entity": "me"}}
     elif name == "UpsertBucket":
         run = told["name"]
         new = run not in received.runs
@@ -93,6 +96,9 @@ def _answer(received: Received, query: str, told: dict[str, Any]) -> dict[str, A
         received.artifacts.append(told["input"])
         sequence = {"id": "S", "latestArtifact": {"id": "A", "versionIndex": 0}}
         data = {"createArtifact": {"artifact": {"id": "A", "state": "COMMITTED", "artifactSequence": sequence}}}
+    elif name == "UpsertView2":
+        received.views.append(told)
+        data = {"upsertView": {"view": {"id": "V", "name": told["name"]}, "inserted": True}}
     return {"data": data}
 
 

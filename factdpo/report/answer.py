@@ -239,7 +239,7 @@ def _gap(found: Difference) -> str:
 def _over(score: Score) -> str:
     if score.over == WILSON:
         return "Intervals of settings with one run: Wilson's, over its facts; they say nothing about other seeds."
-    return "Intervals of means: 95 %, Student's t over the runs of a setting; they speak of other seeds."
+    return "Intervals of means: 95 %, Student's t over a setting's runs, cut off at 0 and 1; they speak of other seeds."
 
 
 def _and(parts: list[str]) -> str:

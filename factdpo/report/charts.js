@@ -2,8 +2,7 @@
 const CONFIG = {responsive: true, displaylogo: false, modeBarButtons: [['toImage', 'zoom2d', 'pan2d', 'resetScale2d']]};
 const SPLIT_COLOURS = {train: '#0072b2', train_reversed: '#56b4e9', test: '#d55e00', test_reversed: '#e69f00'};
 const SYMBOLS = ['circle', 'circle-open', 'square', 'square-open', 'diamond'];
-const SHARES = new Set(['accuracy', 'balanced_accuracy', 'greedy_accuracy', 'reward_accuracy', 'p_other']);
-const isShare = metric => SHARES.has(metric);
+const isShare = metric => D.shares.includes(metric);
 const splitColour = split => bright(SPLIT_COLOURS[split] ?? '#cc79a7');
 const splitSymbol = split => SYMBOLS[D.splits.findIndex(([name]) => name === split)] ?? 'x';
 const finite = values => values.filter(value => value !== null && value !== undefined);
@@ -11,6 +10,18 @@ const digits = value => value === null || value === undefined ? 'none' : String(
 const range = metric => isShare(metric) ? [-0.02, 1.03] : undefined;
 const see = (name, split) => D.means[`${name}/${split}`] ?? [];
 const FEW = D.few;  // of many settings the best and the worst
+
+/** Names beside the rows of a chart: on a narrow screen each in lines of its words, since what tells them apart may stand last. */
+function rowNames(names) {
+  if (innerWidth >= 700) return names.map(name => [escaped(short(name, 44))]);
+  return names.map(name => name.split(' ').reduce((lines, word) => {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + word.length < 22) lines[lines.length - 1] = `${last} ${word}`;
+    else lines.push(short(word, 22));
+    return lines;
+  }, []).map(escaped));
+}
+const linesOf = names => Math.max(1, ...names.map(lines => lines.length));
 
 function axis(text, extra = {}) {
   return {title: {text, standoff: 8, font: {size: 12}}, gridcolor: css('--line'), linecolor: css('--line'), zeroline: false,
@@ -95,9 +106,10 @@ function dots(id) {
     }
   });
   if (!byRow && metric === 'accuracy') traces.push(...rules());
-  $(id).style.height = `${110 + rows.length * (byRow ? 18 + 13 * D.splits.length : 46)}px`;
+  const names = rowNames(rows);
+  $(id).style.height = `${110 + rows.length * Math.max(byRow ? 18 + 13 * D.splits.length : 46, 16 * linesOf(names) + 6)}px`;
   plot(id, traces, {margin: {l: 20, r: 14, t: 12, b: 44}, xaxis: named(D.charted[metric], {range: range(metric)}),
-    yaxis: {tickvals: rows.map((_, at) => at), ticktext: rows.map(row => escaped(short(row, innerWidth < 700 ? 22 : 44))), range: [rows.length - .4, -.6],
+    yaxis: {tickvals: rows.map((_, at) => at), ticktext: names.map(lines => lines.join('<br>')), range: [rows.length - .4, -.6],
       showgrid: false, title: {text: ''}}});
 }
 const RULES = {majority: 'triangle-up', first_name: 'triangle-left', second_name: 'triangle-right', additive: 'cross-thin', implied: 'star-triangle-up'};
@@ -202,7 +214,7 @@ function curves(id, yText, pick, extra = {}) {
     return found ? pick(found).map(([x, y, dash]) => ({x, y, mode: x.length < 30 ? 'lines+markers' : 'lines', name: escaped(D.runs[run].label), hoverinfo: 'name+x+y', showlegend: false,
       hoverlabel: {namelength: -1}, marker: {size: 4}, line: {color: colour(slot), width: 1.8, dash: dash ?? (slot >= 7 ? 'dash' : 'solid')}})) : [];
   });
-  plot(id, traces, {xaxis: named('optimizer step'), yaxis: named(yText, extra), margin: {l: 48, r: 14, t: 6, b: 42}});
+  plot(id, traces, {xaxis: named('optimizer step', {rangemode: 'tozero'}), yaxis: named(yText, extra), margin: {l: 48, r: 14, t: 6, b: 42}});
 }
 const ofSplit = (metric, dash) => found => found.splits[state.split] ? [[found.steps, found.splits[state.split][metric], dash]] : [];
 if ($('c-loss')) {
@@ -241,13 +253,13 @@ function scatter(id, xs, ys, xText, yText, extra) {
 }
 if ($('f-flips')) onChange(['split', 'runs'], () => {
   const n = see('n', state.split), per = name => FEW.map(i => see(name, state.split)[i] && n[i] ? see(name, state.split)[i][1] / n[i][1] : null);
-  const up = per('wrong_to_right'), down = per('right_to_wrong'), labels = FEW.map(i => escaped(short(D.settings[i].label, innerWidth < 700 ? 22 : 44)));
+  const up = per('wrong_to_right'), down = per('right_to_wrong'), names = rowNames(FEW.map(i => D.settings[i].label)), labels = names.map(lines => lines.join(' '));
   const bar = (values, sign, name, color) => ({type: 'bar', orientation: 'h', y: FEW.map((_, at) => at), x: values.map(value => value === null ? null : sign * value), name,
     marker: {color: bright(color)}, text: values.map((value, at) => value === null ? '' : `${labels[at]}<br>${name}: ${(100 * value).toFixed(1)} % of facts`), hoverinfo: 'text', textposition: 'none'});
   const most = 1.1 * Math.max(.05, ...finite([...up, ...down]));
-  $('f-flips').style.height = `${100 + 26 * FEW.length}px`;
+  $('f-flips').style.height = `${100 + (10 + 16 * linesOf(names)) * FEW.length}px`;
   plot('f-flips', [bar(down, -1, 'right to wrong', '#d55e00'), bar(up, 1, 'wrong to right', '#0072b2')], {barmode: 'relative', bargap: .4, margin: {l: 20, r: 14, t: 12, b: 44},
-    yaxis: {tickvals: FEW.map((_, at) => at), ticktext: labels, showgrid: false, title: {text: ''}, range: [FEW.length - .4, -.6]},
+    yaxis: {tickvals: FEW.map((_, at) => at), ticktext: names.map(lines => lines.join('<br>')), showgrid: false, title: {text: ''}, range: [FEW.length - .4, -.6]},
     xaxis: named('share of facts', {range: [-most, most], zeroline: true, zerolinecolor: css('--muted'), tickformat: '.0%'})});
   const column = name => D.metrics[`${name}/${state.split}`];
   const logged = D.metrics['reward_accuracy/train']?.map((value, run) => D.metrics['reward_accuracy/train_as_trained']?.[run] ?? value);

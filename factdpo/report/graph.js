@@ -69,7 +69,7 @@
     const run = Number($('graph-run').value), model = $('graph-model').value, facts = believed(run, state.split, model);
     const wrong = facts.filter(one => !one.right).length, onlyWrong = $('graph-wrong').checked;
     for (const id of ['g-truth', 'g-belief']) $(id).replaceChildren();
-    $('g-title').textContent = model === 'base' ? 'What the base model believes' : `What the trained model believes: ${D.runs[run]?.label}`;
+    $('g-title').textContent = model === 'base' ? 'What the base model believes' : `What the trained model believes, ${D.runs[run]?.label}`;
     if (!facts.length || !G.names.length) {
       $('graph-note').textContent = !G.names.length ? 'No fact names two things, so there is no graph.' : 'This run has no such facts, or its items.parquet cannot be read.';
       return;

@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from factdpo.compare import shown
 from factdpo.report.answer import number, plain
+from factdpo.report.beliefs import NAMED
 from factdpo.report.contents import Contents, Run
 from factdpo.report.curves import short
-from factdpo.report.settings import SPLITS, Score, Setting
+from factdpo.report.settings import SHARES, SPLITS, Score, Setting
 from factdpo.results import known
 
 HERE = Path(__file__).parent
@@ -48,7 +51,6 @@ class Column:
 def render(contents: Contents) -> str:
     """The whole page; text from data is escaped wherever it stands."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
     environment = Environment(
@@ -61,8 +63,9 @@ def render(contents: Contents) -> str:
         "shown": shown,
         "short": _short_key,
         "unbroken": _unbroken,
+        "breakable": _breakable,
     }
-    environment.globals |= {"scale_at": _scale, "isnan": math.isnan, "RULES": RULES, "TRACK": TRACK}
+    environment.globals |= {"scale_at": _scale, "isnan": math.isnan, "RULES": RULES, "TRACK": TRACK, "NAMED": NAMED}
     few, left_out = _few(contents)
     return environment.get_template("page.html.j2").render(
         c=contents,
@@ -91,6 +94,7 @@ def _data(contents: Contents) -> dict[str, Any]:
         "title": contents.title,
         "splits": [[split, _split(split)] for split in contents.splits],
         "charted": CHARTED,
+        "shares": sorted(SHARES),
         "axes": [asdict(axis) | {"short": _short_key(axis.key)} for axis in contents.axes],
         "settings": [
             {"label": _short_label(setting), "values": [_axis_value(value) for value in setting.values.values()]}
@@ -145,7 +149,8 @@ def _few(contents: Contents) -> tuple[list[Setting], int]:
 
 def _columns(contents: Contents) -> list[Column]:
     keys = contents.results.keys
-    columns = [Column("run", "run", numeric=False), Column("state", "state", numeric=False)]
+    told = len(contents.states) == 1 and "FINISHED" in contents.states  # at the top of the page, and all alike
+    columns = [Column("run", "run", numeric=False), Column("state", "state", numeric=False, hidden=told)]
     values = {key: [known(run.values[key]) for run in contents.runs] for key in keys}
     columns += [Column(key, _short_key(key), all(map(_is_number, values[key]))) for key in keys]
     metrics = [(f"accuracy/{split}", f"accuracy, {_split(split)}", False) for split in contents.splits]
@@ -194,6 +199,11 @@ def _numbers(score: Score | None) -> list[float | int | None] | None:
 def _unbroken(text: str) -> str:
     """An interval stays on one line."""
     return re.sub(r" \[(\S+), (\S+)\]", "\u00a0[\\1,\u00a0\\2]", text)
+
+
+def _breakable(key: str) -> Markup:
+    """A long key may go on in the next line after an underscore."""
+    return escape(key).replace("_", Markup("_<wbr>"))
 
 
 def _split(split: str) -> str:

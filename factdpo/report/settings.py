@@ -20,6 +20,7 @@ SPLITS = {
     "test_reversed": "held-out facts, names swapped",
     "train_as_trained": "training facts as trained, without the space",
 }
+SHARES = {"accuracy", "balanced_accuracy", "greedy_accuracy", "reward_accuracy", "p_other"}  # from 0 to 1
 WILSON = "facts"  # what an interval speaks of: other facts (one run), or other seeds
 STUDENT = "seeds"
 
@@ -83,13 +84,15 @@ def settings(results: Results, metrics: list[str]) -> list[Setting]:
 
 
 def _score(row: dict[str, Any], runs: "pd.DataFrame") -> Score:
-    """Over several runs Student's interval; over one, for an accuracy, Wilson's, which its record has."""
+    """Over several runs Student's interval, of a share what lies in [0, 1]; over one, for an accuracy, Wilson's."""
     low, high, over = row["low"], row["high"], STUDENT
     kind, _, split = row["metric"].rpartition("/")
     if row["n"] == 1 and kind == "accuracy":
         run = runs.loc[runs[row["metric"]].notna() & (runs["state"] == "FINISHED")].iloc[0]
         low, high = (run.get(f"accuracy_{end}/{split}", math.nan) for end in ("low", "high"))
         over = WILSON
+    elif kind.removeprefix("base/") in SHARES:  # no model ranks more than all facts right
+        low, high = max(low, 0.0), min(high, 1.0)
     return Score(int(row["n"]), float(row["mean"]), float(low), float(high), over)
 
 
