@@ -94,9 +94,7 @@ def _train_group(ready: dict[int, Ready], runs: list[Wanted], missing: list[list
                             _score([training.ready for training, _ in ended if training.sound()])
                             for training, _ in ended:
                                 yield from training.endings()
-            except (
-                Exception
-            ) as error:  # ends the runs that had begun to train, or all if it is none's; on with the rest
+            except Exception as error:  # ends the runs that had begun to train, or all if none had; on with the rest
                 for training in [each for each in trainings.values() if each.begun] or list(trainings.values()):
                     trainings.pop(training.member.key).end(error)
                     with signals.released():
