@@ -79,7 +79,8 @@ def settings(results: Results, metrics: list[str]) -> list[Setting]:
         own = [rows[at * count + number] for at in range(len(metrics))]
         scores = {row["metric"]: _score(row, runs) for row in own if row["n"]}
         label = " ".join(f"{key}={shown(value)}" for key, value in values.items())
-        found.append(Setting(values, label or "all runs", runs["id"].tolist(), scores))
+        label = label or ("all runs" if len(runs) > 1 else "this run")
+        found.append(Setting(values, label, runs["id"].tolist(), scores))
     return found
 
 
