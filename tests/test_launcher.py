@@ -18,12 +18,11 @@ from factdpo import job
 
 Done = subprocess.CompletedProcess[str]
 
-# The command line with other bodies of job.warm and job.execute: what they are given is seen, and nothing is trained.
+# The command line with other bodies of job.warm and job.answer: what they are given is seen, and nothing is trained.
 FAKE_JOBS = """
 import contextlib
 from factdpo import job
 from factdpo.__main__ import main
-from factdpo.config import choose_engine
 
 @contextlib.contextmanager
 def warm(runs):
@@ -31,12 +30,12 @@ def warm(runs):
     yield
     print("COLD")
 
-def execute(cfg):
-    print("JOB", choose_engine(cfg)[0])  # as the runs have it
-    if cfg.seed == 1:
+def answer(run):
+    print("JOB", run.cfg)
+    if run.cfg.seed == 1:
         raise job.RunFailed("FAILED", "it broke", 1)
 
-job.warm, job.execute = warm, execute
+job.warm, job.answer = warm, answer
 main()
 """
 
