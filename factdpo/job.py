@@ -41,12 +41,16 @@ _told: dict[Path, Outcome] = {}  # what came of the runs that `warm` did, by fol
 
 
 def execute(cfg: Config) -> dict[str, Any]:
+    """The result of the run that a config asks for, as `answer` gives it; raises ConfigError for what cannot be run."""
+    return answer(look_up(validate(cfg)))
+
+
+def answer(run: Run) -> dict[str, Any]:
     """The result of a run: the stored one if it is FINISHED, else a new one; printed either way.
 
     Raises ConfigError for what cannot be run; after the record is written RunFailed for a run that ended badly, and
     SystemExit if that, or a signal, is to stop a whole sweep.
     """
-    run = look_up(validate(cfg))
     display.quiet_libraries()
     outcome = _told.get(run.folder)
     if outcome is None or _to_be_tried_again(outcome, run):
@@ -116,9 +120,9 @@ def _show_stored(run: Run, stored: dict[str, Any]) -> None:
 
 @contextmanager
 def warm(runs: list[Run]) -> Iterator[None]:
-    """Do together what of these runs can be, each to its end; `execute`, called for each of them within, finds it done.
+    """Do together what of these runs can be, each to its end; `answer`, called for each of them within, finds it done.
 
-    Runs that are FINISHED, that another process is doing, or that only TRL can do are left to `execute`.
+    Runs that are FINISHED, that another process is doing, or that only TRL can do are left to `answer`.
     """
     with signals.handled():
         try:

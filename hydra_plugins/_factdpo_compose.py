@@ -4,7 +4,7 @@ Hydra finds, reads and merges all files anew for each job. What that gives depen
 is done once per set of choices, and each job gets a copy with its values. No plugin: Hydra skips what begins with _.
 """
 
-import copy
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -22,7 +22,7 @@ class _Known:
     """What is read once for a sweep's jobs."""
 
     files: CachingConfigRepository
-    composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)  # by the choices of groups
+    composed: dict[tuple[str, ...], bytes] = field(default_factory=dict)  # by the choices of groups; pickled
 
 
 # By the config's name and the overrides of Hydra's own keys; per loader, since the next may stand in another folder.
@@ -47,8 +47,8 @@ def _load(loader: ConfigLoader, config: DictConfig, overrides: list[str]) -> Dic
     of_group = [known.files.group_exists(o.key_or_group) and not isinstance(o.value(), dict) for o in parsed]
     groups = tuple(text for text, is_group in zip(overrides, of_group, strict=True) if is_group)
     if groups not in known.composed:
-        known.composed[groups] = loader.load_sweep_config(config, list(groups))
-    job = copy.deepcopy(known.composed[groups])
+        known.composed[groups] = pickle.dumps(loader.load_sweep_config(config, list(groups)), pickle.HIGHEST_PROTOCOL)
+    job = pickle.loads(known.composed[groups])  # a third of the time of a deepcopy
     values = [override for override, is_group in zip(parsed, of_group, strict=True) if not is_group]
     ConfigLoaderImpl._apply_overrides_to_config(values, job)
     job.hydra.overrides.task = overrides

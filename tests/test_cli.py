@@ -218,12 +218,12 @@ def test_the_wheel_runs_from_any_folder_without_the_checkout(tmp_path: Path):
 
 
 def with_job(body: str) -> tuple[str, str]:
-    """Start of the command line with another body of job.execute(cfg), so that no run is needed to end in some way."""
+    """Start of the command line with another body of job.answer, so that no run is needed to end in some way."""
     return "-c", (
         "import contextlib\n"
         "from factdpo import job\nfrom factdpo.config import ConfigError\nfrom factdpo.__main__ import main\n"
-        f"def execute(cfg):\n    {body}\n"
-        "job.execute, job.warm = execute, contextlib.nullcontext\nmain()"
+        f"def answer(run):\n    cfg = run.cfg\n    {body}\n"
+        "job.answer, job.warm = answer, contextlib.nullcontext\nmain()"
     )
 
 

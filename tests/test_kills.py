@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.test_faults import WEIGHTS
@@ -112,6 +114,42 @@ def test_runs_of_a_killed_command_go_to_the_one_that_waits(tmp_path: Path) -> No
     assert [result["state"] for _, result in results(tmp_path).values()] == ["FINISHED"] * 2
     log = next((tmp_path / "sweeps/s").glob("seed=0*/run.log")).read_text()
     assert "going on from step" in log
+
+
+def test_of_eight_runs_one_raises_one_diverges_and_one_is_killed(tmp_path: Path) -> None:
+    """Each in a process of its own; the table names the three states, and the same command does what can be done."""
+    rates = ["0.001", "0.002", "0.003", "0.004", "0.005", "0.006", "0.007", "1e+30"]
+    asked = [f"dpo.learning_rate={','.join(rates)}", "dpo.max_grad_norm=0", "dpo.epochs=2"]
+    _, plan = end(start(tmp_path, *asked, "dry_run=true"))
+    ids = {line.split("learning_rate=")[1]: line.split()[0] for line in plan.splitlines() if "learning_rate=" in line}
+    raises, killed = (tmp_path / f"sweeps/s/learning_rate={rate}-{ids[rate]}" for rate in ("0.006", "0.007"))
+    (raises / "history.jsonl").mkdir(parents=True)  # where a file is to be
+    sweep = start(tmp_path, *asked, "hydra/launcher=submitit_local")
+    while not (workers := [child for child in children(sweep.pid) if has_open(child, killed / "run.log")]):
+        assert sweep.poll() is None, end(sweep)
+        time.sleep(0.01)
+    workers[0].kill()
+    code, said = end(sweep)
+    assert code == 1 and "LocalLauncher lost its jobs (UncompletedJobError: " in said, said
+    table = dict(re.findall(r"^(\S+) +1 \(1 (\w+)\) +-", said, re.MULTILINE))
+    assert table == {"0.006": "FAILED", "0.007": "killed", "1e+30": "DIVERGED"}, said
+    assert "\ns: 5 FINISHED, 1 FAILED, 1 DIVERGED, 1 killed; " in said
+    assert "Traceback" in (raises / "run.log").read_text()
+    (raises / "history.jsonl").rmdir()
+    code, said = end(start(tmp_path, *asked))
+    assert code == 1 and "s: 8 runs: 5 FINISHED, 1 FAILED, 1 DIVERGED, 1 to do" in said
+    assert "\ns: 7 FINISHED, 1 DIVERGED; " in said
+
+
+def children(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def has_open(process: psutil.Process, path: Path) -> bool:
+    try:
+        return any(file.path == str(path) for file in process.open_files())
+    except psutil.Error:  # it is gone
+        return False
 
 
 @pytest.mark.parametrize("launcher", ["batched", "basic"])

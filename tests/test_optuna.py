@@ -25,7 +25,7 @@ from factdpo import job
 from factdpo.__main__ import main
 from factdpo.cache import file_sha256
 from factdpo.config import Config, ConfigError, to_dict
-from factdpo.identity import Run, look_up
+from factdpo.identity import Run
 from factdpo.search import FILE, Search
 from factdpo.space import Space, edges, text, words
 from hydra_plugins.factdpo_optuna import distribution
@@ -300,18 +300,17 @@ def test_a_number_that_the_runs_turn_out_not_to_have_is_refused_with_those_near_
 # ----------------------------------------------------------------------------------------------------- the command line
 
 
-def fake_job(state: str, cfg: Config) -> None:
+def fake_job(state: str, run: Run) -> None:
     """A run that is over at once: its folder is written as a run would, and nothing is trained."""
-    run = look_up(cfg)
     if run.state() == "FINISHED":
         return
-    print("JOB", cfg.label)
+    print("JOB", run.cfg.label)
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "asked.json").write_text(json.dumps(run.asked))
     (run.folder / "items.parquet").write_text("")
     result = {"id": run.id, "name": run.name, "state": state, "error": None, "config": to_dict(run.cfg), "warnings": []}
     if state == "FINISHED":
-        accuracy = 0.9 - (math.log10(cfg.dpo.beta) + 1) ** 2 / 10 - cfg.dpo.seed / 10
+        accuracy = 0.9 - (math.log10(run.cfg.dpo.beta) + 1) ** 2 / 10 - run.cfg.dpo.seed / 10
         result |= {"trained": {"test": {"n": 561, "accuracy": accuracy}}, "base": {"test": {"n": 561, "accuracy": 0.5}}}
     result["files"] = {"items.parquet": file_sha256(run.folder / "items.parquet")}
     (run.folder / "result.json").write_text(json.dumps(result))
@@ -337,7 +336,7 @@ def factdpo(
     before, level = [*root.handlers], root.level  # Hydra sets up logging for every job
 
     def run(*arguments: str, state: str = "FINISHED") -> Done:
-        monkeypatch.setattr(job, "execute", partial(fake_job, state))
+        monkeypatch.setattr(job, "answer", partial(fake_job, state))
         monkeypatch.setattr(sys, "argv", ["factdpo", "-m", "hydra/sweeper=optuna", "track=none", *arguments])
         try:
             main()
