@@ -59,8 +59,9 @@ WAYS = ("trl-defaults", "trl-fp32", "trl-bf16", "batched", "batched-bf16")
 TRUTH = "trl-fp32"  # what the others must agree with
 EXACT_TOLERANCE, BF16_TOLERANCE = 1e-4, 1e-2  # of a step's loss, nats; bfloat16 rounds each logit to 2^-8 of it
 # End to end, on any split: accuracy; mean log-probs in nats, of the median run and of any. Hundreds of steps amplify
-# rounding in some runs: TRL with 2 threads differs from itself with 1 by up to 0.013 and 0.26 nats (nano, beta 0.05).
-ACCURACY_TOLERANCE, MEDIAN_NATS_TOLERANCE, NATS_TOLERANCE = 0.02, 0.01, 0.5
+# rounding in some runs: TRL differs from itself under ATEN_CPU_CAPABILITY=avx2 by 0.017 and 0.34 nats (nano, beta 0.05,
+# rate 1e-3, seed 0: LOG.md, 2026-11-25). For any run it is twice that.
+ACCURACY_TOLERANCE, MEDIAN_NATS_TOLERANCE, NATS_TOLERANCE = 0.034, 0.001, 0.68
 WARMUP, WINDOWS = 2, 5  # steps of every training before the clock starts; parts that it times
 BATCH, RANK = 8, 16  # pairs a step and LoRA rank, in all but end-to-end
 BETAS, RATES, MOST_RUNS = (0.1, 0.2, 0.05, 0.5), (1e-3, 5e-4), 64
