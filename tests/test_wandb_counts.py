@@ -160,3 +160,15 @@ def test_a_sweep_that_is_answered_leaves_its_run_as_it_is_and_a_grown_one_replac
 def test_trl_gives_a_run_in_wandb_for_each_of_its_own(tmp_path: Path) -> None:
     factdpo(tmp_path, ["-m", "seed=0,1", "engine=trl", "sweep=trl"], ["-m", "seed=0,1", "sweep=trl", "engine=trl"])
     assert len(offline_runs(tmp_path)) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_launchers_with_processes_of_their_own_give_each_run_its_own(tmp_path: Path, launcher: str) -> None:
+    factdpo(tmp_path, ["-m", "seed=0,1", f"hydra/launcher={launcher}", "sweep=theirs"])
+    folders = [path.parent for path in (tmp_path / "sweeps" / "theirs").glob("*/result.json")]
+    assert len(folders) == 2 and len(offline_runs(tmp_path)) == 3  # and the sweep's
+    for folder in folders:
+        (records,) = offline_runs(folder)
+        assert (about(records)["run_id"], about(records)["run_group"]) == (folder.name.rpartition("-")[2], "theirs")
+        assert len(rows(records)) == len(read_history(folder / "history.jsonl")) + 1  # tables and figures
