@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from factdpo import wandb_env
+from factdpo import wandb_env, wandb_file
 from factdpo.config import Config, TrackConfig, to_dict
 from factdpo.tracker import Row, summary
 from factdpo.wandb_env import wandb_mode, without_secrets
@@ -74,6 +74,9 @@ class WandbTracker:
             self._run.summary.update(summary(result))
             self._publish(result, items, generations, folder)
             _finish(self._run, exit_code=0 if result["state"] == "FINISHED" else 1)
+            settings = self._run.settings
+            if settings.mode == "offline" and not wandb_file.is_whole(Path(settings.sync_file)):
+                log.warning("W&B lost a part of its copy of the run (is the disk full?); the local record is whole")
         except Exception as error:
             self._give_up(error)
         self._run = None
@@ -199,6 +202,8 @@ def _start(
             settings=settings,
         )
         _open.add(run.id)
+        for handler in logging.getLogger("wandb").handlers:  # its debug.log: on a full disk a traceback for each line
+            handler.handleError = lambda record: None
         return run
 
     mode, _ = wandb_mode(track)

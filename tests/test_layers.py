@@ -12,7 +12,7 @@ PLUGINS = PACKAGE.parent / "hydra_plugins"
 # From the bottom up; a module imports from lower rows only, so siblings never import each other.
 LAYERS = [
     {"config"},
-    {"cache", "facts", "wandb_env", "display", "signals", "provenance", "nano"},
+    {"cache", "facts", "wandb_env", "display", "signals", "provenance", "nano", "wandb_file"},
     {"splits", "baselines", "tracker", "weights", "record"},  # record reads files, and never the training side
     {"wandb_tracker", "trackio_tracker"},
     {"overrides", "identity"},
@@ -45,7 +45,7 @@ RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 OWNERS = {
     "trl": {"train"},
     "peft": {"adapters", "stack", "member"},
-    "wandb": {"wandb_tracker"},
+    "wandb": {"wandb_tracker", "wandb_file"},
     "wandb_workspaces": {"workspace"},
     "trackio": {"trackio_tracker"},
     "transformers": {"model", "pairs", "train", "nano", "adapters", "stack"},

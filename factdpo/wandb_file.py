@@ -1,0 +1,41 @@
+"""Whether W&B's file of an offline run holds the run to its end: on a full disk W&B loses rows without a word.
+
+The file is a log of records as LevelDB writes them (github.com/google/leveldb, doc/log_format.md), after 7 bytes of W&B's
+own; a record is a protobuf message, and that a run has ended is one of them.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+START, BLOCK = 7, 32768  # bytes
+HEADER = struct.Struct("<IHB")  # checksum, length, and which part of a record follows
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+def is_whole(file: Path) -> bool:
+    """Whether the run's end is in the file, and what stands before it can be read."""
+    from google.protobuf.message import DecodeError
+    from wandb.proto import wandb_internal_pb2
+
+    try:
+        return any(wandb_internal_pb2.Record.FromString(record).HasField("exit") for record in _records(file))
+    except (OSError, DecodeError):
+        return False
+
+
+def _records(file: Path) -> Iterator[bytes]:
+    """The records up to where the file breaks off."""
+    data, record, at = file.read_bytes(), b"", START
+    while at + HEADER.size <= len(data):
+        if BLOCK - at % BLOCK < HEADER.size:  # nothing begins so near the end of a block
+            at += BLOCK - at % BLOCK
+            continue
+        _, length, part = HEADER.unpack_from(data, at)
+        at += HEADER.size
+        if part not in (FULL, FIRST, MIDDLE, LAST) or at + length > len(data):
+            return
+        record = data[at : at + length] if part in (FULL, FIRST) else record + data[at : at + length]
+        at += length
+        if part in (FULL, LAST):
+            yield record
