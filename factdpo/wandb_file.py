@@ -1,7 +1,7 @@
 """Whether W&B's file of an offline run holds the run to its end: on a full disk W&B loses rows without a word.
 
-The file is a log of records as LevelDB writes them (github.com/google/leveldb, doc/log_format.md), after 7 bytes of W&B's
-own; a record is a protobuf message, and that a run has ended is one of them.
+The file is a log as LevelDB writes them (github.com/google/leveldb, doc/log_format.md), after 7 bytes of W&B's own. Its
+records are protobuf messages, and one of them says that the run has ended.
 """
 
 import struct
@@ -18,8 +18,9 @@ def is_whole(file: Path) -> bool:
     from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
 
+    message = wandb_internal_pb2.Record  # pyright: ignore[reportAttributeAccessIssue]  # made when it is imported
     try:
-        return any(wandb_internal_pb2.Record.FromString(record).HasField("exit") for record in _records(file))
+        return any(message.FromString(record).HasField("exit") for record in _records(file))
     except (OSError, DecodeError):
         return False
 
