@@ -1,6 +1,7 @@
 """What all tests share: no network, no windows, and the composed config of a command line."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from factdpo.config import Config, validate
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads them
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it, as what it starts would
 for name in ("WANDB_API_KEY", "WANDB_MODE", "HYDRA_FULL_ERROR"):
     os.environ.pop(name, None)
 
