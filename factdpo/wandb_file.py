@@ -5,6 +5,7 @@ records are protobuf messages, and one of them says that the run has ended.
 """
 
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,18 @@ HEADER = struct.Struct("<IHB")  # checksum, length, and which part of a record f
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
-def is_whole(file: Path) -> bool:
-    """Whether the run's end is in the file, and what stands before it can be read."""
+def is_whole(file: Path, patience_seconds: float = 0.0) -> bool:
+    """Whether the run's end is in the file, and what stands before it can be read.
+
+    W&B says that a run is finished while it still writes the last of it: hence some patience.
+    """
+    last = time.monotonic() + patience_seconds
+    while not (whole := _has_an_end(file)) and time.monotonic() < last:
+        time.sleep(0.02)
+    return whole
+
+
+def _has_an_end(file: Path) -> bool:
     from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
 

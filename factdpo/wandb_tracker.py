@@ -21,6 +21,7 @@ log = logging.getLogger("factdpo")
 
 INIT_TIMEOUT_SECONDS = 20.0  # for the server's first answer
 FINISH_TIMEOUT_SECONDS = 60.0  # for the last uploads
+WRITE_SECONDS = 3.0  # for the end of an offline run, which W&B writes a moment after it is finished
 TABLE_ROWS = 10_000  # what W&B's tables show; items.parquet has every row
 AXES = ("step", "epoch")  # to draw curves over, and no curves themselves
 PEAKS = ("accuracy", "accuracies", "grad_norm")  # metrics whose highest value tells something beside their last
@@ -75,7 +76,7 @@ class WandbTracker:
             self._publish(result, items, generations, folder)
             _finish(self._run, exit_code=0 if result["state"] == "FINISHED" else 1)
             settings = self._run.settings
-            if settings.mode == "offline" and not wandb_file.is_whole(Path(settings.sync_file)):
+            if settings.mode == "offline" and not wandb_file.is_whole(Path(settings.sync_file), WRITE_SECONDS):
                 log.warning("W&B lost a part of its copy of the run (is the disk full?); the local record is whole")
         except Exception as error:
             self._give_up(error)

@@ -12,7 +12,7 @@ from factdpo.config import Config, validate
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads them
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it, as what it starts would
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a suite in the background starts would ignore it
 for name in ("WANDB_API_KEY", "WANDB_MODE", "HYDRA_FULL_ERROR"):
     os.environ.pop(name, None)
 

@@ -38,7 +38,7 @@ def run(folder: Path, largest: int) -> tuple[Path, str]:
 
 def test_a_file_is_whole_to_its_end_and_nowhere_before(tmp_path: Path) -> None:
     file, said = run(tmp_path, 0)
-    assert is_whole(file) and not said
+    assert is_whole(file) and not said, said
     data = file.read_bytes()
     assert len(data) > 2 * BLOCK  # records go across blocks
     for kept in [0, 3, BLOCK, 2 * BLOCK - 1, *range(0, len(data) - 600, 3001)]:
