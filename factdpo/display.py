@@ -159,14 +159,18 @@ class BatchBar:
         return lambda *rows: self._rows(key, rows)
 
     def _rows(self, key: str, rows: tuple[Row, ...]) -> None:
+        """Rows as they arise; or, of a run that goes on, all it has so far, whose last scores alone are news."""
+        step, scores = 0, {}
         for row in rows:
             self.steps[key] = row["step"]
             found = {k.split("/")[1]: value for k, value in row.items() if k.endswith("/accuracy")}
-            if found and row["step"] > self.scored_at:
-                self._line()  # of the step before: all that were due have come
-                self.scored_at = row["step"]
             if found:
-                self.scores[key] = found
+                step, scores = row["step"], found
+        if scores:
+            if step > self.scored_at:
+                self._line()  # of the step before: all that were due have come
+                self.scored_at = step
+            self.scores[key] = scores
         self.progress.update(self.task, completed=sum(self.steps.values()), numbers=self._best())
 
     def _best(self) -> str:
