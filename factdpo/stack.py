@@ -266,8 +266,11 @@ def stacked(base: Base, adapters: list[Adapter], rank: int, bf16_products: bool 
 def _after_attention(base: Base, names: list[str]) -> list[str]:
     """Those of these layers whose output at a position matters to the prediction from there alone.
 
-    Asked of the model itself, whatever it is called there: no gradient of one prediction reaches another position.
+    Asked of the model itself, whatever it is called there: the gradient of one prediction reaches its own position, and
+    no other. None are, if one's weights are all zero: its adapter will let gradients through that it stops now.
     """
+    if not all(cast(Tensor, base.model.get_submodule(name).weight).any() for name in names):
+        return []
     outputs: dict[str, Tensor] = {}
     embedding = cast(nn.Module, base.model.get_input_embeddings())
     hooks = [embedding.register_forward_hook(lambda _, given, output: output.requires_grad_())]
@@ -279,8 +282,9 @@ def _after_attention(base: Base, names: list[str]) -> list[str]:
     finally:
         for hook in hooks:
             hook.remove()
-    grads = torch.autograd.grad(said.float().logsumexp(0), list(outputs.values()))
-    return [name for name, grad in zip(outputs, grads, strict=True) if not grad.view(8, -1)[:-1].any()]
+    grads = torch.autograd.grad(said.float().logsumexp(0), list(outputs.values()), allow_unused=True)
+    reached = {name: grad.view(8, -1).any(1) for name, grad in zip(outputs, grads, strict=True) if grad is not None}
+    return [name for name, at in reached.items() if at[-1] and not at[:-1].any()]
 
 
 def fresh_adapter(cfg: Config, base: Base) -> Adapter:

@@ -199,6 +199,21 @@ def test_past_the_last_attention_only_what_is_predicted_from_is_computed(family:
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
 
 
+def test_what_an_adapter_may_bring_back_to_life_is_computed_everywhere() -> None:
+    """Layers added with projections of zero pass nothing on, until their adapters do (LLaMA Pro, 2401.02415)."""
+    base, pairs = tiny_base("llama"), tiny_pairs(6, 3)
+    last = base.model.model.layers[-1]
+    with torch.no_grad():
+        last.self_attn.o_proj.weight.zero_()
+        last.mlp.down_proj.weight.zero_()
+    made = [random_adapter(tiny_config(lora_target_modules=["all-linear"]), base, 0)]
+    packed = pack([(pairs, list(range(len(pairs))))])
+    with stacked(base, made, 4) as stack, torch.no_grad():
+        found = stack.answers(packed).logps
+        stack.last = []
+        torch.testing.assert_close(found, stack.answers(packed).logps, rtol=1e-4, atol=1e-4)
+
+
 # ----------------------------------------------------------------------------------------------------------- the base
 
 
