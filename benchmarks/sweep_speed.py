@@ -42,12 +42,15 @@ from torch.profiler import profile as profiler
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from factdpo import adapters, batched, model, provenance
-from factdpo.config import Config, Device, from_dict
-from factdpo.display import quiet_libraries
-from factdpo.facts import Fact
-from factdpo.pairs import Pairs
-from factdpo.reference import PairLogps, pair_logps
+from factdpo.config.schema import Config, Device, from_dict
+from factdpo.console import quiet_libraries
+from factdpo.data.facts import Fact
+from factdpo.data.pairs import Pairs
+from factdpo.models import base as model
+from factdpo.models.scoring import PairLogps, pair_logps
+from factdpo.store import provenance
+from factdpo.training import adapters
+from factdpo.training.batched import engine
 from hydra_plugins.factdpo_searchpath import conf_folder
 
 Row = dict[str, Any]
@@ -131,7 +134,7 @@ def measure(way: str, setting: Setting, sample: int, watch: type[Clock] = Clock)
     """Train the sweep in one way; TRL trains `sample` of its runs, and the seconds of all are scaled from them."""
     with_trl = way.startswith("trl")
     if with_trl:
-        importlib.import_module("factdpo.train")  # seconds, which are not what is measured here
+        importlib.import_module("factdpo.training.trl_engine")  # seconds, which are not what is measured here
     clock, device = watch(setting), model.pick_device(Device[setting.device])
     cfgs = [config(setting, way, clock.total, *point) for point in itertools.product(*grid(setting.runs).values())]
     made = range(0, setting.runs, -(-setting.runs // min(sample, setting.runs)) if with_trl else 1)
@@ -200,14 +203,14 @@ def train_batched(
     """Each run's losses, step by step, and how many runs trained together."""
     losses: list[list[float]] = [[] for _ in cfgs]
     members = [
-        batched.Member(
+        engine.Member(
             str(run), cfg, pairs, refs, {}, lambda _: {},
             lambda *rows, mine=mine: mine.extend(row["loss"] for row in rows),
         )
         for run, (cfg, mine) in enumerate(zip(cfgs, losses, strict=True))
     ]  # fmt: skip
     with telling(clock):
-        endings = [ending for group in batched.fit_many(base, members, folder) for _, ending in group]
+        endings = [ending for group in engine.fit_many(base, members, folder) for _, ending in group]
     if failed := [ending for ending in endings if isinstance(ending, Exception)]:
         raise failed[0]
     return losses, endings[0].facts["trained_together"]  # type: ignore[union-attr]
@@ -216,17 +219,17 @@ def train_batched(
 @contextmanager
 def telling(clock: Clock) -> Iterator[None]:
     """The batched engine calls the clock after each step."""
-    original = batched._Batch.step
+    original = engine._Batch.step
 
-    def step(self: batched._Batch) -> None:
+    def step(self: engine._Batch) -> None:
         original(self)
         clock(self.count)
 
-    batched._Batch.step = step
+    engine._Batch.step = step
     try:
         yield
     finally:
-        batched._Batch.step = original
+        engine._Batch.step = original
 
 
 def train_with_trl(way: str, pairs: Pairs, refs: PairLogps, cfg: Config, scratch: str, clock: Clock) -> list[float]:
@@ -235,7 +238,7 @@ def train_with_trl(way: str, pairs: Pairs, refs: PairLogps, cfg: Config, scratch
     from transformers import PrinterCallback, TrainerCallback
     from trl.trainer.dpo_config import DPOConfig
 
-    from factdpo.train import _PairsTrainer
+    from factdpo.training.trl_engine import _PairsTrainer
 
     gc.collect()  # the base of the run before
     base = model.load_base(cfg.model, model.pick_device(cfg.engine.device), Path(scratch))

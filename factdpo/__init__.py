@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from factdpo.results import Results
+    from factdpo.results.tables import Results
 
 __version__ = "0.1.0"
 
@@ -19,6 +19,6 @@ def load(*folders: "str | Path") -> "Results":
 
     .runs has one row per run, .splits one per run, split and model, .items one per fact as well, .history the curves.
     """
-    from factdpo import results  # only now: importing factdpo stays light
+    from factdpo.results import tables  # only now: importing factdpo stays light
 
-    return results.load(*folders)
+    return tables.load(*folders)

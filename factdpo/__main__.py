@@ -16,8 +16,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from factdpo import explain
-from factdpo.config import Config, ConfigError, validate
+from factdpo.config import help as explain
+from factdpo.config.schema import Config, ConfigError, validate
 from hydra_plugins.factdpo_searchpath import conf_folder
 
 USAGE, INTERRUPTED = 2, 130  # exit codes
@@ -61,7 +61,9 @@ def _run(cfg: DictConfig) -> None:
                 f"sweep={asked.sweep}: names the folder of many runs, and this is one; sweeps=<option> starts the runs "
                 "of a file in sweeps/, -m those of several values"
             )
-        from factdpo import identity, job, plan  # only now: what cannot run is refused before anything is imported
+        from factdpo.runs import execute as job
+        from factdpo.runs import identity
+        from factdpo.sweep import dry_run as plan  # only now: what cannot run is refused before anything is imported
 
         run = identity.look_up(asked)
         if asked.dry_run:
@@ -79,49 +81,49 @@ def _eval() -> None:
     arguments = {key: value for key, _, value in (a.partition("=") for a in sys.argv[2:])}
     if list(arguments) != ["run"] or not arguments["run"]:
         sys.exit(_say("eval: give one finished run's folder, as in: factdpo eval run=outputs/runs/<run>", USAGE))
-    from factdpo import job
+    from factdpo.runs import execute as job
 
     _or_refuse(lambda: job.re_evaluate(Path(arguments["run"])))
 
 
 def _doctor() -> None:
-    from factdpo import doctor
+    from factdpo.commands import doctor
 
     doctor.main(conf_folder())
 
 
 def _results() -> None:
-    from factdpo import table
+    from factdpo.commands import results as table
 
     _or_refuse(lambda: table.main(sys.argv[2:], [Path("conf"), conf_folder()]))
 
 
 def _report() -> None:
-    from factdpo.report import command
+    from factdpo.commands import report as command
 
     _or_refuse(lambda: command.main(sys.argv[2:], [Path("conf"), conf_folder()]))
 
 
 def _dashboard() -> None:
-    from factdpo.dashboard import command
+    from factdpo.commands import dashboard as command
 
     _or_refuse(lambda: command.main(sys.argv[2:], [Path("conf"), conf_folder()]))
 
 
 def _status() -> None:
-    from factdpo import status
+    from factdpo.commands import status
 
     _or_refuse(lambda: status.main(sys.argv[2:]))
 
 
 def _clean() -> None:
-    from factdpo import clean
+    from factdpo.commands import clean
 
     _or_refuse(lambda: clean.main(sys.argv[2:]))
 
 
 def _sync() -> None:
-    from factdpo import sync
+    from factdpo.commands import sync
 
     _or_refuse(lambda: sync.main(sys.argv[2:]))
 

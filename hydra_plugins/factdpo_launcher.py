@@ -21,7 +21,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 if TYPE_CHECKING:
-    from factdpo.identity import Run
+    from factdpo.runs.identity import Run
 
 
 @dataclass
@@ -37,7 +37,7 @@ class BatchedLauncher(BasicLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """What came of each job; a failed one stops no other. Raises ConfigError, and runs none, if one cannot run."""
-        from factdpo.config import Config
+        from factdpo.config.schema import Config
         from hydra_plugins._factdpo_compose import compose
 
         assert self.config is not None and self.task_function is not None and self.hydra_context is not None
@@ -70,7 +70,7 @@ class BatchedLauncher(BasicLauncher):
 def _warm(runs: "list[Run]") -> AbstractContextManager[None]:
     if not runs:
         return nullcontext()
-    from factdpo import job
+    from factdpo.runs import execute as job
 
     return job.warm(runs)
 
@@ -86,9 +86,9 @@ def looked_up(
     It is None where only the job can know it: with a folder of its own (hydra.job.chdir), paths mean something else.
     Raises one ConfigError if any of the runs cannot be done.
     """
-    from factdpo.config import ConfigError, validate
-    from factdpo.identity import look_up
-    from factdpo.sweep import refusal
+    from factdpo.config.schema import ConfigError, validate
+    from factdpo.runs.identity import look_up
+    from factdpo.sweep.sweep import refusal
     from hydra_plugins._factdpo_compose import compose
 
     problems: dict[str, list[int]] = {}  # what is wrong -> numbers of the jobs in which it is

@@ -20,10 +20,10 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from factdpo.identity import Run
-    from factdpo.search import Search
-    from factdpo.space import Distribution
-    from factdpo.sweep import Sweep
+    from factdpo.runs.identity import Run
+    from factdpo.sweep.search import Search
+    from factdpo.sweep.search_space import Distribution
+    from factdpo.sweep.sweep import Sweep
 
 ANSWERS = ("FINISHED", "DIVERGED")  # states of a run that need no other try: that settings diverge is worth knowing
 
@@ -72,12 +72,12 @@ class OptunaSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the trials that are missing. Raises ConfigError, before the first run, for a search that cannot be."""
-        from factdpo.config import ConfigError
+        from factdpo.config.schema import ConfigError
 
         if importlib.util.find_spec("optuna") is None:
             raise ConfigError("hydra/sweeper=optuna: Optuna is not installed; pip install 'optuna>=5,<6'")
-        from factdpo.job import RunFailed
-        from factdpo.search import FILE, Search
+        from factdpo.runs.execute import RunFailed
+        from factdpo.sweep.search import FILE, Search
         from hydra_plugins.factdpo_sweeper import new_sweep, under_way
 
         assert self.config is not None and self.hydra_context is not None
@@ -128,7 +128,7 @@ class Jobs:
 
         So that a key that is not there, or a value that cannot be, is refused before anything is written.
         """
-        from factdpo.space import edges
+        from factdpo.sweep.search_space import edges
         from hydra_plugins.factdpo_sweeper import plan
 
         jobs = [self._jobs(settings)[0] for settings in edges(self.search.space)]
@@ -151,7 +151,7 @@ class Jobs:
             batch = self.search.next_batch()
 
     def _run(self, batch: "list[FrozenTrial]") -> None:
-        from factdpo.config import ConfigError
+        from factdpo.config.schema import ConfigError
         from hydra_plugins.factdpo_sweeper import AT_ONCE, batches, launch
 
         runs: dict[int, list[Run]] = {}
@@ -189,7 +189,7 @@ def distribution(key: str, override: Override) -> "Distribution":
     """Where Optuna draws a key's values from; raises ConfigError for a range that is none."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    from factdpo.config import ConfigError
+    from factdpo.config.schema import ConfigError
 
     space, typed = override.value(), override.get_value_string()
     if not isinstance(space, IntervalSweep | RangeSweep):
@@ -215,7 +215,7 @@ def distribution(key: str, override: Override) -> "Distribution":
 
 
 def _seeds(key: str, override: Override) -> list[str]:
-    from factdpo.config import ConfigError
+    from factdpo.config.schema import ConfigError
 
     if override.is_interval_sweep():
         values = override.get_value_string()

@@ -49,7 +49,7 @@ class SweepsSource(file_config_source.FileConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         inside = _inside(config_path) or config_path
         if _for_wandb(inside):
-            from factdpo.config import ConfigError
+            from factdpo.config.schema import ConfigError
 
             file = Path(self.path) / f"{inside.removesuffix('.yaml')}.yaml"
             raise ConfigError(

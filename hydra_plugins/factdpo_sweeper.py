@@ -22,8 +22,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from factdpo.identity import Run
-    from factdpo.sweep import Sweep
+    from factdpo.runs.identity import Run
+    from factdpo.sweep.sweep import Sweep
 
 AT_ONCE = 250  # jobs that a launcher gets: each holds files open
 OF_THE_WHOLE = {"out", "sweep", "label", "dry_run", "retries", "fail_fast"}  # keys that are no axis
@@ -44,9 +44,9 @@ class Sweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """The jobs' returns, a list per batch. Raises ConfigError, and runs none, if one of the jobs cannot run."""
-        from factdpo import display
-        from factdpo.config import ConfigError
-        from factdpo.plan import print_plan
+        from factdpo import console
+        from factdpo.config.schema import ConfigError
+        from factdpo.sweep.dry_run import print_plan
 
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
@@ -63,7 +63,7 @@ class Sweeper(BasicSweeper):
         sweep = new_sweep(self.config, self.hydra_context, axes)
         jobs = [named(job, sweep, list(axes)) for job in jobs]
         plan(sweep, self.hydra_context, self.config, jobs, 0)
-        display.console.print(sweep.plan(), highlight=False, soft_wrap=True)
+        console.console.print(sweep.plan(), highlight=False, soft_wrap=True)
         if self.config.dry_run:
             print_plan(list(sweep.runs.values()))
             return []
@@ -79,8 +79,8 @@ def new_sweep(config: DictConfig, context: HydraContext, axes: dict[str, list[st
 
     Raises ConfigError for what a sweep as a whole cannot be told.
     """
-    from factdpo.config import ConfigError, folder_name
-    from factdpo.sweep import Sweep
+    from factdpo.config.schema import ConfigError, folder_name
+    from factdpo.sweep.sweep import Sweep
     from hydra_plugins.factdpo_searchpath import conf_folder
 
     if whole := [key for key in axes if key.lstrip("+") in OF_THE_WHOLE]:
@@ -105,7 +105,7 @@ def named(job: Sequence[str], sweep: "Sweep", axes: list[str]) -> list[str]:
 
 def plan(sweep: "Sweep", context: HydraContext, config: DictConfig, jobs: list[list[str]], first: int) -> "list[Run]":
     """The runs of these jobs, looked up before any of them runs; raises ConfigError if one cannot."""
-    from factdpo.config import ConfigError
+    from factdpo.config.schema import ConfigError
     from hydra_plugins.factdpo_launcher import looked_up
 
     runs = [run for run in looked_up(context, config, jobs, first) if run is not None]
@@ -118,7 +118,7 @@ def plan(sweep: "Sweep", context: HydraContext, config: DictConfig, jobs: list[l
 @contextmanager
 def under_way(sweep: "Sweep") -> Iterator[None]:
     """Write the sweep down, and tell at its end what came of the runs; raises RunFailed if not all are finished."""
-    from factdpo.job import RunFailed
+    from factdpo.runs.execute import RunFailed
 
     sweep.write()
     try:
@@ -135,8 +135,8 @@ def launch(launcher: Launcher, jobs: list[list[str]], first: int) -> Sequence[Jo
 
     Raises RunFailed if the launcher lost its jobs: joblib's and submitit's do when a worker is killed.
     """
-    from factdpo.config import ConfigError
-    from factdpo.job import RunFailed
+    from factdpo.config.schema import ConfigError
+    from factdpo.runs.execute import RunFailed
 
     try:
         returns = launcher.launch(jobs, initial_job_idx=first)
@@ -163,8 +163,8 @@ def batches(jobs: list[list[str]], size: int) -> Iterator[tuple[int, list[list[s
 @functools.cache
 def _short(key: str) -> str:
     """`dpo.beta` -> `beta`; but `split.seed` as it is, since other keys end like it."""
-    from factdpo.config import Config, to_dict
-    from factdpo.overrides import flat
+    from factdpo.config.overrides import flat
+    from factdpo.config.schema import Config, to_dict
 
     key = key.lstrip("+~")
     end = key.rsplit(".", 1)[-1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from factdpo.config import Config, validate
+from factdpo.config.schema import Config, validate
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads them
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -52,8 +52,8 @@ def nano_base(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The embedded model as a run loads it; shared by all tests, so none may train it."""
     import torch
 
-    from factdpo.config import ModelConfig
-    from factdpo.model import load_base
+    from factdpo.config.schema import ModelConfig
+    from factdpo.models.base import load_base
 
     return load_base(ModelConfig(), torch.device("cpu"), tmp_path_factory.mktemp("cache"))
 
@@ -63,17 +63,17 @@ def trl_trainer(make_tiny_model: Callable[[], Any], nano_base: Any, tmp_path: An
     """trl_trainer(pairs, refs): TRL's own DPOTrainer on the tiny model, given token ids and reference log-probs."""
     from trl import DPOConfig
 
-    from factdpo import train
+    from factdpo.training import trl_engine
 
     def make(pairs: Any, refs: Any) -> Any:
         arguments = DPOConfig(
             output_dir=str(tmp_path / "trl"), precompute_ref_log_probs=True, max_length=None, use_cpu=True, bf16=False,
             gradient_checkpointing=False, per_device_train_batch_size=len(pairs), report_to=[], disable_tqdm=True,
         )  # fmt: skip
-        return train._PairsTrainer(
+        return trl_engine._PairsTrainer(
             model=make_tiny_model(),
             args=arguments,
-            train_dataset=train._dataset(pairs, refs),
+            train_dataset=trl_engine._dataset(pairs, refs),
             processing_class=nano_base.tokenizer,
         )
 

@@ -1,103 +1,107 @@
-"""Who may import whom (DESIGN section 2), read from the source of every module."""
+"""Who may import whom (docs/design.md, section "The house"), read from the source of every module."""
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "factdpo"
-PLUGINS = PACKAGE.parent / "hydra_plugins"
+ROOT = Path(__file__).parents[1]
+PACKAGE, PLUGINS = ROOT / "factdpo", ROOT / "hydra_plugins"
 
-# From the bottom up; a module imports from lower rows only, so siblings never import each other.
-LAYERS = [
-    {"config"},
-    {"cache", "facts", "wandb_env", "display", "signals", "provenance", "nano", "wandb_file"},
-    {"splits", "baselines", "tracker", "weights", "record"},  # record reads files, and never the training side
-    {"wandb_tracker", "trackio_tracker"},
-    {"overrides", "identity"},
-    {"index"},
-    {"results"},
-    {"compare"},
-    {"views", "trackers", "workspace"},
-    {"logps", "dpo"},
-    {"pairs", "model", "steps"},
-    {"reference", "canaries", "packing", "state", "plan"},
-    {"adapters", "checkpoints"},
-    {"stack"},
-    {"planner", "member"},
-    {"train", "batched", "evaluate", "graph"},
-    {"stages"},
-    {"run"},
-    {"warm"},
-    {"attempt"},
-    {"table"},
-    {"job", "report", "explain"},
-    {"sweep"},
-    {"progress"},
-    {"space"},
-    {"search"},
-    {"doctor", "report", "status", "clean", "sync"},
-    {"dashboard"},
-    {"__main__"},
+# From the bottom up. A folder imports itself and lower floors; siblings never import each other.
+FLOORS = [
+    ["config", "console", "signals", "nano"],
+    ["store", "data"],
+    ["models", "tracking", "results"],
+    ["training", "evaluation"],
+    ["runs", "report"],
+    ["sweep", "dashboard"],
+    ["hydra_plugins", "commands"],
+    ["__main__"],
 ]
-RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
+FLOOR = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}
+
+# Each framework has one owner: folders, or modules where a folder would be too wide.
 OWNERS = {
-    "trl": {"train"},
-    "peft": {"adapters", "stack", "member"},
-    "wandb": {"wandb_tracker", "wandb_file"},
-    "wandb_workspaces": {"workspace"},
-    "trackio": {"trackio_tracker"},
-    "transformers": {"model", "pairs", "train", "nano", "adapters", "stack"},
-    "hydra": {"config", "__main__", "hydra_plugins"},
-    "omegaconf": {"config", "__main__", "hydra_plugins"},
-    "optuna": {"space", "search", "hydra_plugins"},
-    "plotly": {"report", "graph", "dashboard"},
-    "jinja2": {"report"},
-    "markupsafe": {"report"},
+    "trl": ["training"],
+    "peft": ["training"],
+    "wandb": ["tracking"],
+    "wandb_workspaces": ["sweep.wandb_workspace"],
+    "trackio": ["tracking"],
+    "transformers": ["models", "data.pairs", "training", "nano"],
+    "hydra": ["config", "sweep", "commands", "hydra_plugins"],
+    "omegaconf": ["config", "sweep", "commands", "hydra_plugins"],
+    "optuna": ["sweep"],
+    "plotly": ["report", "evaluation.belief_graph", "dashboard"],
+    "jinja2": ["report", "evaluation.belief_graph"],
+    "markupsafe": ["report"],
+    "submitit": ["sweep.executors"],
+    "ray": ["sweep.executors"],
 }
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "pandas", "scipy", "matplotlib", "wandb", "pyarrow"}
+# What answers at once: a refusal, a stored result, a command's help.
+LIGHT = [
+    "config/*.py", "commands/main.py", "commands/refusals.py", "runs/execute.py", "runs/identity.py", "runs/session.py",
+    "store/*.py", "data/facts.py", "data/splits.py", "models/weights.py", "sweep/grid.py", "sweep/compose.py",
+]  # fmt: skip
 FILES = sorted([*PACKAGE.rglob("*.py"), *PLUGINS.glob("*.py")])
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}.{p.stem}")
+def test_every_folder_stands_on_exactly_one_floor():
+    named = list(chain.from_iterable(FLOORS))
+    assert len(named) == len(set(named)), "a folder stands on two floors"
+    assert set(named) == {folder_of(path) for path in FILES} - {"factdpo"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: module_of(p))
 def test_imports_point_down(path: Path):
-    module = module_of(path)
-    if module in ("factdpo", "nano"):  # factdpo.load, and nothing else, is there for who asks
-        assert not [name for name, lazy in project_imports(path) if name not in ("factdpo", "nano") and not lazy]
-    elif module == "hydra_plugins":  # at its top it may not pull the project in: every start of Hydra scans it
-        assert not [name for name, lazy in project_imports(path) if name != "factdpo" and not lazy]
-    else:
-        assert module in RANK, f"{module}.py has no place in LAYERS; give it one"
-        others = [name for name, _ in project_imports(path) if name not in ("factdpo", module)]  # a package has its own
-        above = [name for name in others if RANK[name] >= RANK[module]]
-        assert not above, f"{module} imports {above}, which stand beside or above it"
+    folder = folder_of(path)
+    if folder == "hydra_plugins":  # at its top it may not pull the project in: every start of Hydra scans it
+        assert not [name for name, lazy in project_imports(path) if not lazy and name != "factdpo"]
+    if folder == "factdpo":  # factdpo.load, and nothing else, is there for who asks
+        assert not [name for name, lazy in project_imports(path) if not lazy]
+        return
+    others = {top_of(name) for name, _ in project_imports(path)} - {folder, "factdpo"}
+    above = [other for other in others if FLOOR[other] > FLOOR[folder]]
+    beside = [other for other in others if FLOOR[other] == FLOOR[folder] and FLOOR[folder] > 0]
+    assert not above + beside, f"{module_of(path)} imports {above + beside}, which stand beside or above it"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}.{p.stem}")
+def test_no_module_imports_itself_in_a_circle():
+    """Lazy imports count: two modules that need each other are one, or a third is missing."""
+    graph = {module_of(p): {name for name, _ in project_imports(p)} - {"factdpo", module_of(p)} for p in FILES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: module_of(p))
 def test_each_framework_has_one_owner(path: Path):
-    used = {name for name, _ in imports(path) if name.split(".")[0] in OWNERS}
-    assert not [name for name in used if module_of(path) not in OWNERS[name.split(".")[0]]]
+    module = module_of(path)
+    for used in {name.split(".")[0] for name, _ in imports(path)} & OWNERS.keys():
+        homes = OWNERS[used]
+        assert any(module == home or module.startswith(home + ".") for home in homes), f"{module} imports {used}"
 
 
-@pytest.mark.parametrize("module", ["logps", "dpo"])
+@pytest.mark.parametrize("module", ["models/logps", "training/losses"])
 def test_the_mathematics_knows_torch_and_nothing_of_the_project(module: str):
     path = PACKAGE / f"{module}.py"
     assert not list(project_imports(path))
-    assert {name.split(".")[0] for name, _ in imports(path)} <= {
-        "torch",
-        "jaxtyping",
-        "math",
-        "enum",
-        "typing",
-        "collections",
-    }
+    used = {name.split(".")[0] for name, _ in imports(path)}
+    assert used <= {"torch", "jaxtyping", "math", "enum", "typing", "collections"}
 
 
-@pytest.mark.parametrize("module", ["config", "explain", "__main__", "job", "record", "facts", "splits", "weights"])
-def test_what_answers_at_once_imports_nothing_heavy_at_its_top(module: str):
-    heavy = {"torch", "transformers", "trl", "peft", "datasets", "pandas", "scipy", "matplotlib", "wandb"}
-    at_top = {name.split(".")[0] for name, lazy in imports(PACKAGE / f"{module}.py") if not lazy}
-    assert not at_top & heavy
+@pytest.mark.parametrize("pattern", LIGHT)
+def test_what_answers_at_once_imports_nothing_heavy_at_its_top(pattern: str):
+    paths = sorted(PACKAGE.glob(pattern))
+    assert paths, f"{pattern} names no file"
+    for path in paths:
+        at_top = {name.split(".")[0] for name, lazy in imports(path) if not lazy}
+        assert not at_top & HEAVY, module_of(path)
 
 
 def test_plugins_can_be_scanned():
@@ -106,19 +110,31 @@ def test_plugins_can_be_scanned():
 
 
 def module_of(path: Path) -> str:
-    """`factdpo/facts.py` -> facts; everything in factdpo/nano/ -> nano; in hydra_plugins/ -> hydra_plugins."""
-    if path.parent != PACKAGE:
-        return path.parent.name
-    return "factdpo" if path.stem == "__init__" else path.stem
+    """`factdpo/data/facts.py` -> data.facts; `factdpo/data/__init__.py` -> data; in hydra_plugins/ -> hydra_plugins.x."""
+    parts = path.relative_to(ROOT if path.is_relative_to(PLUGINS) else PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__") or "factdpo"
+
+
+def top_of(module: str) -> str:
+    return module.split(".")[0]
+
+
+def folder_of(path: Path) -> str:
+    return top_of(module_of(path))
+
+
+MODULES = {module_of(path) for path in FILES}
 
 
 def project_imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """(module of factdpo, is it lazy) for each import from the project; hydra_plugins is no module of factdpo."""
+    """(module of the project, is it lazy) for each import from the project."""
     for name, lazy in imports(path):
         parts = name.split(".")
-        if parts[0] == "factdpo":
-            known = len(parts) > 1 and ((PACKAGE / f"{parts[1]}.py").exists() or (PACKAGE / parts[1]).is_dir())
-            yield (parts[1] if known else "factdpo"), lazy
+        if parts[0] not in ("factdpo", "hydra_plugins"):
+            continue
+        parts = parts[parts[0] == "factdpo" :]
+        known = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+        yield next((module for module in known if module in MODULES), "factdpo"), lazy
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

@@ -13,7 +13,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainT
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from factdpo.config import ConfigError
+from factdpo.config.schema import ConfigError
 from factdpo.dashboard.watch import Shown, Watch, log_of
 
 HERE = Path(__file__).parent

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from factdpo import state, sweep
-from factdpo.config import ConfigError
+from factdpo.commands.status import Runs
+from factdpo.config.schema import ConfigError
 from factdpo.dashboard import machine
-from factdpo.record import KILLED, RUNNING, TO_DO
-from factdpo.report import curves
 from factdpo.report.settings import SPLITS
-from factdpo.state import Look
-from factdpo.status import Runs
-from factdpo.tracker import HISTORY
+from factdpo.results import curves, run_status
+from factdpo.results.run_status import Look
+from factdpo.store.history import HISTORY
+from factdpo.store.result import KILLED, RUNNING, TO_DO
+from factdpo.sweep import sweep
 
 FRESH_SECONDS = 1.0  # pages ask every two seconds
 DRAWN = 14  # runs whose curves are drawn: seven colours, solid and dashed
@@ -68,7 +68,7 @@ class Watch:
     root: Path
     _read: float = -math.inf
     _shown: dict[str, Shown] = field(default_factory=dict)
-    _known: state.Known = field(default_factory=dict)
+    _known: run_status.Known = field(default_factory=dict)
     _curves: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = field(default_factory=dict)
     _machine: machine.Machine = field(default_factory=machine.Machine)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -77,7 +77,7 @@ class Watch:
         """Name -> sweep or single run, the last changed first. Raises ConfigError if the folder cannot be read."""
         with self._lock:
             if time.monotonic() - self._read > FRESH_SECONDS:
-                found = [one for home, names in state.homes(self.root) for one in self._of_home(home, names)]
+                found = [one for home, names in run_status.homes(self.root) for one in self._of_home(home, names)]
                 self._shown = {one.name: one for one in sorted(found, key=lambda one: -one.runs.changed)}
                 self._read = time.monotonic()
             return self._shown
@@ -111,15 +111,17 @@ class Watch:
             plan = sweep.read(home)
         except ConfigError as error:
             plan, problem = {}, str(error)
-        if plan is None or state.is_run(self.root):
+        if plan is None or run_status.is_run(self.root):
             return [self._single(home / name) for name in names]
         labels = {run["folder"]: run["label"] for run in plan.get("runs", {}).values()}
-        runs = [state.look(home / name, labels.get(name), self._known) for name in dict.fromkeys([*labels, *names])]
-        changed = max([run.changed for run in runs if run.changed is not None] + [state.last_change(home) or 0.0])
+        runs = [
+            run_status.look(home / name, labels.get(name), self._known) for name in dict.fromkeys([*labels, *names])
+        ]
+        changed = max([run.changed for run in runs if run.changed is not None] + [run_status.last_change(home) or 0.0])
         return [Shown(self._name(home), Runs(home, plan.get("question"), runs, changed), True, problem)]
 
     def _single(self, folder: Path) -> Shown:
-        run = state.look(folder, None, self._known)
+        run = run_status.look(folder, None, self._known)
         return Shown(self._name(folder), Runs(folder, None, [run], run.changed or 0.0), False)
 
     def _name(self, folder: Path) -> str:

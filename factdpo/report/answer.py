@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from factdpo.compare import paired, shown, side
-from factdpo.config import Config, ConfigError, to_dict, validate
-from factdpo.overrides import flat
-from factdpo.record import AS_TRAINED, best_baseline
+from factdpo.config.overrides import flat
+from factdpo.config.schema import Config, ConfigError, to_dict, validate
 from factdpo.report.settings import SPLITS, WILSON, Score, Setting
-from factdpo.results import Results
+from factdpo.results.compare import paired, shown, side
+from factdpo.results.tables import Results
+from factdpo.store.result import AS_TRAINED, best_baseline
 
 ALARM = 0.2  # reward accuracy above accuracy by more than this: what TRL logs is not what was asked (D6)
 NAMED = 3  # settings that share the first place and are named

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factdpo import facts
-from factdpo.config import ConfigError, DataConfig
-from factdpo.graph import Edge, lay_out
+from factdpo.config.schema import ConfigError, DataConfig
+from factdpo.data import facts
+from factdpo.evaluation.belief_graph import Edge, lay_out
 
 if TYPE_CHECKING:
     import pandas as pd

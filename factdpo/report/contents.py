@@ -11,18 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from factdpo import sweep
-from factdpo.compare import shown
-from factdpo.config import ConfigError, DataConfig, from_dict
-from factdpo.index import WITHOUT_RESULT
-from factdpo.overrides import command, decides
-from factdpo.report import curves
+from factdpo.config.overrides import command, decides
+from factdpo.config.schema import ConfigError, DataConfig, from_dict
 from factdpo.report.answer import Answer, answer
 from factdpo.report.beliefs import Beliefs, Hard
-from factdpo.report.curves import short
 from factdpo.report.settings import SPLITS, Axis, Setting, axes, has_config, settings
-from factdpo.results import Results, load
-from factdpo.tracker import HISTORY
+from factdpo.results import curves
+from factdpo.results.compare import shown
+from factdpo.results.curves import short
+from factdpo.results.tables import Results, load
+from factdpo.store.history import HISTORY
+from factdpo.store.index import WITHOUT_RESULT
+from factdpo.sweep import sweep
 
 DETAILED = 200  # runs with curves, graph and generations in the page; of more the settings take turns
 PER_SPLIT = (

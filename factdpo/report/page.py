@@ -10,13 +10,13 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from factdpo.compare import shown
 from factdpo.report.answer import number, plain
 from factdpo.report.beliefs import NAMED
 from factdpo.report.contents import Contents, Run
-from factdpo.report.curves import short
 from factdpo.report.settings import SHARES, SPLITS, Score, Setting
-from factdpo.results import known
+from factdpo.results.compare import shown
+from factdpo.results.curves import short
+from factdpo.results.tables import known
 
 HERE = Path(__file__).parent
 SCRIPTS = ("page.js", "table.js", "charts.js", "graph.js")

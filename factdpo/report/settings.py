@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from factdpo.compare import means, shown
-from factdpo.results import Results, known
+from factdpo.results.compare import means, shown
+from factdpo.results.tables import Results, known
 
 if TYPE_CHECKING:
     import pandas as pd

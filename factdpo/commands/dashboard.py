@@ -1,0 +1,79 @@
+"""`factdpo dashboard`: serve it on this machine until Ctrl-C."""
+
+import argparse
+import contextlib
+import errno
+import os
+import socket
+import webbrowser
+from pathlib import Path
+
+from rich.text import Text
+
+from factdpo import console
+from factdpo.config.schema import ConfigError
+
+HOST = "127.0.0.1"
+PORT, TRIED = 8765, 20  # the usual port, and how many from it on are tried
+
+
+def main(arguments: list[str], conf_folders: list[Path]) -> None:
+    """Serves until it is interrupted; raises ConfigError if there is no such folder or the port is taken."""
+    args = _parser().parse_args(arguments)
+    root = Path(args.folder)
+    if not root.is_dir():
+        raise ConfigError(f"{root}: no such folder; give the one that is the runs' out=, a sweep's, or a run's")
+    import uvicorn
+
+    from factdpo.dashboard.server import make_app
+
+    with listen(args.port) as listening, contextlib.suppress(KeyboardInterrupt):
+        port = listening.getsockname()[1]
+        url = f"http://{HOST}:{port}/"
+        if args.port is None and port != PORT:
+            console.console.print(Text(f"port {PORT} is taken; --port chooses another"), soft_wrap=True)
+        console.console.print(Text(f"{url}  shows {root}, live; Ctrl-C ends it, and no run"), soft_wrap=True)
+        if args.open:
+            webbrowser.open(url)  # it may come before the server is up: the port takes connections already
+        config = uvicorn.Config(
+            make_app(root, conf_folders), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        )
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def listen(port: int | None) -> socket.socket:
+    """A socket that listens on this machine: on the port asked for, else on the first free one from PORT on."""
+    for tried in [port] if port is not None else range(PORT, PORT + TRIED):
+        try:
+            return socket.create_server((HOST, tried))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            said = os.strerror(error.errno)
+    which = f"--port {port}" if port is not None else f"ports {PORT} to {PORT + TRIED - 1}"
+    raise ConfigError(f"{which}: cannot be had ({said}); give another with --port")
+
+
+def _port(text: str) -> int:
+    if not (text.isdigit() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text}: must be a number from 1 to 65535")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="factdpo dashboard",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Sweeps and runs in the browser while they are being done: how far each is, what failed and why,\n"
+        "curves, memory, and the report of what has finished. It changes nothing, and only this machine can reach it.",
+        epilog="""examples:
+  factdpo dashboard                          the sweeps and runs in outputs/
+  factdpo dashboard outputs/sweeps/beta --open
+  ssh -L 8765:localhost:8765 <machine>       from another machine: forward the port, then open localhost:8765""",
+    )
+    parser.add_argument(
+        "folder", nargs="?", default="outputs", help="of sweeps and runs, of a sweep, or of a run (default: outputs)"
+    )
+    parser.add_argument("--port", type=_port, help=f"(default: {PORT}, or the next one that is free)")
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
+    return parser

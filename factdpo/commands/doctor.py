@@ -1,0 +1,208 @@
+"""`factdpo doctor`: what this machine has, what it reaches, which models can run on it. Never fails, answers soon."""
+
+import os
+import platform
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+import factdpo
+from factdpo.config.schema import ConfigError, ModelConfig, ModelSource, TrackConfig
+from factdpo.models import weights
+from factdpo.store import provenance
+from factdpo.tracking import wandb_settings
+
+TIMEOUT_SECONDS = 3.0
+GIB = 2**30
+OVERHEAD = 1.3  # memory of a LoRA run over that of the weights alone: adapter, optimizer, activations; a rough estimate
+
+
+def main(conf: Path) -> None:
+    """Prints the report; `conf` is the folder whose model/ holds the models that can be picked."""
+    console = Console()
+    hub, wandb = _hub_address(), _wandb_address()
+    reached = _reach({"hub": hub, "W&B": wandb})  # while torch is imported
+    free_gib, machine = _machine()
+    answers = reached()
+    _print(console, "Versions", _versions())
+    _print(console, "Machine", machine)
+    _print(console, "Caches", _caches())
+    _print(console, "Network", _network(answers, hub, wandb))
+    models = Table("model", "memory", "can run here", title="Models; memory is an estimate, for LoRA in float32")
+    models.title_justify = "left"
+    for row in _models(conf, free_gib, answers["hub"] == "reachable" and not _offline()):
+        models.add_row(*row)
+    console.print(models)
+
+
+def _print(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> None:
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, what in rows:
+        table.add_row(name, what)
+    console.print(table)
+
+
+def _versions() -> Iterable[tuple[str, str]]:
+    for package, version in provenance.versions().items():
+        place = f" in {Path(factdpo.__file__).parent}" if package == "factdpo" else ""
+        yield package, f"{version}{place}" if version else "not installed"
+
+
+def _machine() -> tuple[float, list[tuple[str, str]]]:
+    """Free memory of the device that engine.device=auto would take, GiB, and the rows to print."""
+    memory = psutil.virtual_memory()
+    limit = _container_limit()
+    total, free = min(memory.total, limit), min(memory.available, limit)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    rows = [
+        ("system", platform.platform()),
+        ("cores", str(cores)),
+        ("memory", f"{free / GIB:.1f} GiB free of {total / GIB:.1f}"),
+    ]
+    try:
+        import torch
+
+        for i in range(torch.cuda.device_count()):
+            free_there, total_there = torch.cuda.mem_get_info(i)
+            free = free_there if i == 0 else free
+            name = torch.cuda.get_device_name(i)
+            rows.append((f"cuda:{i}", f"{name}, {free_there / GIB:.1f} GiB free of {total_there / GIB:.1f}"))
+        if torch.backends.mps.is_available():
+            rows.append(("mps", "an Apple GPU, which shares the memory above"))
+        auto = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        rows.append(("engine.device=auto", auto))
+    except Exception as error:  # a broken torch is what one calls a doctor for
+        rows.append(("torch", f"does not work: {type(error).__name__}: {error}"))
+    return free / GIB, rows
+
+
+def _container_limit() -> float:
+    """Bytes that a container may use, which the machine's own memory does not show; infinite without a limit."""
+    try:
+        said = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return float("inf")
+    return float(said) if said.isdigit() else float("inf")
+
+
+def _caches() -> Iterable[tuple[str, str]]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    for name, folder in (("hub models", Path(HF_HUB_CACHE)), ("factdpo, from here", Path("outputs") / "cache")):
+        if folder.is_dir():
+            size = sum(p.lstat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+            yield name, f"{folder.resolve()}, {size / GIB:.2f} GiB"
+        else:
+            yield name, f"{folder.resolve()}, not there yet"
+
+
+def _hub_address() -> str:
+    from huggingface_hub.constants import ENDPOINT
+
+    return ENDPOINT
+
+
+def _offline() -> str:
+    """The environment variable that keeps the hub's client off the network; empty when there is none."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return next((name for name in names if os.environ.get(name)), "") if HF_HUB_OFFLINE else ""
+
+
+def _wandb_address() -> str:
+    return wandb_settings.setting("base_url", os.environ) or wandb_settings.DEFAULT_BASE_URL
+
+
+def _network(answers: dict[str, str], hub: str, wandb: str) -> Iterable[tuple[str, str]]:
+    switched = f"; but {_offline()} is set, so it will not be asked" if _offline() else ""
+    yield f"hub ({hub})", answers["hub"] + switched
+    yield f"W&B ({wandb})", answers["W&B"]
+    mode, why = wandb_settings.wandb_mode(TrackConfig())
+    yield "W&B would be", f"{mode} ({why})" if why else mode
+
+
+def _reach(addresses: dict[str, str]) -> Callable[[], dict[str, str]]:
+    """Asks all addresses at once; the returned function gives what is known after at most TIMEOUT_SECONDS more."""
+    answers = dict.fromkeys(addresses, f"no answer within {TIMEOUT_SECONDS:g} s")
+
+    def ask(name: str, url: str) -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
+            answers[name] = "reachable"
+        except urllib.error.HTTPError as error:  # a server answered, if only a proxy's gateway when it is a 5xx
+            answers[name] = "reachable" if error.code < 500 else f"not reachable (status {error.code})"
+        except Exception as error:
+            answers[name] = f"not reachable ({getattr(error, 'reason', error)})"
+
+    # Daemons, since a name lookup cannot be given a timeout.
+    threads = [threading.Thread(target=ask, args=pair, daemon=True) for pair in addresses.items()]
+    for thread in threads:
+        thread.start()
+
+    def wait() -> dict[str, str]:
+        for thread in threads:
+            thread.join(TIMEOUT_SECONDS)
+        return dict(answers)
+
+    return wait
+
+
+def _models(conf: Path, free_gib: float, hub: bool) -> Iterable[tuple[str, str, str]]:
+    files = sorted((conf / "model").glob("*.yaml"), key=lambda path: (_parameters(_options(path)) or 10**15, path.name))
+    for path in files:
+        options = _options(path)
+        parameters = _parameters(options)
+        need_gib = 4 * OVERHEAD * (parameters or 0) / GIB  # float32
+        memory = f"{need_gib:.1f} GiB" if parameters else "depends"
+        yield f"model={path.stem}", memory, _verdict(options, need_gib, free_gib, hub)
+
+
+def _verdict(options: dict[str, Any], need_gib: float, free_gib: float, hub: bool) -> str:
+    source, repo = ModelSource[options.get("source", "nano")], options.get("id")
+    if source is ModelSource.smollm2:
+        try:
+            weights.locate(ModelConfig(source=source))
+        except ConfigError:
+            return f"not yet: {weights.SMOLLM2_INSTALL}"
+    if source is ModelSource.pretrained and repo is None:
+        return "give model.id=<folder or hub id>"
+    if need_gib / 2 > free_gib:
+        return f"no: {need_gib / 2:.1f} GiB even in bfloat16, {free_gib:.1f} free"
+    fits = "yes" if need_gib <= free_gib else "yes, with model.dtype=bfloat16"
+    if source is not ModelSource.pretrained:
+        return fits
+    if _is_cached(str(repo), str(options.get("revision") or "main")):
+        return f"{fits}; weights are here"
+    return f"{fits}; weights will come from the hub" if hub else "no: not downloaded, and the hub is out of reach"
+
+
+def _options(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def _parameters(options: dict[str, Any]) -> int | None:
+    """Parameters of a model in conf/model; None where that is the user's choice."""
+    source = ModelSource[options.get("source", "nano")]
+    if source is not ModelSource.pretrained:
+        return {ModelSource.nano: 1_000_000, ModelSource.smollm2: 135_000_000}[source]
+    if options.get("id") not in weights.PYTHIA_SHAPES:
+        return None
+    layers, width, _, vocabulary = weights.PYTHIA_SHAPES[options["id"]]
+    # GPT-NeoX, whose two embeddings are not tied.
+    return 2 * vocabulary * width + layers * (12 * width**2 + 13 * width) + 2 * width
+
+
+def _is_cached(repo: str, revision: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    names = ("model.safetensors", "model.safetensors.index.json")
+    return any(isinstance(try_to_load_from_cache(repo, name, revision=revision), str) for name in names)

@@ -1,0 +1,163 @@
+"""`factdpo results`: many runs as one printed table or a file, and two of them side by side."""
+
+import argparse
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from factdpo import console as display
+from factdpo.config.schema import ConfigError
+from factdpo.results import views
+from factdpo.results.compare import side
+from factdpo.results.tables import load
+from factdpo.results.views import View
+
+FORMATS = ("csv", "json", "markdown", "parquet")
+
+
+def main(arguments: list[str], conf_folders: list[Path]) -> None:
+    """Prints or writes what was asked for; raises ConfigError for what cannot be done."""
+    args = _parser().parse_intermixed_args(arguments)
+    kind, file = next(((kind, file) for kind in FORMATS if (file := getattr(args, kind))), ("", ""))
+    if file and Path(file).is_dir():
+        raise ConfigError(f"--{kind} {file}: a folder; name the folders of runs before --{kind}, and a file after it")
+    results = load(*args.folders)
+    if args.compare:
+        view = views.comparison(*(side(results, asked) for asked in args.compare))
+    else:
+        by = [results.key(key) for key in _names(args.by)] or results.settings or ["model.name"]
+        asked = _names(args.metric) or ["accuracy"] * bool(results.metrics)  # there are none before a run has finished
+        metrics = [metric for name in asked for metric in results.metrics_of(name)]
+        view = views.groups(results, by, metrics) if metrics and not args.runs else views.runs(results, metrics)
+        view.below += views.around(results, metrics, conf_folders)
+        if args.runs and not args.metric:
+            view.frame = results.runs
+    try:
+        if kind:
+            _export(view, kind, file)
+        else:
+            show(view, display.console)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; without this Python would complain once more at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="factdpo results",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Many runs as one table: means over seeds with 95 % intervals, and how to get the best runs again.",
+        epilog="""examples:
+  factdpo results outputs/sweeps/beta                      groups by what was swept; accuracy on every split
+  factdpo results outputs/sweeps/beta --by model,dpo.beta --metric accuracy/test,margin_nats
+  factdpo results outputs/sweeps/* --runs --csv all.csv    every run, every number
+  factdpo results outputs/sweeps/beta --compare dpo.beta=0.1 dpo.beta=0.5
+  factdpo results --compare 3f2a9c1b7d20 8a1f              two runs, by id or its beginning
+
+From Python: factdpo.load("outputs/sweeps/beta") has .runs, .splits, .items and .history as pandas DataFrames.""",
+    )
+    parser.add_argument(
+        "folders", nargs="*", metavar="FOLDER", help="of runs, of sweeps, or of both (default: outputs)"
+    )
+    parser.add_argument("--metric", metavar="NAMES", help="as in W&B, comma-separated; accuracy is that of every split")
+    rows = parser.add_mutually_exclusive_group()
+    rows.add_argument(
+        "--by", metavar="KEYS", help="what makes a group, comma-separated; default: what differs, less seeds"
+    )
+    rows.add_argument("--runs", action="store_true", help="a row per run, and no means")
+    rows.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="on the same facts: ids, folders, or filters as dpo.beta=0.1,model=nano",
+    )
+    files = parser.add_mutually_exclusive_group()
+    for kind in FORMATS[:-1]:
+        files.add_argument(
+            f"--{kind}", nargs="?", const="-", metavar="FILE", help="in place of the table; no FILE: printed"
+        )
+    files.add_argument("--parquet", metavar="FILE", help="in place of the table")
+    return parser
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()] if text else []
+
+
+def show(view: View, console: Console) -> None:
+    """The view on a terminal in as many tables as it takes to show every column; plain, in one, anywhere else."""
+
+    def line(text: str, style: str = "") -> None:  # never wrapped: paths and commands must stay whole
+        console.print(Text(text.rstrip(), style), soft_wrap=True)
+
+    # A heading has two lines, as in `accuracy/` and `test`, so that it is not wider than its numbers.
+    split = [re.fullmatch(r"(?:(.*[/.])|(.*)\n)?(.+)", heading) for heading in view.headings]
+    heads = [[match[1] or match[2] or "" for match in split if match], [match[3] for match in split if match]]
+    table = [*(heads if any(heads[0]) else heads[1:]), *view.rows]
+    above = len(table) - len(view.rows)
+    widths = [max(map(cell_len, cells)) for cells in zip(*table, strict=True)]
+    room = console.width if console.is_terminal else sys.maxsize
+    for text in view.above:
+        line(text)
+    for columns in _blocks(widths, view.keys, room):
+        line("")
+        for number, cells in enumerate(table):
+            padded = [_padded(cells[column], widths[column], left=column < view.keys) for column in columns]
+            line("  ".join(padded), "bold" if number < above else "")
+    if view.below[:1] != [""]:
+        line("")
+    for text in view.below:
+        line(text, "yellow" if text.startswith("warning: ") else "")
+
+
+def _blocks(widths: list[int], keys: int, room: int) -> list[list[int]]:
+    """The columns of each table: the first `keys` in all of them, of the others as many as there is room for."""
+    blocks: list[list[int]] = [[]]
+    for column in range(keys, len(widths)):
+        wide = sum(widths[c] + 2 for c in (*range(keys), *blocks[-1], column)) - 2
+        if blocks[-1] and wide > room:
+            blocks.append([])
+        blocks[-1].append(column)
+    return [[*range(keys), *block] for block in blocks]
+
+
+def _padded(cell: str, width: int, left: bool) -> str:
+    blank = " " * (width - cell_len(cell))
+    return cell + blank if left else blank + cell
+
+
+def _export(view: View, kind: str, file: str) -> None:
+    """The view's numbers, or for Markdown its table, into a file or (`-`) printed."""
+    try:
+        if kind == "parquet":
+            view.frame.to_parquet(file, index=False)
+        elif file == "-":
+            sys.stdout.write(_text(view, kind))
+        else:
+            Path(file).write_text(_text(view, kind), encoding="utf-8")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"--{kind} {file}: cannot be written ({error})") from None
+    if file != "-":
+        display.console.print(f"{file}: {len(view.frame)} rows", highlight=False, soft_wrap=True)
+
+
+def _text(view: View, kind: str) -> str:
+    if kind == "csv":
+        return view.frame.to_csv(index=False)
+    if kind == "json":
+        cells = view.frame.astype(object).where(view.frame.notna(), None)
+        return json.dumps(cells.to_dict("records"), indent=1, ensure_ascii=False) + "\n"
+    lines = [
+        [text.replace("\n", " ") for text in view.headings],
+        ["---"] * view.keys + ["---:"] * (len(view.headings) - view.keys),
+        *view.rows,
+    ]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in lines)

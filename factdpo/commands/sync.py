@@ -1,0 +1,165 @@
+"""`factdpo sync`: uploads to Weights & Biases what ran offline; each run keeps its id, name and group."""
+
+import argparse
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.text import Text
+
+from factdpo import console
+from factdpo.config.schema import ConfigError
+from factdpo.runs.identity import lock_file
+from factdpo.store import cache
+from factdpo.sweep import wandb_workspace
+from factdpo.tracking import wandb_settings
+
+AT_ONCE = 100  # runs per `wandb sync`: their paths are arguments of a command
+TIMEOUT_SECONDS = 10.0  # for the server's first answer; without one `wandb sync` would try for hours
+SHOWN = 5  # last lines of `wandb sync` that are shown when it leaves a run out
+
+
+class NotUploaded(Exception):
+    """Some runs could not be uploaded; those that were are marked, and left out when it is tried again."""
+
+    exit_code = 1
+
+
+def main(arguments: list[str]) -> None:
+    """Uploads what was asked for; raises ConfigError for what cannot be done as asked, NotUploaded for the rest."""
+    args = _parser().parse_args(arguments)
+    found = sorted({file for folder in args.folders for file in offline_runs(Path(folder))})
+    left = [file for file in found if not _is_uploaded(file)]
+    running = [file for file in left if cache.is_held(lock_file(_folder(file)))]
+    todo = [file for file in left if file not in running]
+    _say(f"{len(found)} offline run{'s' * (len(found) != 1)}: " + _counts(len(found) - len(left), len(running), todo))
+    if args.dry_run:
+        for file in todo:
+            _say(f"  {_folder(file)}")
+        return
+    if args.workspace:
+        wandb_workspace.check_installed()
+    if todo:
+        _upload(todo)
+    if args.workspace:
+        for home in sorted({_home(file) for file in found}):
+            if (home / "sweep.json").is_file():
+                _say(f"{home}: saved as {_saved(home)}")
+
+
+def offline_runs(folder: Path) -> list[Path]:
+    """The files of W&B's offline runs in and below a folder; raises ConfigError if it is not there."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; give a run's, a sweep's, or the one that is their out=")
+    return list(folder.rglob("wandb/offline-run-*/run-*.wandb"))
+
+
+def _upload(files: list[Path]) -> None:
+    """Hand the files to `wandb sync`, folder by folder, and say what became of each."""
+    base_url = wandb_settings.setting("base_url", os.environ) or wandb_settings.DEFAULT_BASE_URL
+    if wandb_settings.key_source(os.environ) is None:
+        raise ConfigError(f"sync: no API key found for {base_url}; `wandb login` asks for one, or set WANDB_API_KEY")
+    if problem := _unreachable(base_url):
+        raise NotUploaded(f"sync: {base_url} cannot be reached ({problem}); the same command uploads these runs later")
+    homes: dict[Path, list[Path]] = {}
+    for file in files:
+        homes.setdefault(_home(file), []).append(file)
+    failed = 0
+    for home, inside in homes.items():
+        for some in (inside[start : start + AT_ONCE] for start in range(0, len(inside), AT_ONCE)):
+            said = _wandb_sync(some)
+            missing = [file for file in some if not _is_uploaded(file)]
+            if missing and len(some) > 1:  # one file that it cannot read stops it before all others
+                said = [line for file in missing for line in _wandb_sync([file])]
+                missing = [file for file in missing if not _is_uploaded(file)]
+            _say(f"{home}: {len(some) - len(missing)} of {len(some)} uploaded")
+            for file in missing:
+                _say(f"  not uploaded: {_folder(file)}", "bold red")
+            for line in said[-SHOWN:] if missing else ():
+                _say(f"  {line}")
+            failed += len(missing)
+    if failed:
+        raise NotUploaded(f"sync: {failed} of {len(files)} runs were not uploaded; the same command tries these again")
+
+
+def _saved(home: Path) -> str:
+    try:
+        return wandb_workspace.save(home)
+    except ConfigError:
+        raise
+    except Exception as error:  # of W&B's client, which has many kinds
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise NotUploaded(f"sync --workspace: {home} could not be saved ({type(error).__name__}: {said})") from error
+
+
+def _wandb_sync(files: Sequence[Path]) -> list[str]:
+    """The lines that `wandb sync` printed."""
+    command = [sys.executable, "-m", "wandb", "sync", *(str(file.absolute()) for file in files)]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    return done.stdout.splitlines()
+
+
+def _unreachable(url: str) -> str:
+    """Why no server answers there; empty if one does, whatever it answers."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        return f"status {error.code}" if error.code >= 500 else ""
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", error))
+    return ""
+
+
+def _is_uploaded(file: Path) -> bool:
+    """Whether `wandb sync` has marked it so."""
+    return file.with_name(f"{file.name}.synced").exists()
+
+
+def _folder(file: Path) -> Path:
+    """The folder of ours, a run's or a sweep's, that holds an offline run's file."""
+    return file.parents[2]
+
+
+def _home(file: Path) -> Path:
+    """The sweep's folder, or the one that single runs lie in."""
+    folder = _folder(file)
+    return folder if (folder / "sweep.json").is_file() else folder.parent
+
+
+def _counts(uploaded: int, running: int, todo: list[Path]) -> str:
+    return ", ".join(
+        f"{many} {what}"
+        for many, what in ((len(todo), "to upload"), (uploaded, "uploaded before"), (running, "still running"))
+        if many
+    )
+
+
+def _say(text: str, style: str = "") -> None:
+    console.console.print(Text(text.removesuffix(": "), style), soft_wrap=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="factdpo sync",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Upload to Weights & Biases what ran offline; sweeps stay together. What is uploaded is left out.",
+        epilog="""examples:
+  factdpo sync                         all runs and sweeps in outputs
+  factdpo sync outputs/sweeps/beta     the runs of a sweep, and the sweep as a whole
+  factdpo sync --dry-run               only says which""",
+    )
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", default=["outputs"], help="(default: outputs)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be uploaded, and upload nothing")
+    parser.add_argument(
+        "--workspace",
+        action="store_true",
+        help="then save each sweep as a view in its project: its runs alone, with charts of what was swept (needs\n"
+        "wandb-workspaces; each time a new one)",
+    )
+    return parser

@@ -1,0 +1,138 @@
+"""What the command line says: the list of keys in --help, and one clear message for each refused command."""
+
+import ast
+import dataclasses
+import inspect
+import re
+import textwrap
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import Enum
+from typing import Any
+
+from factdpo.config import schema
+
+
+@dataclass
+class Key:
+    default: str  # as one would type it
+    comment: str  # what the schema's source says beside the field: unit and meaning
+    options: list[str]  # of an enum, else empty
+
+
+def schema_keys() -> dict[str, Key]:
+    """Every key of the schema, dotted, in the schema's order."""
+    return dict(_walk(schema.Config, "", _comments()))
+
+
+def help_keys() -> str:
+    """The keys with defaults, meaning and units, as --help prints them."""
+    lines = []
+    for name, key in schema_keys().items():
+        what = "; ".join(part for part in (key.comment, " | ".join(key.options)) if part)
+        start = f"  {name:<34}{key.default:<12}  "
+        lines += textwrap.wrap(what, 120, initial_indent=start, subsequent_indent=" " * 50) or [start.rstrip()]
+    return "\n".join(lines)
+
+
+def unknown_key(key: str, groups: Iterable[str] = ()) -> str:
+    """The refusal of a key that the schema does not have."""
+    keys = list(schema_keys())
+    known = [*keys, *(k.rsplit(".", 1)[0] for k in keys if "." in k), *groups]
+    same_end = [k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    close = same_end or get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"{key}: no such key{_perhaps(close)}; factdpo --help lists all keys"
+
+
+def unknown_option(group: str, option: str, options: Iterable[str]) -> str:
+    """The refusal of a group's option that no file defines."""
+    options = sorted(options)
+    close = get_close_matches(option, options, n=1, cutoff=0.5)
+    return f"{group}={option}: no such option{_perhaps(close)}; {group} can be {', '.join(options)}"
+
+
+def wrong_value(key: str, found: str, problem: str) -> str:
+    """The refusal of a value that a key cannot take; `problem` is what the type check said about it."""
+    key = re.sub(r"\[\d+\]$", "", key)  # of an item of a list: the list's
+    known = schema_keys().get(key, Key("", "", []))
+    default = f" (default {known.default})" if known.default else ""
+    what = f"{key}={found}" if found else key
+    if "is not a ListConfig" in problem:
+        return f"{what}: must be a list, as in {key}=[{found}]{default}"
+    if known.options:
+        close = get_close_matches(found.strip("[]'\" "), known.options, n=1, cutoff=0.5)
+        return f"{what}: must be one of {', '.join(known.options)}{_perhaps(close) or default}"
+    for said, must in (
+        ("converted to Integer", "must be a whole number"),
+        ("converted to Float", "must be a number"),
+        ("valid bool", "must be true or false"),
+        ("is not Optional", "must have a value"),
+        ("support deletion", "cannot be taken away, only set"),
+    ):
+        if said in problem:
+            return f"{what}: {must}{default}"
+    return f"{what}: {problem}{default}"
+
+
+def unreadable(override: str, problem: str) -> str:
+    """The refusal of an argument that is not of the form key=value; `problem` is what the parser said about it."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        close = get_close_matches(
+            key, ["doctor", "eval", "results", "report", "dashboard", "status", "clean", "sync"], n=1, cutoff=0.6
+        )
+        hint = "write key=value, and a value with spaces in two pairs of quotes: 'data.path=\"my facts.csv\"'"
+        return f"{override}: neither a command nor key=value{_perhaps(close)}; {hint}"
+    hint = f"close its brackets, or put text with special characters in two pairs of quotes: '{key}=\"{value}\"'"
+    return f"{override}: the value cannot be read ({problem.splitlines()[0]}); {hint}"
+
+
+def several_values(override: str) -> str:
+    """The refusal of a comma-separated value in a single run."""
+    key, _, values = override.partition("=")
+    return f"{override}: several values; -m runs each of them, and {key}=[{values}] is a list"
+
+
+def many_runs(override: str) -> str:
+    """The refusal of a range or a choice in a single run."""
+    return f"{override}: asks for many runs; -m runs them, and -m hydra/sweeper=optuna searches a range"
+
+
+def _perhaps(close: list[str]) -> str:
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def _walk(cls: type, prefix: str, comments: dict[tuple[str, str], str]) -> Iterable[tuple[str, Key]]:
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        kind, name = hints[f.name], prefix + f.name
+        if dataclasses.is_dataclass(kind):
+            yield from _walk(typing.cast(type, kind), name + ".", comments)
+            continue
+        default = f.default if f.default is not dataclasses.MISSING else typing.cast(Any, f.default_factory)()
+        inner = [t for t in (kind, *typing.get_args(kind)) if isinstance(t, type) and issubclass(t, Enum)]
+        options = [e.name for e in inner[0]] if inner else []
+        yield name, Key(_typed(default), comments.get((cls.__name__, f.name), ""), options)
+
+
+def _typed(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return "[" + ",".join(_typed(v) for v in value) + "]"
+    return value.name if isinstance(value, Enum) else re.sub(r"^\$\{(.*)\}$", r"= \1", str(value))
+
+
+def _comments() -> dict[tuple[str, str], str]:
+    """(class, field) -> the comment at the end of the field's line."""
+    source = inspect.getsource(schema)
+    lines = source.splitlines()
+    return {
+        (cls.name, f.target.id): lines[f.end_lineno - 1][f.end_col_offset :].partition("#")[2].strip()
+        for cls in ast.parse(source).body
+        if isinstance(cls, ast.ClassDef)
+        for f in cls.body
+        if isinstance(f, ast.AnnAssign) and isinstance(f.target, ast.Name) and f.end_lineno and f.end_col_offset
+    }

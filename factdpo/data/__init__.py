@@ -1,0 +1,1 @@
+"""Facts, their splits, and the token ids of their pairs."""

@@ -1,0 +1,170 @@
+"""Scores per split: every number of DESIGN section 4, for the base and for the trained model."""
+
+import math
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from factdpo.data.facts import Fact
+from factdpo.data.pairs import Pairs
+from factdpo.models.scoring import PairLogps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NEUTRAL = Path(__file__).parents[1] / "data" / "neutral.txt"
+MOST_ANSWERS = 20  # answer_shares lists no more than this
+NEUTRAL_TOKENS = 128  # tokens per row of the neutral text
+
+
+def score(pairs: Pairs, logps: PairLogps, refs: PairLogps | None = None) -> dict[str, Any]:
+    """The metrics of one split under one model; `refs` (the base's log-probs) only for a trained one.
+
+    `accuracy`: the model ranks the fact above the fiction. `reward_accuracy`: it ranks it higher than the base did,
+    which is what TRL logs and not the same (D6).
+    """
+    n = len(pairs)
+    right = logps.chosen > logps.rejected
+    hits = int(right.sum())
+    low, high = wilson(hits, n)
+    preferred = Counter(f.chosen if ok else f.rejected for f, ok in zip(pairs.facts, right.tolist(), strict=True))
+    metrics: dict[str, Any] = {
+        "n": n,
+        "accuracy": hits / n,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "balanced_accuracy": balanced_accuracy(pairs.facts, right.tolist()),
+        "answer_shares": {answer: count / n for answer, count in preferred.most_common(MOST_ANSWERS)},
+        "chosen_logp_nats": logps.chosen.mean().item(),
+        "rejected_logp_nats": logps.rejected.mean().item(),
+        "margin_nats": (logps.chosen - logps.rejected).mean().item(),
+        "p_other": p_other(pairs, logps),
+        "greedy_accuracy": logps.greedy.float().mean().item(),
+    }
+    if refs is not None:
+        right_before = refs.chosen > refs.rejected
+        gains = (logps.chosen - refs.chosen) - (logps.rejected - refs.rejected)
+        metrics["reward_accuracy"] = (gains > 0).float().mean().item()
+        metrics["wrong_to_right"] = int((right & ~right_before).sum())
+        metrics["right_to_wrong"] = int((~right & right_before).sum())
+    return metrics
+
+
+def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion (Wilson 1927; Brown, Cai and DasGupta 2001, eq. 4), as fractions."""
+    p, z2 = hits / n, z * z
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # p is in it, whatever float rounding does
+
+
+def balanced_accuracy(facts: list[Fact], right: list[bool]) -> float:
+    """Mean over the true answers of the accuracy on the facts that have this answer (D3)."""
+    by_answer: dict[str, list[bool]] = defaultdict(list)
+    for fact, ok in zip(facts, right, strict=True):
+        by_answer[fact.chosen].append(ok)
+    return sum(sum(oks) / len(oks) for oks in by_answer.values()) / len(by_answer)
+
+
+def p_other(pairs: Pairs, logps: PairLogps) -> float:
+    """Mean probability of neither answer. Where one answer begins with the other's tokens, the shorter includes it."""
+    shares = []
+    for chosen_ids, rejected_ids, chosen, rejected in zip(
+        pairs.chosen_ids, pairs.rejected_ids, logps.chosen.exp().tolist(), logps.rejected.exp().tolist(), strict=True
+    ):
+        shorter = min(len(chosen_ids), len(rejected_ids))
+        nested = chosen_ids[:shorter] == rejected_ids[:shorter]
+        shares.append(1 - (max(chosen, rejected) if nested else chosen + rejected))
+    return sum(shares) / len(shares)
+
+
+def symmetry(pairs: dict[str, Pairs], logps: dict[str, PairLogps], split: str) -> float | None:
+    """Share of a split's pairs that are ranked the same in both orders; None without a reversed split."""
+    if split not in pairs or f"{split}_reversed" not in pairs:
+        return None
+    there, back = (
+        {
+            (f.prompt, f.chosen, f.rejected): ok
+            for f, ok in zip(pairs[name].facts, (logps[name].chosen > logps[name].rejected).tolist(), strict=True)
+        }
+        for name in (split, f"{split}_reversed")
+    )
+    same = [
+        there[f.prompt, f.chosen, f.rejected] == back[f.reverse_prompt, f.chosen, f.rejected]
+        for f in pairs[split].facts
+        if f.reverse_prompt is not None
+    ]
+    return sum(same) / len(same)
+
+
+@torch.no_grad()
+def retention_nats_per_token(model: nn.Module, tokenizer: "PreTrainedTokenizerBase", runs: int = 1) -> list[float]:
+    """Mean negative log-likelihood per token of the neutral text in the package; rises when a model forgets English.
+
+    One number for each of the runs whose rows, one after the other, the model takes. Not finite for one that diverged.
+    """
+    ids = tokenizer(NEUTRAL.read_text(encoding="utf-8"))["input_ids"]
+    device = next(model.parameters()).device
+    total, count = torch.zeros(runs, dtype=torch.float64), 0
+    for start in range(0, len(ids) - 1, NEUTRAL_TOKENS):
+        row = torch.tensor(ids[start : start + NEUTRAL_TOKENS + 1], device=device)  # type: ignore[index]
+        logits = model(input_ids=row[:-1].repeat(runs, 1), use_cache=False).logits.float()
+        losses = nn.functional.cross_entropy(logits.mT, row[1:].repeat(runs, 1), reduction="none")
+        total += losses.double().sum(1).cpu()
+        count += len(row) - 1
+    return (total / count).tolist()
+
+
+@torch.no_grad()
+def continuations(
+    model: Any, tokenizer: "PreTrainedTokenizerBase", prompts: list[str], max_new_tokens: int
+) -> list[str]:
+    """What the model says next by greedy decoding, without the prompts; all at once, padded on the left."""
+    if not prompts:
+        return []
+    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    longest, device = max(map(len, ids)), next(model.parameters()).device
+    pad = tokenizer.pad_token_id
+    out = model.generate(
+        input_ids=torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=device),  # type: ignore[operator]
+        attention_mask=torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids], device=device),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=pad,
+    )
+    return tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+
+
+def items(model: str, split: str, pairs: Pairs, logps: PairLogps, refs: PairLogps) -> list[dict[str, Any]]:
+    """One row per fact, for items.parquet: who, both log-probs now and under the base, right or wrong."""
+    return [
+        {
+            "model": model,
+            "split": split,
+            "fact": fact.index,
+            "prompt": fact.prompt,
+            "chosen": fact.chosen,
+            "rejected": fact.rejected,
+            "subject": fact.subject,
+            "object": fact.object,
+            "relation": fact.relation,
+            "chosen_logp_nats": chosen,
+            "rejected_logp_nats": rejected,
+            "ref_chosen_logp_nats": ref_chosen,
+            "ref_rejected_logp_nats": ref_rejected,
+            "right": chosen > rejected,
+            "greedy": greedy,
+        }
+        for fact, chosen, rejected, greedy, ref_chosen, ref_rejected in zip(
+            pairs.facts,
+            logps.chosen.tolist(),
+            logps.rejected.tolist(),
+            logps.greedy.tolist(),
+            refs.chosen.tolist(),
+            refs.rejected.tolist(),
+            strict=True,
+        )
+    ]

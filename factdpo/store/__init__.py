@@ -1,0 +1,1 @@
+"""What lies on the disk: cache, results, histories, and the index of them."""

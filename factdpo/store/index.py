@@ -1,0 +1,206 @@
+"""What was read of many result.json, kept beside the runs: results.parquet in the folder that they lie in.
+
+It is a cache: one row per run with all that factdpo/results.py shows, and the time and size of the result.json that it
+was read from. Only new and changed ones are read again. Delete it and it is made again.
+"""
+
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from factdpo.config.overrides import flat, typed
+from factdpo.config.schema import ConfigError
+from factdpo.runs.identity import is_at_work
+from factdpo.store.history import summary
+from factdpo.store.result import KILLED, RUNNING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger("factdpo")
+
+Row = dict[str, Any]
+
+FILE = "results.parquet"
+VERSION = b"1"  # bumped by hand when _read gives other columns or values
+ABOUT = ["id", "name", "folder", "state", "error", "started", "warnings"]  # columns that are neither key nor metric
+WITHOUT_RESULT = (RUNNING, KILLED)  # states of runs that have no numbers yet, and are looked at anew each time
+CHUNK = 500  # runs held as Python's objects at once; thousands cost more time in its garbage collector than in reading
+
+
+def update_index(home: Path) -> None:
+    """Bring the index of the folder that runs lie in up to date; whatever goes wrong costs one warning, no more."""
+    try:
+        for _, names in homes(home, deeper=0):
+            read_home(home, names, write=True)
+    except Exception as error:  # a sweep calls this as its runs finish, and an index is not worth one of them
+        _warn(home, error)
+
+
+def is_run(folder: Path | str) -> bool:
+    return os.path.exists(f"{folder}/result.json") or os.path.exists(f"{folder}/asked.json")
+
+
+def homes(folder: Path, deeper: int = 2) -> Iterator[tuple[Path, list[str]]]:
+    """(folder that runs lie in, their names): this one, and those up to `deeper` levels below it."""
+    try:
+        with os.scandir(folder) as entries:
+            below = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read ({error})") from None
+    runs = [name for name in below if is_run(f"{folder}/{name}")]
+    if runs:
+        yield folder, runs
+    if deeper:
+        for name in sorted({*below} - {*runs}):
+            yield from homes(folder / name, deeper - 1)
+
+
+def read_home(home: Path, names: list[str], write: bool) -> "pa.Table":
+    """One row per run of a folder, from its index where that is up to date; `folder` holds the run's name alone."""
+    import pyarrow as pa
+    import pyarrow.compute
+
+    stamps = {name: _stamp(home / name) for name in names}
+    index = _read_index(home / FILE)
+    tables: list[pa.Table] = []
+    known: set[str] = set()
+    if index is not None:
+        read = zip(*(index[name].to_pylist() for name in ("folder", "mtime_ns", "size")), strict=True)
+        fresh = [stamps.get(folder) == (mtime_ns, size) for folder, mtime_ns, size in read]
+        tables = [index if all(fresh) else index.filter(pa.array(fresh, pa.bool_()))]
+        known = {*tables[0]["folder"].to_pylist()}
+    left: list[Row] = []
+    missing = [name for name in names if name not in known]
+    for some in (missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)):
+        rows = [_read(home / name, stamps[name]) for name in some]
+        left += [row for row in rows if row["state"] in WITHOUT_RESULT]
+        if ended := [row for row in rows if row["state"] not in WITHOUT_RESULT]:
+            tables.append(_table(ended))
+    if write and tables and tables != [index]:  # else it is up to date
+        try:
+            _write_index(home / FILE, concat(tables))
+        except OSError as error:
+            _warn(home, error)
+    if left:
+        tables.append(_table(left))
+    return concat(tables).sort_by("folder")
+
+
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    """Time and size of a result.json: it is written anew, never changed."""
+    try:
+        found = os.stat(f"{folder}/result.json")
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _read(folder: Path, stamp: tuple[int, int] | None) -> Row:
+    """One run as a flat row; without a readable result.json what can be known of it."""
+    try:
+        result = json.loads((folder / "result.json").read_bytes())
+        row = {name: result.get(name) for name in ABOUT} | {
+            "id": str(result["id"]),
+            "state": str(result["state"]),
+            "warnings": "\n".join(result.get("warnings") or []) or None,
+        }
+        row |= {key: _cell(value) for key, value in flat(result["config"]).items()} | summary(result)
+    except FileNotFoundError:
+        row = _without_result(folder, None)
+        if (now := _stamp(folder)) != stamp:  # it ended meanwhile
+            return _read(folder, now)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        row = _without_result(folder, f"result.json: not a result ({type(error).__name__}: {error})")
+    mtime_ns, size = stamp or (None, None)
+    return row | {"folder": folder.name, "mtime_ns": mtime_ns, "size": size}
+
+
+def _without_result(folder: Path, reason: str | None) -> Row:
+    """One that is running, was killed, or (`reason`) has a result.json that is damaged."""
+    row: Row = dict.fromkeys(ABOUT)
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        config = flat(yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), loader))
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):  # killed before it was written
+        config = {}
+    row |= {key: _cell(value) for key, value in config.items()}
+    state = is_at_work(folder)
+    error = reason or (None if state == RUNNING else "no result, and no process is at work on it")
+    return row | {"id": folder.name.rpartition("-")[2], "name": folder.name, "state": state, "error": error}
+
+
+def _cell(value: Any) -> Any:
+    """A config value as a table can group by it: a list as one types it."""
+    return typed(value) if isinstance(value, list) else value
+
+
+def _table(rows: list[Row]) -> "pa.Table":
+    import pyarrow as pa
+
+    def column(name: str) -> pa.Array:
+        values = [row.get(name) for row in rows]
+        try:
+            return pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):  # text in one run, a number in another
+            return pa.array([None if value is None else str(value) for value in values])
+
+    return pa.table({name: column(name) for name in dict.fromkeys(name for row in rows for name in row)})
+
+
+def concat(tables: "list[pa.Table]") -> "pa.Table":
+    """The tables' rows with the columns of all; a column that is text in one table becomes text."""
+    import pyarrow as pa
+
+    types: dict[str, set[pa.DataType]] = {}
+    for field in (field for table in tables for field in table.schema if not pa.types.is_null(field.type)):
+        types.setdefault(field.name, set()).add(field.type)
+    numbers = {pa.int64(), pa.float64()}
+    mixed = {name for name, found in types.items() if len(found) > 1 and not found <= numbers}
+
+    def agreed(table: pa.Table) -> pa.Table:
+        fields = [field.with_type(pa.string()) if field.name in mixed else field for field in table.schema]
+        return table.cast(pa.schema(fields))
+
+    return pa.concat_tables(map(agreed, tables), promote_options="permissive")
+
+
+def _read_index(path: Path) -> "pa.Table | None":
+    """What an index holds; None if there is none, or a damaged one, or one of another version: it is made anew."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException):
+        return None
+    return table if (table.schema.metadata or {}).get(b"factdpo_index") == VERSION else None
+
+
+def _write_index(path: Path, table: "pa.Table") -> None:
+    """Whole or not at all, whoever else writes it: the last one wins, and what its index lacks is read again."""
+    import pyarrow.parquet
+
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        marked = table.replace_schema_metadata({b"factdpo_index": VERSION})
+        pyarrow.parquet.write_table(marked, temporary, write_page_checksum=True)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+_warned: set[Path] = set()
+
+
+def _warn(home: Path, error: Exception) -> None:
+    """Once per folder: a sweep would say it after each of its runs."""
+    if home not in _warned:
+        _warned.add(home)
+        log.warning("%s cannot be written (%s); reading these runs takes longer without it", home / FILE, error)

@@ -1,0 +1,104 @@
+"""Who is told of a run while it runs, and of a sweep at its end: the record, and the dashboards that are asked for."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factdpo.config.schema import Config, TrackConfig
+from factdpo.results.compare import means
+from factdpo.results.tables import Results, load
+from factdpo.store.history import LocalTracker, Tracker, Trackers
+from factdpo.tracking.trackio_tracker import TrackioTracker
+from factdpo.tracking.wandb_settings import wandb_mode
+from factdpo.tracking.wandb_tracker import WandbTracker, agents_run, log_sweep
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+log = logging.getLogger("factdpo")
+
+LOG_SCALE_FROM = 20.0  # largest over smallest value of a key from which its axis is logarithmic
+
+
+def open_trackers(cfg: Config, run_id: str, name: str, folder: Path) -> Trackers:
+    """The trackers that the config asks for; `run_id` is the run's id in W&B too, `name` what a person reads there."""
+    each: list[Tracker] = [LocalTracker(folder)]
+    if wandb_mode(cfg.track)[0] != "disabled":
+        each.append(WandbTracker(cfg, run_id, name, folder))
+    if cfg.track.trackio:
+        each.append(TrackioTracker(cfg, run_id, name))
+    return Trackers(each)
+
+
+def show_sweep(folder: Path, track: TrackConfig, known: dict[str, Any]) -> None:
+    """What came of the sweep in a folder, in W&B; `known` is its sweep.json. Whatever goes wrong costs one warning."""
+    if wandb_mode(track)[0] == "disabled" or agents_run():  # the agent's sweep is W&B's own, with a page of its own
+        return
+    try:
+        results = load(folder)
+        best = best_run(results)
+        states = results.table["state"].value_counts().to_dict()
+        numbers: dict[str, Any] = {"runs": len(results.table), **{f"runs/{state}": n for state, n in states.items()}}
+        if best is not None:
+            numbers |= {f"best/{name}": best[name] for name in ("id", *results.metrics_of("accuracy"))}
+        page = folder / "report.html"
+        log_sweep(
+            track,
+            folder,
+            known["id"],
+            {name: known[name] for name in ("question", "axes")} | {"differ": results.keys},
+            numbers,
+            {
+                "runs": results.runs,
+                "means": means(results.table, results.settings, results.metrics),
+                **_figures(results),
+            },
+            page if page.is_file() else None,
+            None if best is None else Path(best["folder"]),
+        )
+    except Exception as error:
+        log.warning("W&B was not shown the sweep as a whole (%s: %s)", type(error).__name__, error)
+
+
+def best_run(results: Results) -> dict[str, Any] | None:
+    """The finished run with the highest accuracy on held-out facts, else on the training facts."""
+    for metric in ("accuracy/test", "accuracy/train"):
+        if metric in results.metrics and len(ranked := results.finished.dropna(subset=metric)):
+            return ranked.loc[ranked[metric].idxmax()].to_dict()
+    return None
+
+
+def _figures(results: Results) -> dict[str, "Image"]:
+    """Per setting that differs its picture: the runs' accuracies on every split over it."""
+    if not len(results.finished):
+        return {}
+    return {f"accuracy_by/{key}": _figure(results, key) for key in results.settings}
+
+
+def _figure(results: Results, key: str) -> "Image":
+    """Each run a dot, and a line through the means of each split; what else differs lies in the dots."""
+    import numpy as np
+    import pandas as pd
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # no pyplot: no global state, and Agg whatever the caller's backend
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(Figure(figsize=(7, 4.5), dpi=120, layout="constrained"))
+    axes = canvas.figure.subplots()
+    runs: Any = results.finished
+    numeric = pd.api.types.is_numeric_dtype(runs[key]) and not pd.api.types.is_bool_dtype(runs[key])
+    values: list[Any] = sorted(runs[key].dropna().unique()) if numeric else [str(v) for v in runs[key].unique()]
+    places = runs[key].astype(float) if numeric else runs[key].astype(str).map(values.index)
+    for metric in results.metrics_of("accuracy"):
+        mean = runs[metric].groupby(places).mean()
+        (line,) = axes.plot(mean.index, mean, marker="o", markersize=4, label=metric.partition("/")[2])
+        axes.scatter(places, runs[metric], s=10, alpha=0.4, color=line.get_color(), linewidths=0)
+    axes.axhline(0.5, color="0.7", linewidth=0.8, linestyle=":")
+    if numeric and min(values) > 0 and max(values) / min(values) >= LOG_SCALE_FROM:
+        axes.set_xscale("log")
+    if not numeric:
+        axes.set_xticks(range(len(values)), values)
+    axes.set(xlabel=key, ylabel="accuracy", ylim=(-0.02, 1.02))
+    axes.legend(frameon=False)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

@@ -1,0 +1,169 @@
+"""A sweep: a question that takes many runs. Which runs they are, what is known of each, and what came of all of them.
+
+Light to import: a sweep whose runs are all finished is answered without torch.
+"""
+
+import json
+import logging
+import shlex
+import subprocess
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from rich.text import Text
+
+from factdpo import console
+from factdpo.config.schema import ConfigError
+from factdpo.runs.identity import Run
+from factdpo.store import cache, provenance, result
+
+FILE = "sweep.json"
+NAMED = 10  # runs that are not there, before the rest is only counted
+
+
+@dataclass
+class Sweep:
+    """What one command asks of a sweep; sweep.json adds up what all commands asked."""
+
+    folder: Path
+    question: str | None  # as the sweep's file has it
+    command: list[str]  # as it was typed
+    axes: dict[str, list[str]]  # what is swept -> its values
+    conf_folders: list[Path]  # where the options of its groups lie
+    runs: dict[str, Run] = field(default_factory=dict)  # by id, in the order of the jobs
+    before: dict[str, str] = field(default_factory=dict)  # id -> state before this command
+    jobs: int = 0  # that ask for these runs
+    best_of: tuple[str, ...] = ("accuracy/test", "accuracy/train")  # the best run of the first that there is is named
+    started: float = field(default_factory=time.monotonic)
+    at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+
+    def add(self, runs: list[Run]) -> None:
+        """These are runs of the sweep; some may be the same run, asked for in other words."""
+        self.jobs += len(runs)
+        for run in runs:
+            if run.id not in self.runs:
+                self.runs[run.id], self.before[run.id] = run, run.state()
+
+    def write(self) -> None:
+        """sweep.json: the question, the axes and all runs that any command asked for, and the commands.
+
+        A command whose runs become known one after another writes it again and again.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / f".{FILE}.lock"):
+            known = read(self.folder) or {"name": self.folder.name, "question": None, "axes": {}, "runs": {}}
+            for key, values in self.axes.items():
+                known["axes"][key] = list(dict.fromkeys([*known["axes"].get(key, []), *values]))
+            known.setdefault("id", uuid.uuid4().hex[:12])  # of the sweep as a whole in W&B, whoever else names one so
+            known["question"] = self.question or known["question"]
+            known["runs"] |= {id: {"folder": run.folder.name, "label": run.cfg.label} for id, run in self.runs.items()}
+            mine = {
+                "command": shlex.join(self.command),
+                "started": self.at,
+                "runs": len(self.runs),
+                "commit": _commit(),
+                "versions": provenance.versions(),
+            }
+            same = (mine["started"], mine["command"])
+            others = [one for one in known.get("commands", []) if (one["started"], one["command"]) != same]
+            known["commands"] = [*others, mine]
+            cache.write_atomic(self.folder / FILE, json.dumps(known, indent=1, ensure_ascii=False))
+
+    def plan(self) -> str:
+        """How many runs, and how many of them are answered, in one line."""
+        many = f"{len(self.before)} run{'s' * (len(self.before) != 1)}"
+        many += f", asked for by {self.jobs} jobs" * (self.jobs > len(self.before))
+        counts = _counts(list(self.before.values()))
+        return f"{self.folder.name}: {many}: {counts}" + (f"  {self.question}" if self.question else "")
+
+    def close(self) -> int:
+        """Print what came of the runs; how many of them are not finished."""
+        states = {id: run.state_now() for id, run in self.runs.items()}
+        if opened := [id for id, run in self.runs.items() if (run.folder / "asked.json").is_file()]:
+            self._print_table(opened)
+        for id in [id for id in states if id not in opened][:NAMED]:
+            console.console.print(Text(f"{result.TO_DO}  {self.runs[id].folder}"), soft_wrap=True)
+        seconds = time.monotonic() - self.started
+        done = console.duration(seconds)
+        console.console.print(Text(f"{self.folder.name}: {_counts(list(states.values()))}; {done}"), soft_wrap=True)
+        self._show(states)
+        return len(states) - list(states.values()).count("FINISHED")
+
+    def _print_table(self, ids: list[str]) -> None:
+        """A row per setting, means over its seeds; by name the runs that failed; and the best."""
+        from factdpo.commands import results
+        from factdpo.results import views  # pandas
+        from factdpo.results.tables import Results, load
+
+        every = load(self.folder).table
+        mine = Results(every.loc[every["id"].isin(ids)].reset_index(drop=True))
+        if not len(mine.finished):
+            view = views.runs(mine, [])
+        else:
+            view = views.groups(mine, mine.settings or ["model.name"], mine.metrics_of("accuracy"))
+        best = [name for name in self.best_of if name in mine.metrics][:1]
+        view.below += views.around(mine, best, self.conf_folders)
+        console.console.print()
+        results.show(view, console.console)
+
+    def _show(self, states: dict[str, str]) -> None:
+        """Show the dashboards what came of the sweep, unless they have been and nothing changed."""
+        if (states == self.before and (self.folder / "wandb").exists()) or "FINISHED" not in states.values():
+            return
+        from factdpo.sweep.publish import show_sweep
+
+        with console.logging_to([logging.NullHandler()], quiet=True):
+            show_sweep(self.folder, next(iter(self.runs.values())).cfg.track, read(self.folder) or {})
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """A sweep's sweep.json; None if there is none. Raises ConfigError for one that cannot be read."""
+    path = folder / FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); move it away, and it is written anew") from None
+
+
+def refusal(problems: dict[str, list[int]], labels: list[list[str]]) -> str:
+    """Each problem once, with the jobs it is in; only the problems if all jobs have them all."""
+    if all(len(numbers) == len(labels) for numbers in problems.values()):
+        return "\n".join(problems)
+    wrong = {number for numbers in problems.values() for number in numbers}
+    lines = [f"{len(wrong)} of these {len(labels)} jobs cannot be run, so none of them was started:"]
+    for problem, numbers in problems.items():
+        lines += [f"  {problem}", *(f"    in {which}" for which in _names(numbers, labels))]
+    return "\n".join(lines)
+
+
+def _names(numbers: list[int], labels: list[list[str]]) -> list[str]:
+    """Jobs by their overrides, without those that every job of the sweep has; by what they share if that says which."""
+    everywhere = set.intersection(*map(set, labels))
+    telling = [[override for override in label if override not in everywhere] for label in labels]
+    shared = [override for override in telling[numbers[0]] if all(override in telling[n] for n in numbers)]
+    if numbers == [n for n, label in enumerate(telling) if set(shared) <= set(label)]:
+        which = " ".join(shared)
+        return [f"each of the {len(numbers)} jobs with {which}" if len(numbers) > 1 and which else which or "every job"]
+    return [" ".join(telling[n]) or "the job without overrides" for n in numbers]
+
+
+def _counts(states: list[str]) -> str:
+    """`16 FINISHED, 1 DIVERGED`."""
+    return ", ".join(f"{states.count(state)} {state}" for state in result.STATES if state in states)
+
+
+def _commit() -> str | None:
+    """The commit of factdpo's own source, with `+` if it was changed since; None for an installed wheel."""
+    here = Path(__file__).parents[1]
+    git = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if (here.parent / ".git").exists() else None

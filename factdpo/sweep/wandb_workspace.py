@@ -1,0 +1,72 @@
+"""`factdpo sync --workspace`: a sweep as a saved view in Weights & Biases, with charts of what it swept."""
+
+import importlib.util
+import io
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+from factdpo.config.schema import ConfigError
+from factdpo.results.tables import Results, known, load
+from factdpo.tracking.wandb_tracker import default_entity
+
+CURVES = ("accuracy", "margin_nats", "chosen_logp_nats", "rejected_logp_nats", "p_other")  # eval/<split>/...
+
+
+def check_installed() -> None:
+    """Raises ConfigError where the package that writes views is missing."""
+    if importlib.util.find_spec("wandb_workspaces") is None:
+        raise ConfigError("sync --workspace: wandb-workspaces is not installed; pip install 'wandb-workspaces>=0.4'")
+
+
+def save(folder: Path) -> str:
+    """The address of a new view of the sweep in a folder; raises what W&B's client does when it cannot save it."""
+    results = load(folder)
+    if not len(results.finished):
+        raise ConfigError(f"sync --workspace: no run in {folder} has finished, so there is nothing to draw")
+    import wandb_workspaces.workspaces as ws  # pyright: ignore[reportMissingImports]
+
+    entity, project, group = (
+        known(results.finished.iloc[0].get(f"track.{key}")) for key in ("entity", "project", "group")
+    )
+    made = ws.Workspace(
+        entity=entity or default_entity(),
+        project=project,
+        name=folder.name,
+        sections=_sections(results),
+        settings=ws.WorkspaceSettings(x_axis="step", max_runs=50),
+        runset_settings=ws.RunsetSettings(
+            filters=[ws.Metric("Group") == (group or folder.name), ws.Metric("JobType") != "sweep"],
+        ),
+    )
+    with redirect_stderr(io.StringIO()):  # it says where the view is, which is what we return
+        made.save()
+    return made.url
+
+
+def _sections(results: Results) -> list[Any]:
+    """What was swept against what came of it; reward accuracy against accuracy; and curves, in means over seeds."""
+    import wandb_workspaces.reports.v2 as wr  # pyright: ignore[reportMissingImports]
+    import wandb_workspaces.workspaces as ws  # pyright: ignore[reportMissingImports]
+
+    accuracies = results.metrics_of("accuracy")
+    splits = [name.partition("/")[2] for name in accuracies]
+    swept = [wr.Config(key) for key in results.settings]
+    scores = [wr.SummaryMetric(name) for name in accuracies]
+    column = wr.ParallelCoordinatesPlotColumn  # pyright: ignore[reportPrivateImportUsage]
+    ways = [column(one) for one in [*swept, *scores]]
+    over = [wr.ScatterPlot(x=key, y=score, title=f"{key.name}: {score.name}") for key in swept for score in scores]
+    logged = wr.ScatterPlot(
+        x=wr.SummaryMetric("reward_accuracy/train"),
+        y=wr.SummaryMetric("accuracy/train"),
+        title="what TRL logs, and whether the model ranks the facts first",
+    )
+    alike = {"groupby": swept[0], "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"} if len(swept) == 1 else {}
+    curves = [
+        wr.LinePlot(x="step", y=[f"eval/{split}/{metric}"], title=f"{metric}, {split}", **alike)
+        for metric in CURVES
+        for split in splits
+    ]
+    loss = wr.LinePlot(x="step", y=["loss"], title="loss", **alike)
+    panels = {"What was swept": [wr.ParallelCoordinatesPlot(columns=ways), *over, logged], "Curves": [loss, *curves]}
+    return [ws.Section(name=name, panels=some, is_open=True) for name, some in panels.items()]

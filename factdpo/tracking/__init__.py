@@ -1,0 +1,1 @@
+"""Weights & Biases and trackio: views of the local record."""

@@ -1,0 +1,136 @@
+"""trackio: a dashboard that lies on this machine whole. It has names and groups, and no ids, tags or summaries."""
+
+import contextlib
+import contextvars
+import importlib.metadata
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from factdpo.config.schema import Config, ConfigError, TrackConfig, to_dict
+from factdpo.store.history import Row, summary
+from factdpo.tracking.wandb_settings import without_secrets
+
+log = logging.getLogger("factdpo")
+
+OLDEST = (0, 43)  # version of trackio
+TABLE_ROWS = 1000  # trackio keeps a table as JSON in one cell of its database
+
+_said: set[str] = set()  # projects whose dashboard's command was printed
+
+
+def check_installed(track: TrackConfig) -> None:
+    """Raises ConfigError where trackio is asked for and not there, or is of a version whose functions were others."""
+    if not track.trackio:
+        return
+    try:
+        version = importlib.metadata.version("trackio")
+    except importlib.metadata.PackageNotFoundError:
+        problem = "trackio is not installed"
+    else:
+        if tuple(map(int, version.split(".")[:2])) >= OLDEST:
+            return
+        problem = f"trackio {version} is too old"
+    oldest = ".".join(map(str, OLDEST))
+    raise ConfigError(f"track.trackio=true: {problem}; pip install 'trackio>={oldest}' (or track=offline)")
+
+
+class TrackioTracker:
+    """One trackio run per config, named with its id. Never raises: a failure costs one warning, then it is off.
+
+    Its data lies in `out`/trackio, unless TRACKIO_DIR names another folder. A run that is done again replaces what an
+    earlier attempt left.
+    """
+
+    def __init__(self, cfg: Config, run_id: str, name: str) -> None:
+        self._run: Any = None
+        try:
+            with _quiet():
+                self._run = _start(cfg, run_id, name)
+        except Exception as error:
+            self._give_up(error)
+            return
+        if cfg.track.project not in _said:
+            _said.add(cfg.track.project)
+            folder = os.environ["TRACKIO_DIR"]
+            log.info("trackio: TRACKIO_DIR=%s trackio show --project %s", folder, cfg.track.project)
+
+    def log(self, *rows: Row) -> None:
+        if self._run is None:
+            return
+        try:
+            with _quiet():
+                for row in rows:
+                    self._run.log({name: value for name, value in row.items() if name != "step"}, step=row.get("step"))
+        except Exception as error:
+            self._give_up(error)
+
+    def finish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
+        if self._run is None:
+            return
+        try:
+            import trackio  # pyright: ignore[reportMissingImports]
+
+            tables = {"items": items, "generations": generations}
+            media = {
+                name: trackio.Table(data=[list(row.values()) for row in rows[:TABLE_ROWS]], columns=list(rows[0]))
+                for name, rows in tables.items()
+                if rows
+            }
+            pictures = {f"graph/{path.stem}": path for path in sorted((folder / "figures").glob("*.png"))}
+            with _quiet():
+                self._run.log(summary(result) | media | {k: trackio.Image(str(path)) for k, path in pictures.items()})
+                self._run.finish()
+        except Exception as error:
+            self._give_up(error)
+        self._run = None
+
+    def _give_up(self, error: Exception) -> None:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        log.warning("trackio failed and is off for the rest of this run (%s: %s)", type(error).__name__, said)
+        self._run = None
+
+
+def _start(cfg: Config, run_id: str, name: str) -> Any:
+    # trackio reads it once, when it is imported; its own default is in the user's home.
+    os.environ.setdefault("TRACKIO_DIR", str(Path(cfg.out).absolute() / "trackio"))
+    import trackio  # pyright: ignore[reportMissingImports]
+
+    shown = f"{name} ({run_id})"
+    for earlier in _runs(cfg.track.project):
+        if earlier.name == shown:
+            earlier.delete()
+    config = without_secrets(to_dict(cfg), os.environ)
+    # `init` ends the run that is open in its context: runs that train together each get a context of their own.
+    return contextvars.Context().run(
+        trackio.init,
+        project=cfg.track.project,
+        name=shown,
+        group=cfg.track.group or cfg.sweep,
+        config={"id": run_id, **config},
+        embed=False,
+        auto_log_gpu=False,
+        auto_log_cpu=False,
+    )
+
+
+def _runs(project: str) -> Any:
+    """The runs of a project; none before its first."""
+    import trackio  # pyright: ignore[reportMissingImports]
+
+    try:
+        return trackio.Api().runs(project)
+    except ValueError:  # that there is no such project, and nothing else
+        return []
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """trackio prints as it goes, and warns where others raise: here a warning is an error."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        yield

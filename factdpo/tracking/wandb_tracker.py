@@ -1,0 +1,259 @@
+"""Weights & Biases: a run of ours as one of theirs, and a sweep as one more that says what came of it.
+
+Every attempt at a run tells the whole of its history under the run's own id, and leaves `resume` unset: W&B then writes
+from the first line again, over what an earlier attempt sent, be it online or by `wandb sync`. With `resume="allow"` it
+would append, and hold each row twice.
+"""
+
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from factdpo.config.schema import Config, TrackConfig, to_dict
+from factdpo.store.history import Row, summary
+from factdpo.tracking import wandb_offline, wandb_settings
+from factdpo.tracking.wandb_settings import wandb_mode, without_secrets
+
+log = logging.getLogger("factdpo")
+
+INIT_TIMEOUT_SECONDS = 20.0  # for the server's first answer
+FINISH_TIMEOUT_SECONDS = 60.0  # for the last uploads
+WRITE_SECONDS = 3.0  # for the end of an offline run, which W&B writes a moment after it is finished
+TABLE_ROWS = 10_000  # what W&B's tables show; items.parquet has every row
+AXES = ("step", "epoch")  # to draw curves over, and no curves themselves
+PEAKS = ("accuracy", "accuracies", "grad_norm")  # metrics whose highest value tells something beside their last
+
+_agents_run: dict[str, str] = {}  # id of the run that `wandb agent` started -> id of ours that joined it
+_open: set[str] = set()  # ids of the runs that are open in this process
+
+
+class WandbTracker:
+    """One W&B run per config, in the run's folder. Never raises: a failure costs one warning, then it is off.
+
+    Under `wandb agent` the run is the one that the agent opened, under the agent's id and in its sweep's project; ours
+    is in its config, as `id`.
+    """
+
+    def __init__(self, cfg: Config, run_id: str, name: str, folder: Path) -> None:
+        self._cfg, self._id = cfg, run_id
+        self._run: Any = None
+        self._step = 0
+        self._seen: set[str] = set()  # metrics
+        try:
+            agents = agents_run()
+            if agents and _agents_run.setdefault(agents, run_id) != run_id:  # W&B would write both into one
+                raise RuntimeError("`wandb agent` opens one run per command, and this command has several")
+            config = {"id": run_id, **to_dict(cfg)}
+            self._run = _start(cfg.track, folder, agents or run_id, name, cfg.sweep, cfg.track.job_type, config)
+            for axis in AXES:
+                self._run.define_metric(axis, hidden=True)
+            self._run.define_metric("*", step_metric="step")  # W&B's own _step counts rows
+        except Exception as error:
+            self._give_up(error)
+
+    def log(self, *rows: Row) -> None:
+        if self._run is None:
+            return
+        try:
+            for row in rows:
+                self._step = row.get("step", self._step)
+                for metric in row.keys() - self._seen:
+                    self._seen.add(metric)
+                    if metric.rpartition("/")[2] in PEAKS or metric.endswith("_accuracy"):
+                        self._run.define_metric(metric, step_metric="step", summary="last,max")
+                self._run.log(row)
+        except Exception as error:
+            self._give_up(error)
+
+    def finish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
+        if self._run is None:
+            return
+        try:
+            self._run.summary.update(summary(result))
+            self._publish(result, items, generations, folder)
+            _finish(self._run, exit_code=0 if result["state"] == "FINISHED" else 1)
+            settings = self._run.settings
+            if settings.mode == "offline" and not wandb_offline.is_whole(Path(settings.sync_file), WRITE_SECONDS):
+                log.warning("W&B lost a part of its copy of the run (is the disk full?); the local record is whole")
+        except Exception as error:
+            self._give_up(error)
+        self._run = None
+
+    def _publish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
+        """Tables, figures and, if asked for, the adapter."""
+        import wandb
+
+        media: Row = {
+            f"graph/{path.stem}": wandb.Image(str(path)) for path in sorted((folder / "figures").glob("*.png"))
+        }
+        for name, rows in (("items", items), ("generations", generations)):
+            if rows:
+                columns: list[Any] = list(rows[0])
+                media[name] = wandb.Table(
+                    columns=columns, data=[[row.get(c) for c in columns] for row in rows[:TABLE_ROWS]]
+                )
+        if media:
+            self._run.log({"step": self._step, **media})
+        if self._cfg.track.log_adapter and (folder / "adapter").is_dir():
+            told = {name: value for name, value in summary(result).items() if name.startswith("accuracy/")}
+            _log_adapter(self._run, folder, self._cfg.sweep or self._cfg.model.name, [self._id], told)
+
+    def _give_up(self, error: Exception) -> None:
+        _warn("W&B failed and is off for the rest of this run", error)
+        run, self._run = self._run, None
+        if run is not None:
+            _finish_failed(run)
+
+
+def log_sweep(
+    track: TrackConfig,
+    folder: Path,
+    sweep_id: str,
+    config: Row,
+    numbers: Row,
+    media: dict[str, Any],
+    page: Path | None,
+    best: Path | None,
+) -> None:
+    """What came of a sweep as one W&B run, named like its folder and beside its runs; a failure costs one warning.
+
+    `media` are tables (DataFrames) and pictures (Pillow's), `page` its report, `best` the folder of its best run.
+    What an earlier command showed of the sweep is replaced.
+    """
+    import pandas as pd
+
+    run = None
+    try:
+        import wandb
+
+        shutil.rmtree(folder / "wandb", ignore_errors=True)
+        run = _start(track, folder, sweep_id, folder.name, folder.name, "sweep", config)
+        run.summary.update(numbers)
+        row: Row = {
+            name: wandb.Table(dataframe=_plain(what)) if isinstance(what, pd.DataFrame) else wandb.Image(what)
+            for name, what in media.items()
+        }
+        if page is not None:
+            row["report"] = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
+        run.log(row)
+        if track.log_adapter and best is not None and (best / "adapter").is_dir():
+            _log_adapter(run, best, folder.name, ["best"], {})
+        _finish(run, exit_code=0)
+    except Exception as error:
+        _warn("W&B was not shown the sweep as a whole", error)
+        if run is not None:
+            _finish_failed(run)
+
+
+def default_entity() -> str:
+    """Whose projects the API key writes to when nobody else's are named; asks the server."""
+    import wandb
+
+    return str(wandb.Api().default_entity)
+
+
+def agents_run() -> str | None:
+    """The id of the run that `wandb agent` opened for this process; None when no agent started it."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+
+
+def _start(
+    track: TrackConfig, folder: Path, run_id: str, name: str, sweep: str | None, job_type: str, config: Row
+) -> Any:
+    """A W&B run; offline, with one warning, when the server does not take it."""
+    import wandb
+
+    quiet = wandb.Settings(silent=True)
+    wandb.setup(settings=quiet)
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        init_timeout=INIT_TIMEOUT_SECONDS,
+        finish_timeout=FINISH_TIMEOUT_SECONDS,
+        finish_timeout_raises=True,
+        # Nothing about the machine, its user or the code around us leaves it; the record has versions and hardware.
+        disable_git=True,
+        disable_code=True,
+        save_code=False,
+        host="-",
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+    )
+    told = {
+        "name": name,
+        "project": track.project,
+        "entity": track.entity,
+        "group": track.group or sweep,
+        "job_type": job_type,
+        "tags": track.tags,
+        "config": config,
+    }
+
+    def start(mode: str) -> Any:
+        run = wandb.init(
+            **without_secrets(told, os.environ),
+            id=run_id,
+            dir=str(folder),
+            mode=mode,  # pyright: ignore[reportArgumentType]
+            reinit="create_new",  # two runs in one process are two runs, and a run of the caller's own goes on
+            settings=settings,
+        )
+        _open.add(run.id)
+        for handler in logging.getLogger("wandb").handlers:  # its debug.log: on a full disk a traceback for each line
+            handler.handleError = lambda record: None
+        return run
+
+    mode, _ = wandb_mode(track)
+    if mode == "offline":
+        return start("offline")
+    try:
+        return start("online")
+    except Exception as error:
+        log.warning("W&B offline: the server did not take the run (%s); `factdpo sync` uploads it later", _said(error))
+        wandb_settings.server_failed = True
+        if not _open:  # it would end those too
+            wandb.teardown()  # its service holds on to the id of the run that failed to start
+            wandb.setup(settings=quiet)
+        return start("offline")
+
+
+def _log_adapter(run: Any, folder: Path, collection: str, aliases: list[str], metadata: Row) -> None:
+    """An adapter as a version of its sweep's, or else its model's, artifact: found by a run's id, `best`, or `latest`.
+
+    The same files logged twice are one version, which gets the aliases of both.
+    """
+    import wandb
+
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"adapter-{collection}")
+    artifact = wandb.Artifact(name, type="adapter", metadata=metadata)
+    artifact.add_dir(str(folder / "adapter"))
+    run.log_artifact(artifact, aliases=aliases)
+
+
+def _plain(frame: Any) -> Any:
+    """A DataFrame as W&B's tables take it: no missing values of pandas' own kinds, and lists as text."""
+    return frame.astype(object).where(frame.notna(), None)
+
+
+def _finish(run: Any, exit_code: int) -> None:
+    _open.discard(run.id)
+    run.finish(exit_code=exit_code)
+
+
+def _finish_failed(run: Any) -> None:
+    try:
+        _finish(run, exit_code=1)
+    except Exception as second:
+        log.debug("W&B could not be closed either: %s", second)
+
+
+def _warn(what: str, error: Exception) -> None:
+    log.warning("%s (%s: %s); the local record is whole", what, type(error).__name__, _said(error))
+
+
+def _said(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

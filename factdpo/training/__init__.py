@@ -1,0 +1,1 @@
+"""DPO: the loss, the schedule, adapters, and the two engines."""

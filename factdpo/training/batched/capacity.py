@@ -1,0 +1,99 @@
+"""How many runs train at once: as many as memory and a forward of good size take, from a measured probe of the base."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from factdpo.config.schema import Config
+from factdpo.data.pairs import Pairs
+from factdpo.models.base import Base
+from factdpo.training.batched.packing import block_length, pack
+from factdpo.training.batched.stacked_lora import fresh_adapter, stacked
+
+log = logging.getLogger("factdpo")
+
+TOKENS = {"cpu": 2048}  # per forward: where more is no faster (LOG.md); other devices take TOKENS_ELSEWHERE
+TOKENS_ELSEWHERE = 65536
+MASTERS = 6  # tensors as large as a run's adapter: masters, gradients (twice), update, and AdamW's two moments
+USABLE = 0.8  # of the memory that is free
+BACKWARD = 1.5  # a backward's peak against the activations that the forward keeps
+
+
+def tokens_at_once(cfg: Config, device: torch.device) -> int:
+    """Tokens per forward: engine.max_tokens, or what the device takes well."""
+    return cfg.engine.max_tokens or TOKENS.get(device.type, TOKENS_ELSEWHERE)
+
+
+def runs_at_once(base: Base, runs: list[tuple[Config, Pairs]]) -> int:
+    """How many of these runs, each with its training pairs, can train together; at least 1."""
+    if len(runs) == 1:
+        return 1
+    tokens, number, rows = max(_largest_step(cfg, pairs, number) for number, (cfg, pairs) in enumerate(runs))
+    cfg, pairs = runs[number]
+    # Every run is padded to the highest rank, and gets a mask where any has dropout.
+    highest = {key: max(getattr(cfg.lora, key) for cfg, _ in runs) for key in ("rank", "dropout")}
+    cfg = dataclasses.replace(cfg, lora=dataclasses.replace(cfg.lora, **highest))
+    shared, state, activations = bytes_needed(base, cfg, pairs, rows)
+    by_memory = int((free_bytes(base.device) * USABLE - shared) / (state + BACKWARD * activations))
+    by_tokens = tokens_at_once(cfg, base.device) // tokens
+    limits = {"runs": len(runs), "tokens per forward": by_tokens, "memory": by_memory}
+    if cfg.engine.max_runs is not None:
+        limits["engine.max_runs"] = cfg.engine.max_runs
+    at_once = max(1, min(limits.values()))
+    if at_once < len(runs):
+        log.info("%d runs at once, limited by %s", at_once, min(limits, key=lambda name: limits[name]))
+    return at_once
+
+
+def _largest_step(cfg: Config, pairs: Pairs, number: int) -> tuple[int, int, list[int]]:
+    """Most tokens that an optimizer step of a run can have, the run's number, and such a step's rows."""
+    size = cfg.dpo.batch_size * cfg.dpo.gradient_accumulation_steps
+    rows = sorted(range(len(pairs)), key=lambda row: -block_length(pairs, row))[:size]
+    return sum(block_length(pairs, row) for row in rows), number, rows
+
+
+def bytes_needed(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tuple[int, int, int]:
+    """Measured: what all runs share besides the base, what each run's weights and optimizer hold, and what a forward of
+    these pairs keeps for the backward."""
+    adapter = fresh_adapter(cfg, base)
+    kept: dict[int, int] = {}  # address of a storage -> its bytes
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    packed = pack([(pairs, rows)]).to(base.device)
+    with stacked(base, [adapter], adapter.config.r, cfg.dpo.bf16) as stack:
+        for layer in stack.layers.values():
+            layer.a, layer.b = layer.a.detach().requires_grad_(), layer.b.detach().requires_grad_()
+            if cfg.lora.dropout > 0:
+                layer.kept = keep(torch.ones(1, packed.ids.numel(), layer.weight.shape[1], device=base.device))
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            answers = stack.answers(packed)
+        del answers
+        weights = {p.untyped_storage().data_ptr() for p in (*base.model.parameters(), stack.masters)}
+        weights |= {layer.in_training[0].untyped_storage().data_ptr() for layer in stack.layers.values()}
+        activations = sum(size for address, size in kept.items() if address not in weights)
+        frozen = [(layer.in_training[0], layer.weight) for layer in stack.layers.values()]
+        shared = sum(copy.nbytes for copy, weight in frozen if copy.dtype != weight.dtype)  # of dpo.bf16
+        return shared, MASTERS * stack.masters.nbytes, activations
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had on the device; on a CPU within the limit of the container."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and (most := limit.read_text().strip()).isdigit():
+        free = min(free, int(most) - int(used.read_text()))
+    return free
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory, of a device or the machine, ran out."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

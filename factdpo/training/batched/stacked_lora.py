@@ -1,0 +1,331 @@
+"""Many LoRA adapters on one frozen base: every forward carries rows of R runs, the runs one after the other.
+
+Each adapted linear layer adds its own run's product to the base's, by two batched matmuls whatever R is. Smaller ranks
+are padded with zeros; their gradients are zero, so they stay zero.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import set_seed
+from transformers.pytorch_utils import Conv1D
+
+from factdpo.config.schema import Config, ConfigError
+from factdpo.data.pairs import Pairs
+from factdpo.models.base import Base
+from factdpo.models.logps import answer_logps
+from factdpo.models.scoring import PairLogps
+from factdpo.training.adapters import lora_config
+from factdpo.training.batched.packing import Packed, pack, shared_lengths
+
+KEY = "base_model.model.{}.lora_{}.weight"  # of a tensor in PEFT's adapter_model.safetensors
+
+
+class Adapter(NamedTuple):
+    """One run's LoRA weights, float32 on the CPU, per layer A [K, d_in] and B [d_out, K]; and PEFT's config of them."""
+
+    layers: dict[str, tuple[Tensor, Tensor]]
+    config: LoraConfig
+
+    @property
+    def scale(self) -> float:
+        """What the product is multiplied by: alpha / K, or alpha / sqrt(K) (rsLoRA, 2312.03732)."""
+        return self.config.lora_alpha / (self.config.r**0.5 if self.config.use_rslora else self.config.r)
+
+    @property
+    def parameters(self) -> int:
+        return sum(a.numel() + b.numel() for a, b in self.layers.values())
+
+    def save(self, folder: Path) -> None:
+        """In PEFT's format."""
+        self.config.inference_mode = True
+        self.config.save_pretrained(str(folder))
+        tensors = {
+            KEY.format(name, side): weight
+            for name, both in self.layers.items()
+            for side, weight in zip("AB", both, strict=True)
+        }
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+class Answers(NamedTuple):
+    """What a packed forward says about each pair, summed over an answer's tokens; nats; side 0 is chosen."""
+
+    logps: Float[Tensor, "2 R B"]
+    greedy: Float[Tensor, "2 R B"]  # tokens that greedy decoding says
+    entropy: Float[Tensor, "2 R B"]  # of the prediction
+    mean_logit: Float[Tensor, "2 R B"]  # over the vocabulary
+
+
+class _Product(torch.autograd.Function):
+    """x W^T + b + scale (x A^T) B^T, each run's rows with its own A and B, W and b frozen (LoRA, 2106.09685 eq. 3).
+
+    Written out so that no product is copied: the adapter's is added in place, forward and backward.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: Tensor
+    ) -> Tensor:
+        rows = x.reshape(len(a), -1, x.shape[-1]).to(a.dtype)
+        inner = torch.bmm(rows, a.mT).mul_(scale)
+        y = F.linear(x.to(weight.dtype), weight, bias).to(a.dtype)
+        y.view(len(a), -1, y.shape[-1]).baddbmm_(inner, b.mT)
+        ctx.save_for_backward(rows, inner, weight, a, b, scale)
+        ctx.dtype = x.dtype
+        return y.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        rows, inner, weight, a, b, scale = ctx.saved_tensors
+        g = grad.reshape(len(a), -1, grad.shape[-1]).to(a.dtype)
+        grad_inner = torch.bmm(g, b).mul_(scale)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad.to(weight.dtype) @ weight).to(a.dtype)
+            grad_x.view(len(a), -1, grad_x.shape[-1]).baddbmm_(grad_inner, a)
+            grad_x = grad_x.to(ctx.dtype)
+        return grad_x, None, None, torch.bmm(grad_inner.mT, rows), torch.bmm(g.mT, inner), None
+
+
+class StackedLinear(nn.Module):
+    """A frozen linear layer with the adapters of R runs, in place of nn.Linear or GPT-2's Conv1D."""
+
+    def __init__(self, base: nn.Module, dtype: torch.dtype):
+        super().__init__()
+        weight, bias = cast(Tensor, base.weight), cast(Tensor | None, base.bias)
+        self.base = base
+        self.weight, self.bias = weight.T if isinstance(base, Conv1D) else weight, bias  # [d_out, d_in], [d_out]
+        self.in_training = self.weight.to(dtype), bias if bias is None else bias.to(dtype)
+        self.a = self.b = self.scale = torch.empty(0)  # [R, K, d_in], [R, d_out, K], [R, 1, 1]: the stack sets them
+        self.kept: Float[Tensor, "R rows d_in"] | None = None  # dropout: 0, or 1 / (1 - p); None without
+        self.only: Int[Tensor, "R H"] | None = None  # the rows that matter; None: all
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., d_out]; 0 where a row does not matter."""
+        if self.only is None:
+            return self._product(x, self.kept)
+        rows = self.only.flatten()
+        kept = None if self.kept is None else self.kept.flatten(0, 1)[rows].view(*self.only.shape, -1)
+        y = self._product(x.reshape(-1, x.shape[-1]).index_select(0, rows), kept)
+        return y.new_zeros(x.shape[:-1].numel(), y.shape[-1]).index_copy(0, rows, y).view(*x.shape[:-1], -1)
+
+    def _product(self, x: Tensor, kept: Tensor | None) -> Tensor:
+        weight, bias = self.in_training if torch.is_grad_enabled() else (self.weight, self.bias)
+        if kept is None:
+            return _Product.apply(x, weight, bias, self.a, self.b, self.scale)  # type: ignore[return-value]
+        y = F.linear(x.to(weight.dtype), weight, bias)
+        rows = x.reshape(len(self.a), -1, x.shape[-1]).to(self.a.dtype) * kept
+        inner = torch.bmm(rows, self.a.mT) * self.scale
+        stacked = torch.baddbmm(y.view(len(self.a), -1, y.shape[-1]).to(inner.dtype), inner, self.b.mT)
+        return stacked.to(x.dtype).view_as(y)
+
+
+class Stack:
+    """The base with the adapters of R runs; their weights are float32 masters in one tensor [R, P]. See `stacked`."""
+
+    def __init__(self, base: Base, layers: dict[str, StackedLinear], adapters: list[Adapter], rank: int):
+        self.base, self.layers, self.rank = base, layers, rank
+        self.last = [layers[name] for name in _after_attention(base, list(layers))]
+        width = sum(self.rank * (layer.weight.shape[0] + layer.weight.shape[1]) for layer in layers.values())
+        self.masters = torch.zeros(len(adapters), width)
+        self.scales = torch.tensor([adapter.scale for adapter in adapters]).view(-1, 1, 1).to(base.device)
+        views = self.views(self.masters)
+        for run, adapter in enumerate(adapters):
+            for name, (a, b) in adapter.layers.items():
+                views[name][0][run, : len(a)] = a
+                views[name][1][run, :, : len(a)] = b
+        self.masters = self.masters.to(base.device)
+        self.use(self.views(self.masters), self.scales)
+
+    def put_on(self) -> None:
+        """The base's forward is from now on that of the runs."""
+        for name, layer in self.layers.items():
+            self.base.model.set_submodule(name, layer)
+
+    def take_off(self) -> None:
+        """The base is as it was."""
+        for name, layer in self.layers.items():
+            self.base.model.set_submodule(name, layer.base)
+
+    def views(self, flat: Float[Tensor, "R P"]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Each layer's A [R, K, d_in] and B [R, d_out, K] in a tensor laid out as `masters`."""
+        found, start = {}, 0
+        for name, layer in self.layers.items():
+            outputs, inputs = layer.weight.shape
+            middle, end = start + self.rank * inputs, start + self.rank * (inputs + outputs)
+            a, b = flat[:, start:middle], flat[:, middle:end]
+            found[name] = a.view(-1, self.rank, inputs), b.view(-1, outputs, self.rank)
+            start = end
+        return found
+
+    def use(self, weights: dict[str, tuple[Tensor, Tensor]], scales: Float[Tensor, "R 1 1"]) -> None:
+        """Compute with these from now on."""
+        for name, (a, b) in weights.items():
+            layer = self.layers[name]
+            layer.a, layer.b, layer.scale = a, b, scales
+
+    def keep(self, runs: list[int]) -> None:
+        """Go on with these runs alone; the padding of the ranks stays as it is."""
+        self.masters, self.scales = self.masters[runs].contiguous(), self.scales[runs]
+        self.use(self.views(self.masters), self.scales)
+
+    def adapter(self, run: int, config: LoraConfig) -> Adapter:
+        """One run's weights without the padding."""
+        layers = {
+            name: (a[run, : config.r].cpu().contiguous(), b[run, :, : config.r].cpu().contiguous())
+            for name, (a, b) in self.views(self.masters).items()
+        }
+        return Adapter(layers, config)
+
+    def answers(self, packed: Packed) -> Answers:
+        """One forward; what comes after the last attention sees only the positions that an answer is predicted from."""
+        model = self.base.model
+        head = cast(nn.Module, model.get_output_embeddings())
+        # The model's own forward goes on with these rows alone: [1, R * H, D] in place of [rows, T, D].
+        hook = head.register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[packed.head.flatten()][None],))
+        for layer in self.last:
+            layer.only = packed.head
+        try:
+            logits = model(
+                input_ids=packed.ids,
+                attention_mask=packed.mask(model.dtype),
+                position_ids=packed.positions,
+                use_cache=False,
+            ).logits[0]
+        finally:
+            hook.remove()
+            for layer in self.last:
+                layer.only = None
+        logps = logits.float().log_softmax(-1)
+        token_logps = answer_logps(logps, packed.at, packed.token, packed.there)
+        with torch.no_grad():
+            entropy = -(logps.exp() * logps).sum(-1)
+            said = logits.argmax(-1)[packed.at] == packed.token
+
+            def over_tokens(values: Tensor) -> Tensor:
+                return torch.where(packed.there, values, 0.0).sum(-1)
+
+            return Answers(
+                token_logps,
+                over_tokens(said.float()),
+                over_tokens(entropy[packed.at]),
+                over_tokens(logits.float().mean(-1)[packed.at]),
+            )
+
+    @torch.no_grad()
+    def logps(self, pairs: list[Pairs], max_tokens: int) -> list[PairLogps]:
+        """Each run's scores of its own pairs, in shared forwards of at most `max_tokens`; on the CPU, NaN included."""
+        orders = [sorted(range(len(p)), key=lambda row, p=p: p.prompt_ids[row]) for p in pairs]  # alike ones together
+        most = max(map(len, pairs))
+        tokens = sum(sum(shared_lengths(p, order)) for p, order in zip(pairs, orders, strict=True))
+        at_once = max(1, max_tokens * most // max(1, tokens))
+        sides, greedy = torch.empty(2, len(pairs), most), torch.empty(len(pairs), most, dtype=torch.bool)
+        for start in range(0, most, at_once):
+            rows = [order[start : start + at_once] for order in orders]
+            packed = pack(list(zip(pairs, rows, strict=True)), share=True)
+            found = self.answers(packed.to(self.base.device))
+            for r, of_run in enumerate(rows):
+                sides[:, r, of_run] = found.logps[:, r, : len(of_run)].cpu()
+                greedy[r, of_run] = (found.greedy[0, r].cpu() == packed.there[0, r].sum(-1))[: len(of_run)]
+        return [
+            PairLogps(sides[0, r, : len(p)].clone(), sides[1, r, : len(p)].clone(), greedy[r, : len(p)].clone())
+            for r, p in enumerate(pairs)
+        ]
+
+
+@contextmanager
+def stacked(base: Base, adapters: list[Adapter], rank: int, bf16_products: bool = False) -> Iterator[Stack]:
+    """The base with these adapters, for as long as the context lasts; all have the same layers and at most this rank.
+
+    With `bf16_products` the frozen layers multiply in bfloat16 in training, and in their own dtype when they score.
+    """
+    layers = {}
+    for name in adapters[0].layers:
+        layer = base.model.get_submodule(name)
+        dtype = torch.bfloat16 if bf16_products else cast(Tensor, layer.weight).dtype
+        layers[name] = StackedLinear(layer, dtype)
+    stack = Stack(base, layers, adapters, rank)
+    try:
+        stack.put_on()
+        yield stack
+    finally:
+        stack.take_off()
+
+
+@torch.enable_grad()
+def _after_attention(base: Base, names: list[str]) -> list[str]:
+    """Those of these layers whose output at a position matters to the prediction from there alone.
+
+    Asked of the model itself, whatever it is called there: the gradient of one prediction reaches its own position, and
+    no other. None are, if one's weights are all zero: its adapter will let gradients through that it stops now.
+    """
+    if not all(cast(Tensor, base.model.get_submodule(name).weight).any() for name in names):
+        return []
+    outputs: dict[str, Tensor] = {}
+    embedding = cast(nn.Module, base.model.get_input_embeddings())
+    hooks = [embedding.register_forward_hook(lambda _, given, output: output.requires_grad_())]
+    for name in names:
+        module = base.model.get_submodule(name)
+        hooks.append(module.register_forward_hook(lambda _, given, y, name=name: outputs.update({name: y})))
+    try:
+        said = base.model(input_ids=torch.arange(1, 9, device=base.device)[None], use_cache=False).logits[0, -1]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    grads = torch.autograd.grad(said.float().logsumexp(0), list(outputs.values()), allow_unused=True)
+    reached = {name: grad.view(8, -1).any(1) for name, grad in zip(outputs, grads, strict=True) if grad is not None}
+    return [name for name, at in reached.items() if at[-1] and not at[:-1].any()]
+
+
+def fresh_adapter(cfg: Config, base: Base) -> Adapter:
+    """What PEFT starts this run's adapter with: A random by dpo.seed, B zero, number for number as under TRL.
+
+    PEFT draws more random numbers than A's own, so it is PEFT that draws them. Raises ConfigError for a target that is
+    no linear layer.
+    """
+    set_seed(cfg.dpo.seed)
+    modules = dict(base.model.named_modules())
+    try:
+        with_adapter: Any = get_peft_model(base.model, lora_config(cfg, base))  # type: ignore[arg-type]
+    except ValueError as error:  # with some of the targets adapted already
+        for name, module in modules.items():
+            if name and base.model.get_submodule(name) is not module:
+                base.model.set_submodule(name, module)
+        raise ConfigError(f"lora.target_modules={cfg.lora.target_modules}: {error}") from error
+    layers = {}
+    try:
+        for name, module in with_adapter.base_model.model.named_modules():
+            if not isinstance(module, LoraLayer):
+                continue
+            inner = module.get_base_layer()
+            if type(inner) not in (nn.Linear, Conv1D) or not cast(Tensor, inner.weight).is_floating_point():
+                raise ConfigError(
+                    f"engine=batched: {name} is a {type(inner).__name__}, and only ordinary linear layers can be "
+                    "adapted together; use engine=trl, or other lora.target_modules"
+                )
+            a, b = (cast(Tensor, side["default"].weight).detach() for side in (module.lora_A, module.lora_B))
+            layers[name] = (a.float().cpu().clone(), b.float().cpu().clone())
+        config = cast(LoraConfig, with_adapter.peft_config["default"])
+    finally:
+        with_adapter.unload()
+    config.base_model_name_or_path = base.weights.name
+    return Adapter(layers, config)
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """An adapter from PEFT's format."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    head, tail = KEY.format("|", "A").split("|")
+    names = [key[len(head) : -len(tail)] for key in tensors if key.endswith(tail)]
+    layers = {name: (tensors[KEY.format(name, "A")], tensors[KEY.format(name, "B")]) for name in names}
+    return Adapter(layers, cast(LoraConfig, LoraConfig.from_pretrained(str(folder))))

@@ -1,0 +1,87 @@
+"""The canaries of a training: what cannot be if all is well; each of them ends the run.
+
+Something is trainable; at the first step the policy is the reference (log-ratios 0, the loss of no margin); the first
+optimizer step with a rate above 0 changes the weights; every loss and gradient norm is finite.
+"""
+
+import math
+from typing import Any
+
+import torch
+
+from factdpo.config.schema import Config, Loss
+from factdpo.models.logps import Diverged
+from factdpo.training import losses
+
+Row = dict[str, Any]
+
+# The policy's first loss against the loss at zero margin, and its first rewards against 0: float32 differs by rounding,
+# half precision by rounding of log-probs around 10 nats, 2^-8 relative.
+CANARY_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.02}
+NOTHING_CHANGED = "an optimizer step with a learning rate above 0 changed no weight"
+
+
+class CanaryError(RuntimeError):
+    """Training did something that it cannot do if all is well; the message says what was expected and found."""
+
+
+def check_first_step(cfg: Config, row: Row) -> dict[str, Any]:
+    """At step 1 the policy is the reference: its log-ratios are 0 and the loss is that of no margin; what was found.
+
+    `row` is the first of the history. Raises CanaryError.
+    """
+    tolerance = CANARY_TOLERANCE["bfloat16" if cfg.dpo.bf16 else cfg.model.dtype.name]
+    expected = _loss_at_zero_margin(cfg)
+    nats = {side: row[f"rewards/{side}"] / cfg.dpo.beta for side in ("chosen", "rejected")}
+    wrong = [f"{side} differs by {value:.3g} nats" for side, value in nats.items() if abs(value) > tolerance]
+    found: dict[str, Any] = {}
+    if expected is not None:
+        found |= {"first_loss": row["loss"], "expected_first_loss": expected}
+        if abs(row["loss"] - expected) > tolerance * max(1.0, abs(expected)):
+            wrong.append(f"the loss is {row['loss']:.6g} and not {expected:.6g}")
+    if wrong:
+        raise CanaryError(
+            f"before its first step the model should be its own reference, but {'; '.join(wrong)} "
+            f"(tolerance {tolerance})"
+        )
+    return found | {"first_step_is_the_reference": True}
+
+
+def check_finite(row: Row) -> None:
+    """Raises Diverged if the loss or the gradient norm of a row of the history is not finite."""
+    for key in ("loss", "grad_norm"):
+        if not math.isfinite(row.get(key, 0.0)):
+            raise Diverged(f"{key} is {row[key]} at step {row['step']}")
+
+
+def check_end(canaries: dict[str, Any]) -> None:
+    """Raises CanaryError if a training ended without the two checks that every training passes."""
+    for canary in ("first_step_is_the_reference", "weights_changed_at_step"):
+        if canary not in canaries:
+            raise CanaryError(f"training ended without {canary}: no optimizer step had a learning rate above 0")
+
+
+def _loss_at_zero_margin(cfg: Config) -> float | None:
+    """The loss of a policy that equals its reference (ln 2 for sigmoid); None where it depends on the batch."""
+    c = cfg.dpo
+    if c.wpo or Loss.sft in c.loss:
+        return None
+    smooth = c.label_smoothing
+    known = {
+        Loss.bco_pair: 2 * math.log(2),
+        Loss.aot: math.log(2),
+        Loss.aot_unpaired: math.log(2),
+        Loss.sigmoid_norm: math.log(2),
+        Loss.discopop: 0.5 * math.log(2) + 0.5,
+        Loss.exo_pair: -math.log(2) - 0.5 * math.log(smooth * (1 - smooth)) if smooth else math.nan,
+    }
+    zero, one = torch.zeros(1), torch.ones(1, dtype=torch.long)
+
+    def at_zero(loss: Loss) -> float:
+        if loss in known:
+            return known[loss]
+        return losses.dpo_loss(loss.name, zero, zero, zero, zero, one, one, c.beta, smooth).item()
+
+    return sum(
+        weight * at_zero(loss) for loss, weight in zip(c.loss, c.loss_weights or [1.0] * len(c.loss), strict=True)
+    )

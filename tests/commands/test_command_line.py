@@ -1,0 +1,232 @@
+"""The command line as a user types it: answers, refusals, exit codes, other folders, and the wheel."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "pandas", "scipy", "matplotlib", "wandb", "numpy"}
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def factdpo(tmp_path: Path) -> Run:
+    """Runs the command line in an empty folder."""
+
+    def run(*arguments: str, start: tuple[str, ...] = ("-m", "factdpo"), **env: str):
+        return subprocess.run(
+            [sys.executable, *start, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "COLUMNS": "120", **env},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
+
+
+# What a user may type wrong, and the one line that answers it.
+ANSWERS = [
+    (["lora.rnk=3"], "factdpo: lora.rnk: no such key (did you mean lora.rank?); factdpo --help lists all keys"),
+    (["+lora.rnk=3"], "factdpo: lora.rnk: no such key; lora has method, rank, alpha,"),
+    (["modle=nano"], "factdpo: modle: no such key (did you mean model?); factdpo --help lists all keys"),
+    (["loar.rank=3"], "factdpo: loar.rank: no such key (did you mean lora.rank?); factdpo --help lists all keys"),
+    (["epochs=3"], "factdpo: epochs: no such key (did you mean dpo.epochs?); factdpo --help lists all keys"),
+    (["sweep=orientation"], "factdpo: sweep=orientation: names the folder of many runs, and this is one;"),
+    (
+        ["model=pythia_16m"],
+        "factdpo: model=pythia_16m: no such option (did you mean pythia_160m?); model can be custom,",
+    ),
+    (["lora.rank=abc"], "factdpo: lora.rank=abc: must be a whole number (default 32)"),
+    (["lora.rank=2.5"], "factdpo: lora.rank=2.5: must be a whole number (default 32)"),
+    (["dpo.beta=much"], "factdpo: dpo.beta=much: must be a number (default 0.2)"),
+    (["data.eos=perhaps"], "factdpo: data.eos=perhaps: must be true or false (default false)"),
+    (["seed=null"], "factdpo: seed=null: must have a value (default 0)"),
+    (["split.orientation=randm"], "factdpo: split.orientation=randm: must be one of random, canonical, both (did you"),
+    (["dpo.loss=sigmoid"], "factdpo: dpo.loss=sigmoid: must be a list, as in dpo.loss=[sigmoid] (default [sigmoid])"),
+    (["dpo.loss=[sigmod]"], "factdpo: dpo.loss=[sigmod]: must be one of sigmoid, hinge,"),
+    (["lora.rank=1,2"], "factdpo: lora.rank=1,2: several values; -m runs each of them, and lora.rank=[1,2] is a list"),
+    (["dpo.beta=interval(0.1,1)"], "factdpo: dpo.beta=interval(0.1,1): asks for many runs; -m runs them, and -m"),
+    (["data.path=a=b.csv"], "factdpo: data.path=a=b.csv: the value cannot be read"),
+    (["doktor"], "factdpo: doktor: neither a command nor key=value (did you mean doctor?); write key=value,"),
+    (["lora.rank=0"], "factdpo: lora.rank=0: must be at least 1, and finite"),
+    (["model=custom"], "factdpo: model.id: missing; give a folder or a hub id"),
+    (["eval"], "factdpo: eval: give one finished run's folder"),
+    (["-m", "seed=a,b"], "factdpo: seed=a: must be a whole number (default 0)"),
+    (["-m", "--cfg", "job"], "factdpo: Only one of"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "answer"), ANSWERS, ids=[" ".join(a) for a, _ in ANSWERS])
+def test_a_mistake_is_answered_in_one_message(factdpo: Run, tmp_path: Path, arguments: list[str], answer: str):
+    done = factdpo(*arguments)
+    assert done.stderr.startswith(answer) and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == "" and done.returncode == 2
+    assert not (tmp_path / "outputs/runs").exists()
+
+
+def test_a_traceback_is_there_for_who_asks(factdpo: Run):
+    done = factdpo("lora.rank=0", HYDRA_FULL_ERROR="1")
+    assert "ConfigError: lora.rank=0" in done.stderr and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["lora.rnk=3"], ["lora.rank=0"], ["data=pairs"]])
+def test_help_and_refusals_import_nothing_heavy(factdpo: Run, arguments: list[str]):
+    done = factdpo(*arguments, start=("-X", "importtime", "-m", "factdpo"))
+    imported = set(re.findall(r"^import time:.*\| +(\w+)$", done.stderr, re.MULTILINE))
+    assert {"hydra", "omegaconf"} <= imported and not imported & HEAVY
+
+
+def test_help_says_what_there_is(factdpo: Run):
+    done = factdpo("--help")
+    assert done.returncode == 0 and done.stderr == ""
+    for words in ("EXAMPLES", "factdpo doctor", "split: both, canonical, default", "sweeps: beta,", "1 / nats"):
+        assert words in done.stdout
+    assert re.search(r"^  lora\.rank +32 +\S", done.stdout, re.MULTILINE)
+
+
+def test_the_console_script_is_the_module(factdpo: Run):
+    script = Path(sys.executable).with_name("factdpo")
+    by_script = subprocess.run([script, "--cfg", "job", "model=pythia_1.4b"], capture_output=True, text=True)
+    assert by_script.stdout == factdpo("--cfg", "job", "model=pythia_1.4b").stdout != ""
+    assert "id: EleutherAI/pythia-1.4b" in by_script.stdout
+
+
+def test_composing_leaves_nothing_behind(factdpo: Run, tmp_path: Path):
+    factdpo("--cfg", "job")
+    factdpo("lora.rank=0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_users_own_options_come_first(factdpo: Run, tmp_path: Path):
+    write(tmp_path / "conf/lora/mine.yaml", "rank: 7\n")
+    write(tmp_path / "conf/lora/none.yaml", "rank: 5\n")
+    write(tmp_path / "conf/model/mine.yaml", "defaults: [pythia_70m]\nname: mine\n")
+    write(tmp_path / "sweeps/mine.yaml", "# @package _global_\nseed: 11\n")
+    assert "rank: 7" in factdpo("lora=mine", "--cfg", "job").stdout
+    assert "rank: 5" in factdpo("lora=none", "--cfg", "job").stdout
+    assert "id: EleutherAI/pythia-70m" in factdpo("model=mine", "--cfg", "job").stdout
+    assert "\nseed: 11" in factdpo("sweeps=mine", "--cfg", "job").stdout
+    listed = factdpo("--help").stdout
+    assert "lora: default, mine, none" in listed and ", lora_vs_full, loss, mine, optuna," in listed
+
+
+def test_a_mistake_in_the_users_own_option_names_the_file(factdpo: Run, tmp_path: Path):
+    write(tmp_path / "conf/lora/mine.yaml", "rnk: 7\n")
+    write(tmp_path / "conf/lora/typo.yaml", "rank: many\n")
+    write(tmp_path / "conf/lora/half.yaml", "rank: [1\n")
+    assert "lora.rnk: no such key (did you mean lora.rank?)" in (said := factdpo("lora=mine").stderr)
+    assert "lora/mine.yaml" in said
+    assert "lora.rank: must be a whole number" in (said := factdpo("lora=typo").stderr) and "lora/typo.yaml" in said
+    assert "not valid YAML" in (said := factdpo("lora=half").stderr) and "conf/lora/half.yaml" in said
+
+
+def test_in_the_checkout_no_folder_is_searched_twice():
+    done = subprocess.run(
+        [sys.executable, "-m", "factdpo", "--info", "searchpath"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.count(f"{ROOT}/conf ") == 1 and done.stdout.count(f"{ROOT}/sweeps ") == 1
+
+
+def test_a_sweep_file_starts_all_its_runs(factdpo: Run):
+    for arguments in (["sweeps=orientation"], ["-m", "sweeps=orientation"]):
+        done = factdpo(*arguments, start=with_job("print('JOB', cfg.split.orientation.name, cfg.seed)"))
+        assert re.findall(r"JOB (.*)", done.stdout) == [f"{o} {s}" for o in ("random", "canonical") for s in (0, 1, 2)]
+        assert done.stdout.startswith('orientation: 6 runs: 6 to do  Is the "reversal" failure the order of names?\n')
+        assert done.stdout.splitlines()[-1].startswith("orientation: 6 to do; ")  # these jobs leave nothing
+        assert done.stderr == "factdpo: 6 of 6 runs are not finished; the same command does them again\n"
+        assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "says"),
+    [
+        ("raise job.RunFailed('DIVERGED', 'the loss is not finite', 1)", 1, "factdpo: the loss is not finite\n"),
+        ("raise ConfigError('data.path=x: no such file')", 2, "factdpo: data.path=x: no such file\n"),
+        ("raise KeyboardInterrupt", 130, ""),
+        ("raise job.RunFailed('PREEMPTED', 'interrupted', 130)", 130, "factdpo: interrupted\n"),
+    ],
+)
+def test_exit_codes(factdpo: Run, ends: str, code: int, says: str):
+    done = factdpo(start=with_job(ends))
+    assert (done.returncode, done.stderr) == (code, says)
+
+
+def test_a_bug_shows_its_traceback(factdpo: Run):
+    done = factdpo(start=with_job("{}['missing']"))
+    assert done.returncode == 1 and "Traceback" in done.stderr and "KeyError: 'missing'" in done.stderr
+
+
+def test_a_failed_run_of_a_sweep_stops_no_other_and_fails_the_sweep(factdpo: Run):
+    ends = "print('JOB', cfg.seed)\n    if cfg.seed == 1: raise job.RunFailed('FAILED', 'it broke', 1)"
+    done = factdpo("-m", "seed=0,1,2", start=with_job(ends))
+    assert re.findall(r"JOB (\d)", done.stdout) == ["0", "1", "2"]
+    assert done.stderr == "factdpo: 3 of 3 runs are not finished; the same command does them again\n"
+    assert done.returncode == 1
+
+
+def test_doctor_never_fails(factdpo: Run):
+    done = factdpo("doctor", HF_ENDPOINT="http://127.0.0.1:9", WANDB_BASE_URL="http://127.0.0.1:9")
+    assert done.returncode == 0 and done.stderr == ""
+    for words in ("torch", "memory", "127.0.0.1:9", "HF_HUB_OFFLINE is set", "model=nano", "model=pythia_12b"):
+        assert words in done.stdout
+    assert re.search(r"model=nano .*yes", done.stdout)
+
+
+def test_the_wheel_runs_from_any_folder_without_the_checkout(tmp_path: Path):
+    from hatchling.builders.wheel import WheelBuilder
+
+    wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as packed:
+        names = set(packed.namelist())
+        packed.extractall(site)
+    assert names >= {
+        "factdpo/_config/conf/config.yaml",
+        "factdpo/_config/conf/hydra/help/factdpo.yaml",
+        "factdpo/_config/sweeps/orientation.yaml",
+        "factdpo/data/characters.csv",
+        "factdpo/nano/weights/model.safetensors",
+        "factdpo/nano/weights/tokenizer.json",
+        "hydra_plugins/factdpo_searchpath.py",
+    }
+    assert not [n for n in names if n.startswith(("tests", "conf", "sweeps", "outputs")) or n.endswith("__init__.pyc")]
+    assert "hydra_plugins/__init__.py" not in names
+
+    empty = tmp_path / "elsewhere"
+    empty.mkdir()
+    # -S: no site, so the editable install is not on the path; the libraries are named by hand.
+    path = os.pathsep.join([str(site), *(p for p in sys.path if p.endswith("site-packages"))])
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-S", "-m", "factdpo", *arguments]
+        env = {**os.environ, "PYTHONPATH": path}
+        return subprocess.run(command, cwd=empty, env=env, check=True, capture_output=True, text=True).stdout
+
+    searched = run("--info", "searchpath")
+    assert f"file://{site}/factdpo/_config/conf " in searched and str(ROOT) not in searched
+    assert f"factdpo-sweeps://{site}/factdpo/_config/sweeps " in searched
+    assert "orientation: canonical" in run("split=canonical", "--cfg", "job")
+    assert "sweeps: beta," in run("--help")
+
+
+def with_job(body: str) -> tuple[str, str]:
+    """Start of the command line with another body of job.answer, so that no run is needed to end in some way."""
+    return "-c", (
+        "import contextlib\n"
+        "from factdpo import job\nfrom factdpo.config import ConfigError\nfrom factdpo.__main__ import main\n"
+        f"def answer(run):\n    cfg = run.cfg\n    {body}\n"
+        "job.answer, job.warm = answer, contextlib.nullcontext\nmain()"
+    )
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

@@ -1,0 +1,89 @@
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from factdpo.config.overrides import command, decides, flat, typed
+from factdpo.config.schema import ConfigError, choose_engine, identity, to_dict
+from factdpo.runs.identity import run_id, what_is_asked
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def test_values_are_written_as_hydra_reads_them():
+    for value, text in [
+        (None, "null"), (True, "true"), (0.2, "0.2"), (8.0, "8"), (1e-8, "1e-08"), (300, "300"), ("sigmoid", "sigmoid"),
+        ("/data/my.csv", "/data/my.csv"), ("../a-b_c.jsonl", "../a-b_c.jsonl"), (["sigmoid", "sft"], "[sigmoid,sft]"),
+        ("5", '"5"'), ("1e-3", '"1e-3"'), ("null", '"null"'), ("True", '"True"'), ("", '""'), ("a b", '"a b"'),
+        ('say "hi"', '"say \\"hi\\""'), ("a\\", '"a\\\\"'), ("c:\\x", '"c:\\x"'), ("é,=[x]", '"é,=[x]"'), (".", '"."'),
+    ]:  # fmt: skip
+        assert typed(value) == text
+        assert OverridesParser.create().parse_override(f"key={text}").value() == value
+
+
+def test_a_config_is_flat_with_dots_and_what_decides_no_number_is_known():
+    assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
+    deciding = ("dpo.beta", "model.name", "model.revision", "data.path", "seed", "engine.device")
+    assert all(map(decides, deciding))
+    assert not any(map(decides, ("track.wandb", "track.mode", "out", "sweep", "label", "engine.max_runs")))
+
+
+COMMANDS = [
+    "factdpo",
+    "factdpo dpo.beta=0.05 seed=3",
+    "factdpo split.seed=1 dpo.seed=2",
+    "factdpo model=pythia_14m dpo.beta=0.1",
+    "factdpo model=pythia_14m model.revision=step1000",
+    "factdpo model=custom model.name=mine model.id=some/folder",
+    "factdpo split=canonical lora=none dpo.learning_rate=1e-05",
+    "factdpo split=both lora.rank=8 'lora.target_modules=[query_key_value,dense]'",
+    "factdpo 'dpo.loss=[sigmoid,sft]' 'dpo.loss_weights=[1,0.5]'",
+    "factdpo 'dpo.loss=[exo_pair]' dpo.label_smoothing=0.001",  # auto takes trl by itself
+    "factdpo engine=trl",  # what auto would not have taken
+    "factdpo dpo.epochs=null dpo.max_steps=20 'eval.every=\"5\"'",
+    'factdpo data=pairs \'data.path="my \\"odd\\" facts, é=x.csv"\' data.columns.prompt=question data.eos=true',
+    "factdpo split.seed=0 seed=4",
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_record_gives_the_command_that_made_it(compose, line: str):
+    ran = choose_engine(compose(*shlex.split(line)[1:], "track=none", "out=elsewhere"))[0]
+    assert command(to_dict(ran), [CONF]) == line
+    again = choose_engine(compose(*shlex.split(line)[1:]))[0]
+    assert identity(again) == identity(ran)
+    assert (again.seed, again.model.id, again.data.path) == (ran.seed, ran.model.id, ran.data.path)
+
+
+def test_the_id_is_the_same_again(compose):
+    ran = choose_engine(compose("dpo.beta=0.05", "lora.rank=8", "lora.alpha=16", "seed=1", "dpo.seed=2"))[0]
+    line = command(to_dict(ran), [CONF])
+    again = choose_engine(compose(*shlex.split(line)[1:]))[0]
+    assert run_id(what_is_asked(again)) == run_id(what_is_asked(ran))
+
+
+def test_a_shell_reads_the_command_as_it_was_meant():
+    line = COMMANDS[-2]
+    shell = subprocess.run(["sh", "-c", line.replace("factdpo", "printf '%s\\n'", 1)], capture_output=True, text=True)
+    assert shell.stdout.splitlines()[1] == 'data.path="my \\"odd\\" facts, é=x.csv"'
+
+
+def test_the_users_own_options_are_named_where_they_stand_first(compose, tmp_path: Path):
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "tiny.yaml").write_text("rank: 2\nalpha: 4\n")
+    (tmp_path / "lora" / "none.yaml").write_text("rank: 3\n")  # hides factdpo's own
+    (tmp_path / "lora" / "based.yaml").write_text("defaults: [tiny]\nrank: 5\n")  # Hydra would read another file too
+    (tmp_path / "lora" / "global.yaml").write_text("# @package _global_\nrank: 5\n")
+    small = to_dict(compose("lora.rank=2", "lora.alpha=4"))
+    assert command(small, [tmp_path, CONF]) == "factdpo lora=tiny"
+    assert command(to_dict(compose("lora=none")), [tmp_path, CONF]) == "factdpo lora.method=full"
+    assert command(to_dict(compose("lora.rank=5")), [tmp_path, CONF]) == "factdpo lora.rank=5"
+
+
+def test_a_config_of_another_version_is_refused_by_its_key(compose):
+    old = to_dict(compose())
+    old["dpo"]["gamma"] = 1
+    with pytest.raises(ConfigError, match="gamma"):
+        command(old, [CONF])

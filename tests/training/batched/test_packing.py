@@ -1,0 +1,222 @@
+"""Packed rows: literal ids, who sees whom, and the numbers of plain forwards."""
+
+import pytest
+import torch
+
+from factdpo.data.facts import Fact
+from factdpo.data.pairs import Pairs, collate
+from factdpo.models.logps import answer_logps, completion_logps
+from factdpo.training.batched.packing import ROOM, Packed, block_length, pack, shared_lengths
+from tests.helpers.tiny import MODELS, tiny_base, tiny_pairs
+
+
+def pairs_of(*rows: tuple[list[int], list[int], list[int]]) -> Pairs:
+    prompts, chosen, rejected = zip(*rows, strict=True)
+    facts = [Fact(i, f"p{i}", "a", "b") for i in range(len(rows))]
+    return Pairs(facts, list(prompts), list(chosen), list(rejected), pad_id=0)
+
+
+ONE_TOKEN = pairs_of(([5, 6, 7], [20], [30]), ([8, 9], [21], [31]))
+MANY = pairs_of(([5, 6], [20, 40, 41], [30, 43]), ([8, 9, 10], [21], [31, 44]))
+
+
+def sees(packed: Packed) -> list[str]:
+    """One line per token of the first row: `x` where it sees the other."""
+    return ["".join("x" if value == 0 else "." for value in line) for line in packed.mask(torch.float32)[0, 0].tolist()]
+
+
+def test_one_token_answers_are_predicted_from_the_prompts_end() -> None:
+    packed = pack([(ONE_TOKEN, [0, 1])])
+    assert packed.ids.tolist() == [[5, 6, 7, 8, 9]]
+    assert packed.positions.tolist() == [[0, 1, 2, 0, 1]]
+    assert packed.end.tolist() == [[3, 3, 3, 5, 5]]
+    assert packed.rank.tolist() == [[0, 1, 2, 3, 4]]
+    assert packed.head.tolist() == [[2, 4]]
+    assert packed.at.tolist() == [[[[0], [1]]], [[[0], [1]]]]  # both answers of a pair from one position
+    assert packed.token.tolist() == [[[[20], [21]]], [[[30], [31]]]]
+    assert packed.there.all()
+
+
+def test_longer_answers_follow_the_prompt_and_the_rejected_one_restarts_where_it_ended() -> None:
+    packed = pack([(MANY, [0, 1])])
+    # the longest block first: 5 6 | 20 40 | 30, then 8 9 10 | nothing | 31
+    assert packed.ids.tolist() == [[5, 6, 20, 40, 30, 8, 9, 10, 31]]
+    assert packed.positions.tolist() == [[0, 1, 2, 3, 2, 0, 1, 2, 3]]
+    assert packed.end.tolist() == [[5, 5, 4, 4, 5, 9, 9, 9, 9]]
+    assert packed.head.tolist() == [[1, 2, 3, 4, 7, 8]]
+    # of M: 0 predicts 20 and 30; 1 -> 40; 2 -> 41; 3 -> 43; 4 predicts 21 and 31; 5 -> 44
+    assert packed.at.tolist() == [[[[0, 1, 2], [4, 0, 0]]], [[[0, 3, 0], [4, 5, 0]]]]
+    assert packed.token.tolist() == [[[[20, 40, 41], [21, 0, 0]]], [[[30, 43, 0], [31, 44, 0]]]]
+    assert packed.there.tolist() == [
+        [[[True, True, True], [True, False, False]]],
+        [[[True, True, False], [True, True, False]]],
+    ]
+
+
+def test_a_token_sees_its_own_prompt_and_its_own_answer_and_nothing_after_itself() -> None:
+    assert sees(pack([(MANY, [0, 1])])) == [
+        "x........",  # 5
+        "xx.......",  # 6
+        "xxx......",  # 20, chosen
+        "xxxx.....",  # 40, chosen
+        "xx..x....",  # 30, rejected: not the chosen ones before it
+        ".....x...",  # 8, of the next pair
+        ".....xx..",
+        ".....xxx.",
+        ".....xxxx",  # 31, rejected; nothing of its chosen answer stands in the row
+    ]
+
+
+def test_padding_sees_padding_and_is_seen_by_nothing_else() -> None:
+    packed = pack([(ONE_TOKEN, [0, 1]), (ONE_TOKEN, [1])])  # the second run has less
+    assert packed.ids.tolist() == [[5, 6, 7, 8, 9], [8, 9, 0, 0, 0]]
+    assert packed.end.tolist()[1] == [2, 2, 5, 5, 5]
+    assert packed.rank.tolist()[1] == [0, 1, 2, 2, 2]
+    own = packed.mask(torch.float32)[1, 0]
+    lines = ["".join("x" if value == 0 else "." for value in line) for line in own.tolist()]
+    assert lines == ["x....", "xx...", "..x..", "..xx.", "..xxx"]
+    assert own[own != 0].unique().tolist() == [torch.finfo(torch.float32).min]
+
+
+def test_runs_of_different_sizes_fill_as_many_rows_each_and_miss_what_they_lack() -> None:
+    packed = pack([(ONE_TOKEN, [1]), (MANY, [1, 0]), (ONE_TOKEN, [])])
+    assert packed.ids.tolist() == [
+        [8, 9, 0, 0, 0, 0, 0, 0, 0],
+        [5, 6, 20, 40, 30, 8, 9, 10, 31],  # placed by size, numbered as asked
+        [0] * 9,
+    ]
+    assert packed.end.tolist()[1:] == [[5, 5, 4, 4, 5, 9, 9, 9, 9], [9] * 9]
+    assert packed.rank.tolist()[1:] == [[4, 5, 6, 7, 8, 0, 1, 2, 3], [0] * 9]
+    assert packed.there[:, :, :, 0].tolist() == [[[True, False], [True, True], [False, False]]] * 2
+    assert packed.token[0, 1].tolist() == [[21, 0, 0], [20, 40, 41]]
+
+
+def test_a_run_with_fewer_predictions_predicts_from_where_nothing_depends_on_it() -> None:
+    packed = pack([(MANY, [0, 1]), (ONE_TOKEN, [1])])
+    assert packed.ids.tolist()[1] == [8, 9, 0, 0, 0, 0, 0, 0, 0]
+    assert packed.head.tolist() == [[1, 2, 3, 4, 7, 8], [10, 9, 9, 9, 9, 9]]  # 9: not where 21 and 31 are predicted
+    assert packed.at[:, 1, 0, 0].tolist() == [6, 6]
+
+
+def test_rows_are_as_many_for_each_run_and_about_as_long_as_there_is_room() -> None:
+    pairs = tiny_pairs(64)
+    packed = pack([(pairs, list(range(64))), (pairs, list(range(8)))])
+    tokens = sum(block_length(pairs, row) for row in range(64))
+    rows = round(tokens / ROOM)
+    assert packed.ids.shape[0] == 2 * rows > 2
+    assert packed.ids.shape[1] <= tokens / rows + 9  # as even as blocks of at most 9 tokens go
+    there = packed.rank[:rows] < tokens
+    assert packed.rank[:rows][there].sort().values.tolist() == list(range(tokens))
+
+
+ALIKE = pairs_of(
+    ([5, 6], [20, 40], [30]),
+    ([5, 6, 7], [21], [31, 44]),
+    ([5, 6, 7], [22], [32]),
+    ([5, 9], [23], [33]),
+    ([8], [24], [34]),
+)
+
+
+def test_prompts_that_begin_alike_share_that_when_asked_to() -> None:
+    packed = pack([(ALIKE, [0, 1, 2, 3, 4])], share=True)
+    # 5 6 | 20, then 7 | 31 after 5 6, the same prompt again, 9 after 5, and 8
+    assert packed.ids.tolist() == [[5, 6, 20, 7, 31, 9, 8]]
+    assert packed.positions.tolist() == [[0, 1, 2, 2, 3, 1, 0]]
+    assert shared_lengths(ALIKE, [0, 1, 2, 3, 4]) == [3, 2, 0, 1, 1]
+    assert packed.head[0][packed.at[:, 0, :, 0]].tolist() == [[1, 3, 3, 5, 6]] * 2
+    assert packed.head[0][packed.at[:, 0, :, 1][packed.there[:, 0, :, 1]]].tolist() == [2, 4]  # predict 40 and 44
+    assert sees(packed) == [
+        "x......",  # 5
+        "xx.....",  # 6
+        "xxx....",  # 20, chosen
+        "xx.x...",  # 7: not the answer between
+        "xx.xx..",  # 31, rejected
+        "x....x.",  # 9: of 5 alone
+        "......x",  # 8: of nothing
+    ]
+    assert pack([(ALIKE, [0, 1, 2, 3, 4])]).ids.numel() == sum(block_length(ALIKE, row) for row in range(5)) == 13
+
+
+def test_what_is_shared_stands_in_each_row_that_needs_it_and_nothing_is_lost() -> None:
+    pairs = pairs_of(*(([5, 6, number], [20], [30]) for number in range(100, 100 + 3 * ROOM)))
+    packed = pack([(pairs, list(range(len(pairs)))), (pairs, [7])], share=True)
+    assert packed.ids.shape[0] == 6 and packed.ids.shape[1] <= ROOM + 3
+    assert packed.ids[:3, :2].tolist() == [[5, 6]] * 3
+    assert [i for i in packed.ids[:3, 2:].flatten().tolist() if i] == list(range(100, 100 + 3 * ROOM))
+    assert packed.ids[3:].unique().tolist() == [0, 5, 6, 107]
+
+
+def packed_logps(
+    family: str, runs: list[tuple[Pairs, list[int]]], attention: str = "sdpa", share: bool = False
+) -> torch.Tensor:
+    """[2, R, B] from one packed forward of a plain model: every position predicts, the head's are picked."""
+    model, packed = tiny_base(family).model, pack(runs, share)
+    model.set_attn_implementation(attention)
+    with torch.inference_mode():
+        logits = model(
+            input_ids=packed.ids, attention_mask=packed.mask(torch.float32), position_ids=packed.positions
+        ).logits
+    logps = logits.flatten(0, 1)[packed.head.flatten()].log_softmax(-1)
+    return answer_logps(logps, packed.at, packed.token, packed.there)
+
+
+def plain_logps(family: str, pairs: Pairs, rows: list[int]) -> torch.Tensor:
+    """[2, B] from forwards of whole rows, one each: prompt + chosen and prompt + rejected."""
+    model, found = tiny_base(family).model, []
+    with torch.inference_mode():
+        for row in rows:
+            batch = collate(pairs, [row])
+            for side in range(2):
+                ids = batch.ids[side : side + 1, : int(batch.attention[side].sum())]
+                logits = model(input_ids=ids).logits
+                found.append(completion_logps(logits, ids, batch.completion[side : side + 1, : ids.shape[1]]))
+    return torch.cat(found).view(-1, 2).T
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("longest", [1, 4])
+@pytest.mark.parametrize("family", MODELS)
+def test_a_packed_forward_gives_the_numbers_of_two_plain_ones(family: str, longest: int, attention: str) -> None:
+    """float32 rounds log-probs around 15 nats at 1e-6; five architectures with their own positions and masks."""
+    pairs = tiny_pairs(24, longest)
+    first, second = list(range(23, -1, -1)), [3, 17, 5]
+    packed = packed_logps(family, [(pairs, first), (pairs, second), (pairs, [])], attention)
+    torch.testing.assert_close(packed[:, 0], plain_logps(family, pairs, first), rtol=0, atol=1e-5)
+    torch.testing.assert_close(packed[:, 1, :3], plain_logps(family, pairs, second), rtol=0, atol=1e-5)
+    assert (packed[:, 1, 3:] == 0).all() and (packed[:, 2] == 0).all(), "no token, no log-prob"
+
+
+@pytest.mark.parametrize("longest", [1, 4])
+@pytest.mark.parametrize("family", MODELS)
+def test_shared_beginnings_change_no_number(family: str, longest: int) -> None:
+    """24 prompts of which many begin alike, or are the beginning of another, in two orders."""
+    pairs = tiny_pairs(24, longest)
+    for row, prompt in enumerate(pairs.prompt_ids):
+        prompt[: row % 5] = [1, 2, 3, 4][: min(row % 5, len(prompt) - 1)]
+    ordered, any_order = sorted(range(24), key=lambda row: pairs.prompt_ids[row]), [3, 23, 5, 13]
+    assert sum(shared_lengths(pairs, ordered)) < sum(block_length(pairs, row) for row in ordered) - 20
+    packed = packed_logps(family, [(pairs, ordered), (pairs, any_order)], share=True)
+    torch.testing.assert_close(packed[:, 0], plain_logps(family, pairs, ordered), rtol=0, atol=1e-5)
+    torch.testing.assert_close(packed[:, 1, :4], plain_logps(family, pairs, any_order), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("other", ["chosen", "another pair", "another run"])
+def test_no_answer_depends_on_what_it_may_not_see(other: str) -> None:
+    def logps(change: int) -> torch.Tensor:
+        pairs = pairs_of(
+            ([5, 6, 7], [20, 40 + change * (other == "chosen"), 41], [30, 43, 45]),
+            ([8, 9], [21, 50 + change * (other == "another pair")], [31, 51]),
+        )
+        elsewhere = pairs_of(([8, 9], [21 + change * (other == "another run"), 12], [31, 51]))
+        return packed_logps("gpt_neox", [(pairs, [0, 1]), (elsewhere, [0])])
+
+    before, after = logps(0), logps(1)
+    assert torch.equal(before[1, 0, 0], after[1, 0, 0]), "the rejected answer of the first pair"
+    assert not torch.equal(before, after)
+
+
+def test_long_pairs_have_a_row_each_and_none_is_left_empty() -> None:
+    long = pairs_of(*(([1] * 150, [20], [30]) for _ in range(8)))
+    assert pack([(long, list(range(8)))]).ids.shape == (8, 150)
+    assert pack([(long, list(range(8))), (long, [0])]).ids.shape == (16, 150)
