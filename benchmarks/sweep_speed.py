@@ -42,7 +42,9 @@ from torch.profiler import profile as profiler
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from factdpo.config.schema import Config, Device, from_dict
+from factdpo.config.folders import conf_folder
+from factdpo.config.schema import Config, Device
+from factdpo.config.validate import from_dict
 from factdpo.console import quiet_libraries
 from factdpo.data.facts import Fact
 from factdpo.data.pairs import Pairs
@@ -50,8 +52,7 @@ from factdpo.models import base as model
 from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.store import provenance
 from factdpo.training import adapters
-from factdpo.training.batched import engine
-from hydra_plugins.factdpo_searchpath import conf_folder
+from factdpo.training.batched import batch, engine
 
 Row = dict[str, Any]
 
@@ -219,17 +220,17 @@ def train_batched(
 @contextmanager
 def telling(clock: Clock) -> Iterator[None]:
     """The batched engine calls the clock after each step."""
-    original = engine._Batch.step
+    original = batch._Batch.step
 
-    def step(self: engine._Batch) -> None:
+    def step(self: batch._Batch) -> None:
         original(self)
         clock(self.count)
 
-    engine._Batch.step = step
+    batch._Batch.step = step
     try:
         yield
     finally:
-        engine._Batch.step = original
+        batch._Batch.step = original
 
 
 def train_with_trl(way: str, pairs: Pairs, refs: PairLogps, cfg: Config, scratch: str, clock: Clock) -> list[float]:

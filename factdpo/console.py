@@ -3,16 +3,13 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-Row = dict[str, Any]
 log = logging.getLogger("factdpo")
 
 
@@ -98,115 +95,6 @@ class _Terminal(logging.Handler):
             highlight=False,
             soft_wrap=True,
         )
-
-
-class Bar:
-    """A progress bar of optimizer steps with loss and reward accuracy; a line per evaluation. Call it with rows."""
-
-    def __init__(self, total_steps: int, enabled: bool):
-        self.total = total_steps
-        self.progress = _progress("training", enabled)
-        self.task = self.progress.add_task("training", total=total_steps, numbers="")
-
-    def __enter__(self) -> "Bar":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def __call__(self, *rows: Row) -> None:
-        for row in rows:
-            if "loss" in row:
-                numbers = f"loss {row['loss']:.3f}  reward accuracy {row['rewards/accuracies']:.2f}"
-                self.progress.update(self.task, completed=row["step"], numbers=numbers)
-                continue
-            accuracies = [f"{key.split('/')[1]} {value:.2f}" for key, value in row.items() if key.endswith("/accuracy")]
-            self.progress.console.print(
-                f"  {row['step']:>{len(str(self.total))}}/{self.total}  {'  '.join(accuracies)}", highlight=False
-            )
-
-
-class BatchBar:
-    """One progress bar for runs that train together, batch by batch: steps of them all, and the best of the batch."""
-
-    def __init__(self, runs: int, enabled: bool):
-        self.totals: dict[str, int] = {}  # run -> optimizer steps
-        self.steps: dict[str, int] = {}  # run -> steps made
-        self.longest = self.scored_at = 0
-        self.scores: dict[str, dict[str, float]] = {}  # run -> split -> accuracy
-        self.progress = _progress(f"{runs} run{'s' * (runs > 1)}", enabled)
-        self.task = self.progress.add_task("training", total=1, numbers="")
-
-    def __enter__(self) -> "BatchBar":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.turn()
-        self.progress.stop()
-
-    def turn(self) -> None:
-        """Runs have ended, or others begin at their own first step: what was scored last is told first."""
-        self._line()
-        self.scores, self.scored_at = {}, 0
-
-    def run(self, name: str, steps: int) -> Callable[..., None]:
-        """Who is to be called with the rows of one of the runs."""
-        key = f"{len(self.totals)} {name}"  # names need not differ
-        self.totals[key], self.steps[key], self.longest = steps, 0, max(self.longest, steps)
-        self.progress.update(self.task, total=sum(self.totals.values()))
-        return lambda *rows: self._rows(key, rows)
-
-    def _rows(self, key: str, rows: tuple[Row, ...]) -> None:
-        """Rows as they arise; or, of a run that goes on, all it has so far, whose last scores alone are news."""
-        step, scores = 0, {}
-        for row in rows:
-            self.steps[key] = row["step"]
-            found = {k.split("/")[1]: value for k, value in row.items() if k.endswith("/accuracy")}
-            if found:
-                step, scores = row["step"], found
-        if scores:
-            if step > self.scored_at:
-                self._line()  # of the step before: all that were due have come
-                self.scored_at = step
-            self.scores[key] = scores
-        self.progress.update(self.task, completed=sum(self.steps.values()), numbers=self._best())
-
-    def _best(self) -> str:
-        """The run with the highest accuracy on held-out facts, or on what there is."""
-        if not self.scores:
-            return ""
-        split = "test" if all("test" in scores for scores in self.scores.values()) else "train"
-        key = max(self.scores, key=lambda key: self.scores[key].get(split, 0.0))
-        which = key.split(" ", 1)[1]
-        return f"best {split} {self.scores[key].get(split, 0.0):.2f}" + f" ({which})" * bool(which)
-
-    def _line(self) -> None:
-        """The runs' last accuracies at a glance."""
-        if not self.scores:
-            return
-        ranges = []
-        for split in next(iter(self.scores.values())):
-            values = [scores[split] for scores in self.scores.values() if split in scores]
-            ranges.append(f"{split} {min(values):.2f}-{max(values):.2f}")
-        where = f"{self.scored_at:>{len(str(self.longest))}}/{self.longest}"
-        self.progress.console.print(f"  {where}  {'  '.join(ranges)}  {self._best()}", highlight=False, soft_wrap=True)
-
-
-def _progress(what: str, enabled: bool) -> Progress:
-    return Progress(
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not (enabled and console.is_terminal),
-        transient=True,
-    )
 
 
 console = Console()

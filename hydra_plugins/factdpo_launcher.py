@@ -86,7 +86,8 @@ def looked_up(
     It is None where only the job can know it: with a folder of its own (hydra.job.chdir), paths mean something else.
     Raises one ConfigError if any of the runs cannot be done.
     """
-    from factdpo.config.schema import ConfigError, validate
+    from factdpo.config.schema import ConfigError
+    from factdpo.config.validate import validate
     from factdpo.runs.identity import look_up
     from factdpo.sweep.sweep import refusal
     from hydra_plugins._factdpo_compose import compose

@@ -11,13 +11,13 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-import factdpo
-
 
 class FactdpoSearchPath(SearchPathPlugin):
     """Adds to the search path of factdpo, and of no other Hydra application that shares the environment."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        from factdpo.config.folders import conf_folder
+
         root = conf_folder().parent
         if not any(e.provider == "main" and e.path == str(root / "conf") for e in search_path.get_path()):
             return
@@ -27,13 +27,6 @@ class FactdpoSearchPath(SearchPathPlugin):
                 search_path.append("factdpo", f"{scheme}://{ours}")
             if users.is_dir() and users.resolve() != ours.resolve():
                 search_path.prepend("current folder", f"{scheme}://{users}")
-
-
-def conf_folder() -> Path:
-    """factdpo's own conf/: inside the package when it was installed from a wheel, else beside it in the checkout."""
-    package = Path(factdpo.__file__).resolve().parent
-    shipped = package / "_config" / "conf"
-    return shipped if shipped.is_dir() else package.parent / "conf"
 
 
 class SweepsSource(file_config_source.FileConfigSource):

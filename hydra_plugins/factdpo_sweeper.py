@@ -79,9 +79,9 @@ def new_sweep(config: DictConfig, context: HydraContext, axes: dict[str, list[st
 
     Raises ConfigError for what a sweep as a whole cannot be told.
     """
+    from factdpo.config.folders import conf_folder
     from factdpo.config.schema import ConfigError, folder_name
     from factdpo.sweep.sweep import Sweep
-    from hydra_plugins.factdpo_searchpath import conf_folder
 
     if whole := [key for key in axes if key.lstrip("+") in OF_THE_WHOLE]:
         raise ConfigError(f"{whole[0]}={','.join(axes[whole[0]])}: is one for all runs of a sweep; give one value")

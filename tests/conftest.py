@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from factdpo.config.schema import Config, validate
+from factdpo.config.schema import Config
+from factdpo.config.validate import validate
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads them
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -22,8 +23,8 @@ def compose() -> Iterator[Callable[..., Config]]:
     """compose("model=nano", "lora.rank=4"): the validated config of `factdpo model=nano lora.rank=4`."""
     import hydra
 
-    import factdpo.__main__  # noqa: F401  (registers the schema)
-    from hydra_plugins.factdpo_searchpath import conf_folder
+    import factdpo.commands.main  # noqa: F401  (registers the schema)
+    from factdpo.config.folders import conf_folder
 
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
         yield lambda *overrides: validate(hydra.compose("config", overrides=list(overrides)))

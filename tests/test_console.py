@@ -1,6 +1,7 @@
 """What a batch of runs says of itself while it trains."""
 
-from factdpo.console import BatchBar, console
+from factdpo.console import console
+from factdpo.runs.progress_bars import BatchBar
 
 
 def scored(step: int, accuracy: float) -> dict[str, float]:

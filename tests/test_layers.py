@@ -110,7 +110,7 @@ def test_plugins_can_be_scanned():
 
 
 def module_of(path: Path) -> str:
-    """`factdpo/data/facts.py` -> data.facts; `factdpo/data/__init__.py` -> data; in hydra_plugins/ -> hydra_plugins.x."""
+    """`factdpo/data/facts.py` -> data.facts; `factdpo/data/__init__.py` -> data; plugins keep their package's name."""
     parts = path.relative_to(ROOT if path.is_relative_to(PLUGINS) else PACKAGE).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__") or "factdpo"
 

@@ -18,8 +18,7 @@ from rich.text import Text
 from factdpo import console
 from factdpo.config.schema import ConfigError
 from factdpo.results import run_status
-from factdpo.runs import identity
-from factdpo.store import cache, result
+from factdpo.store import cache, layout, result
 
 SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 LOCK_SECONDS = 0.05  # that `factdpo status` may make us wait for a lock that nobody holds
@@ -129,7 +128,7 @@ def runs(folder: Path, states: set[str], before: float) -> Iterator[Doomed]:
             if found == result.KILLED and (path / "result.json").exists():
                 continue  # of another version, or damaged: nobody knows what it was
             if found in states:
-                yield Doomed(path, identity.lock_file(path), found, changed, _size(path))
+                yield Doomed(path, layout.lock_file(path), found, changed, _size(path))
 
 
 def leftovers(folder: Path, before: float, abandoned: bool) -> Iterator[Doomed]:

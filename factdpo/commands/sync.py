@@ -13,8 +13,8 @@ from rich.text import Text
 
 from factdpo import console
 from factdpo.config.schema import ConfigError
-from factdpo.runs.identity import lock_file
 from factdpo.store import cache
+from factdpo.store.layout import lock_file
 from factdpo.sweep import wandb_workspace
 from factdpo.tracking import wandb_settings
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from factdpo.config.schema import NOT_IDENTITY, Config, EngineName, choose_engine, from_dict, to_dict, validate
+from factdpo.config.schema import NOT_IDENTITY, Config, EngineName, choose_engine, to_dict
+from factdpo.config.validate import from_dict, validate
 
 # Not in a run's id, and yet the only way to say which model, which data and which seeds are meant.
 _LOCATES = {"seed", "model.name", "model.id", "model.revision", "data.path"}

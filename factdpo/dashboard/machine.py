@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from factdpo.runs.identity import lock_file
+from factdpo.store.layout import lock_file
 
 GIB, MIB = 2**30, 2**20
 GPU_SECONDS = 5.0  # between two questions to nvidia-smi, which takes up to a second to answer

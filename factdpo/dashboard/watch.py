@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from factdpo.commands.status import Runs
 from factdpo.config.schema import ConfigError
 from factdpo.dashboard import machine
-from factdpo.report.settings import SPLITS
 from factdpo.results import curves, run_status
 from factdpo.results.run_status import Look
+from factdpo.results.sweep_status import Runs
+from factdpo.results.tables import SPLITS
+from factdpo.store import sweep_file
 from factdpo.store.history import HISTORY
 from factdpo.store.result import KILLED, RUNNING, TO_DO
-from factdpo.sweep import sweep
 
 FRESH_SECONDS = 1.0  # pages ask every two seconds
 DRAWN = 14  # runs whose curves are drawn: seven colours, solid and dashed
@@ -108,7 +108,7 @@ class Watch:
     def _of_home(self, home: Path, names: list[str]) -> list[Shown]:
         problem = None
         try:
-            plan = sweep.read(home)
+            plan = sweep_file.read(home)
         except ConfigError as error:
             plan, problem = {}, str(error)
         if plan is None or run_status.is_run(self.root):

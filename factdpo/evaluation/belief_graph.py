@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-Row = dict[str, Any]
+from factdpo.store.history import Row
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, less their yellow, which is lost on white.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

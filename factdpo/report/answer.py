@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from factdpo.config.overrides import flat
-from factdpo.config.schema import Config, ConfigError, to_dict, validate
-from factdpo.report.settings import SPLITS, WILSON, Score, Setting
+from factdpo.config.schema import Config, ConfigError, to_dict
+from factdpo.config.validate import validate
+from factdpo.report.settings import WILSON, Score, Setting
 from factdpo.results.compare import paired, shown, side
-from factdpo.results.tables import Results
+from factdpo.results.tables import SPLITS, Results
 from factdpo.store.result import AS_TRAINED, best_baseline
 
 ALARM = 0.2  # reward accuracy above accuracy by more than this: what TRL logs is not what was asked (D6)

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from factdpo.config.overrides import command, decides
-from factdpo.config.schema import ConfigError, DataConfig, from_dict
+from factdpo.config.schema import ConfigError, DataConfig
+from factdpo.config.validate import from_dict
 from factdpo.report.answer import Answer, answer
 from factdpo.report.beliefs import Beliefs, Hard
-from factdpo.report.settings import SPLITS, Axis, Setting, axes, has_config, settings
+from factdpo.report.settings import Axis, Setting, axes, has_config, settings
 from factdpo.results import curves
 from factdpo.results.compare import shown
 from factdpo.results.curves import short
-from factdpo.results.tables import Results, load
+from factdpo.results.tables import SPLITS, Results, load
+from factdpo.store import sweep_file
 from factdpo.store.history import HISTORY
 from factdpo.store.index import WITHOUT_RESULT
-from factdpo.sweep import sweep
 
 DETAILED = 200  # runs with curves, graph and generations in the page; of more the settings take turns
 PER_SPLIT = (
@@ -80,7 +81,7 @@ class Contents:
 def gather(folder: Path, conf_folders: list[Path]) -> Contents:
     """Read everything below a sweep's or a run's folder; ConfigError if no run is there."""
     results = load(folder)
-    asked = sweep.read(folder) or {}
+    asked = sweep_file.read(folder) or {}
     results = _in_order(results)
     splits = [split for split in SPLITS if f"accuracy/{split}" in results.metrics]
     splits += [m.split("/")[1] for m in results.metrics if m.startswith("accuracy/") and m.split("/")[1] not in SPLITS]

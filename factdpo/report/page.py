@@ -13,10 +13,10 @@ from markupsafe import Markup, escape
 from factdpo.report.answer import number, plain
 from factdpo.report.beliefs import NAMED
 from factdpo.report.contents import Contents, Run
-from factdpo.report.settings import SHARES, SPLITS, Score, Setting
+from factdpo.report.settings import SHARES, Score, Setting
 from factdpo.results.compare import shown
 from factdpo.results.curves import short
-from factdpo.results.tables import known
+from factdpo.results.tables import SPLITS, known
 
 HERE = Path(__file__).parent
 SCRIPTS = ("page.js", "table.js", "charts.js", "graph.js")

@@ -12,14 +12,6 @@ from factdpo.results.tables import Results, known
 if TYPE_CHECKING:
     import pandas as pd
 
-# What a reader calls the splits, in the order of every table.
-SPLITS = {
-    "train": "training facts",
-    "train_reversed": "training facts, names swapped",
-    "test": "held-out facts",
-    "test_reversed": "held-out facts, names swapped",
-    "train_as_trained": "training facts as trained, without the space",
-}
 SHARES = {"accuracy", "balanced_accuracy", "greedy_accuracy", "reward_accuracy", "p_other"}  # from 0 to 1
 WILSON = "facts"  # what an interval speaks of: other facts (one run), or other seeds
 STUDENT = "seeds"

@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 
 from factdpo.config.schema import DpoConfig, Orientation
-from factdpo.runs import identity
-from factdpo.store import index
+from factdpo.store import layout
 from factdpo.store.history import HISTORY
 from factdpo.store.result import RUNNING, TO_DO
 from factdpo.training.schedule import planned_steps
@@ -57,7 +56,7 @@ def homes(folder: Path) -> list[tuple[Path, list[str]]]:
     """
     if is_run(folder):
         return [(folder.parent, [folder.name])]
-    found = dict(index.homes(folder))
+    found = dict(layout.homes(folder))
     for pattern in ("sweep.json", "*/sweep.json", "*/*/sweep.json"):
         for path in folder.glob(pattern):
             found.setdefault(path.parent, [])
@@ -123,7 +122,7 @@ def _unfinished(folder: Path, label: str | None) -> Look:
     seen = Look(
         id=folder.name.rpartition("-")[2],
         folder=folder,
-        state=TO_DO if opened is None else identity.is_at_work(folder),
+        state=TO_DO if opened is None else layout.is_at_work(folder),
         label=label or config.get("label") or folder.name.rpartition("-")[0] or folder.name,
         steps=_planned(config),
     )

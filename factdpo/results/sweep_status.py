@@ -10,8 +10,8 @@ from typing import Any
 from factdpo.config.schema import ConfigError
 from factdpo.results import run_status
 from factdpo.results.run_status import Look
+from factdpo.store import sweep_file
 from factdpo.store.result import RUNNING, STATES, TO_DO
-from factdpo.sweep import sweep
 
 
 @dataclass
@@ -78,7 +78,7 @@ def look(folders: list[Path], known: run_status.Known) -> list[Runs]:
 
 
 def _runs(home: Path, names: list[str], known: run_status.Known, planned: bool) -> Runs:
-    plan = sweep.read(home) or {"question": None, "runs": {}}
+    plan = sweep_file.read(home) or {"question": None, "runs": {}}
     labels = {run["folder"]: run["label"] for run in plan["runs"].values()}
     names = list(dict.fromkeys([*labels, *names])) if planned else names
     runs = [run_status.look(home / name, labels.get(name), known) for name in names]

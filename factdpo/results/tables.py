@@ -1,15 +1,21 @@
 """Many runs as tables: pandas DataFrames of what stands in each run's folder."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+from collections.abc import Callable
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from factdpo.config.overrides import decides
 from factdpo.config.schema import ConfigError
-from factdpo.store import index
+from factdpo.store import index, layout
 from factdpo.store.history import HISTORY, read_history
 from factdpo.store.index import ABOUT
 
@@ -154,10 +160,10 @@ def load(*places: str | Path) -> Results:
     for place in map(Path, places or ("outputs",)):
         if not place.is_dir():
             raise ConfigError(f"{place}: no such folder; give a run's, a sweep's, or the one that is their out=")
-        if index.is_run(place):
+        if layout.is_run(place):
             found = [(place.absolute().parent, [place.absolute().name])]
         else:
-            found = list(index.homes(place))
+            found = list(layout.homes(place))
             whole |= {home.resolve() for home, _ in found}
         if not found:
             raise ConfigError(f"{place}: no run in it; give a run's folder, a sweep's, or the one that is their out=")
@@ -190,3 +196,13 @@ def known(value: Any) -> Any:
     import pandas as pd
 
     return None if pd.isna(value) else value
+
+
+# What a reader calls the splits, in the order of every table.
+SPLITS = {
+    "train": "training facts",
+    "train_reversed": "training facts, names swapped",
+    "test": "held-out facts",
+    "test_reversed": "held-out facts, names swapped",
+    "train_as_trained": "training facts as trained, without the space",
+}

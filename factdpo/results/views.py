@@ -2,12 +2,19 @@
 
 import json
 import math
+import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
 from factdpo.config.overrides import command, decides, flat, typed
-from factdpo.config.schema import Config, to_dict, validate
+from factdpo.config.schema import Config, to_dict
+from factdpo.config.validate import validate
 from factdpo.results.compare import Side, means, paired, shown
 from factdpo.results.tables import Results, known
 from factdpo.store.index import ABOUT
@@ -173,3 +180,45 @@ def _number(value: float) -> str:
     if math.isnan(value):
         return "-"
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+
+
+def show(view: View, console: Console) -> None:
+    """The view on a terminal in as many tables as it takes to show every column; plain, in one, anywhere else."""
+
+    def line(text: str, style: str = "") -> None:  # never wrapped: paths and commands must stay whole
+        console.print(Text(text.rstrip(), style), soft_wrap=True)
+
+    # A heading has two lines, as in `accuracy/` and `test`, so that it is not wider than its numbers.
+    split = [re.fullmatch(r"(?:(.*[/.])|(.*)\n)?(.+)", heading) for heading in view.headings]
+    heads = [[match[1] or match[2] or "" for match in split if match], [match[3] for match in split if match]]
+    table = [*(heads if any(heads[0]) else heads[1:]), *view.rows]
+    above = len(table) - len(view.rows)
+    widths = [max(map(cell_len, cells)) for cells in zip(*table, strict=True)]
+    room = console.width if console.is_terminal else sys.maxsize
+    for text in view.above:
+        line(text)
+    for columns in _blocks(widths, view.keys, room):
+        line("")
+        for number, cells in enumerate(table):
+            padded = [_padded(cells[column], widths[column], left=column < view.keys) for column in columns]
+            line("  ".join(padded), "bold" if number < above else "")
+    if view.below[:1] != [""]:
+        line("")
+    for text in view.below:
+        line(text, "yellow" if text.startswith("warning: ") else "")
+
+
+def _blocks(widths: list[int], keys: int, room: int) -> list[list[int]]:
+    """The columns of each table: the first `keys` in all of them, of the others as many as there is room for."""
+    blocks: list[list[int]] = [[]]
+    for column in range(keys, len(widths)):
+        wide = sum(widths[c] + 2 for c in (*range(keys), *blocks[-1], column)) - 2
+        if blocks[-1] and wide > room:
+            blocks.append([])
+        blocks[-1].append(column)
+    return [[*range(keys), *block] for block in blocks]
+
+
+def _padded(cell: str, width: int, left: bool) -> str:
+    blank = " " * (width - cell_len(cell))
+    return cell + blank if left else blank + cell

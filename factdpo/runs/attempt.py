@@ -15,15 +15,15 @@ from filelock import FileLock, Timeout
 
 from factdpo import console, signals
 from factdpo.config.schema import Config, ConfigError, EngineName, to_dict
-from factdpo.runs.identity import Run, lock_file
-from factdpo.store import cache, history, provenance
+from factdpo.runs.identity import Run
+from factdpo.store import cache, provenance
 from factdpo.store import result as record
-from factdpo.sweep import publish
-from factdpo.tracking import wandb_settings
+from factdpo.store.history import Row
+from factdpo.store.layout import lock_file
+from factdpo.tracking import tracker, wandb_settings
 
 log = logging.getLogger("factdpo")
 
-Row = dict[str, Any]
 Outcome = tuple[Row, int]  # what result.json says, and the exit code
 
 
@@ -73,7 +73,7 @@ class Attempt:
         self.run, self.number = run, number  # 1 + how often this command has tried it before
         self.started: str | None = None  # UTC, ISO 8601
         self.log_file: console.LogFile | None = None
-        self.trackers = history.Trackers([])
+        self.trackers = tracker.Trackers([])
         self._logs: list[logging.Handler] = [logging.NullHandler()]
 
     def start(self) -> None:
@@ -99,7 +99,7 @@ class Attempt:
                 log.info("attempt %d of %d", self.number, run.cfg.retries + 1)
             if run.cfg.track.wandb:
                 log.info(wandb_settings.wandb_sentence(run.cfg.track, folder))
-            self.trackers = publish.open_trackers(run.cfg, run.id, run.name, folder)
+            self.trackers = tracker.open_trackers(run.cfg, run.id, run.name, folder)
 
     def log(self, *rows: Row) -> None:
         """Rows of the history, for whoever follows the run."""

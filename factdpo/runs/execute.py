@@ -16,16 +16,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from factdpo import console, signals
-from factdpo.config.schema import Config, ConfigError, EngineName, from_dict, validate
+from factdpo.config.schema import Config, ConfigError, EngineName
+from factdpo.config.validate import validate
+from factdpo.runs import summary
 from factdpo.runs.attempt import Attempt, Outcome, finished, lock
-from factdpo.runs.identity import Run, look_up, what_is_asked
+from factdpo.runs.identity import Run, look_up
 from factdpo.store import history
-from factdpo.store import result as record
 from factdpo.tracking import wandb_settings, wandb_tracker
 
 log = logging.getLogger("factdpo")
 
-EVAL_TOLERANCE_NATS = 1e-3  # between two scorings of the same weights; another device rounds otherwise
 SPARE_FILES = 512  # what a process has open beside the locks of its runs
 
 
@@ -85,7 +85,7 @@ def _attempts(run: Run, made: int) -> Outcome:
         made += 1
         outcome = Attempt(run, made).complete()
         if not _to_be_tried_again(outcome, run):
-            show = record.print_line if run.cfg.sweep else record.print_result
+            show = summary.print_line if run.cfg.sweep else summary.print_result
             show(outcome[0], run.folder, console.console)
             return outcome
         _say_that_it_is_tried_again(outcome, run)
@@ -104,7 +104,7 @@ def _say_that_it_is_tried_again(outcome: Outcome, run: Run) -> None:
 def _show_stored(run: Run, stored: dict[str, Any]) -> None:
     """A run alone is printed; one that W&B has not seen (it ran with track=none) is shown to it from the record."""
     if not run.cfg.sweep:
-        record.print_result(stored, run.folder, console.console)
+        summary.print_result(stored, run.folder, console.console)
     shown = (run.folder / "wandb").exists() and wandb_tracker.agents_run() is None  # an agent opens a new one
     if wandb_settings.wandb_mode(run.cfg.track)[0] == "disabled" or shown:
         return
@@ -222,40 +222,6 @@ def _tell(run: Run, outcome: Outcome) -> None:
     if _to_be_tried_again(outcome, run):
         _say_that_it_is_tried_again(outcome, run)
         return
-    record.print_line(result, run.folder, console.console)
+    summary.print_line(result, run.folder, console.console)
     if exit_code and run.cfg.fail_fast:
         raise signals.Preempted(exit_code, f"stopped by fail_fast=true: {run.cfg.label or run.name} {result['state']}")
-
-
-def re_evaluate(folder: Path) -> None:
-    """Score the weights of a finished run anew, print the table, and say whether the record holds.
-
-    Raises ConfigError when there is no finished run or its data or model have changed since, RunFailed when the scores
-    are not those of the record.
-    """
-    stored = record.read_result(folder)
-    if stored.result is None or stored.result["state"] != "FINISHED":
-        found = f"its state is {stored.result['state']}" if stored.result else stored.reason
-        raise ConfigError(f"run={folder}: {found}; give the folder of a finished run")
-    cfg = from_dict(stored.result["config"])
-    cfg.out = str(folder.resolve().parent.parent)  # runs/ and cache/ lie beside each other
-    asked, now = json.loads((folder / "asked.json").read_text(encoding="utf-8")), what_is_asked(cfg)
-    if changed := [key for key in asked if asked[key] != now[key]]:
-        raise ConfigError(f"run={folder}: {', '.join(changed)} changed since the run; its scores cannot be repeated")
-    console.quiet_libraries()
-    from factdpo.runs.pipeline import rescore
-
-    scores = rescore(cfg, folder)
-    record.print_result(stored.result | scores, folder, console.console)
-    apart = max(
-        abs(scores[model][split][key] - stored.result[model][split][key])
-        for model in ("base", "trained")
-        for split in scores[model]
-        for key in ("chosen_logp_nats", "rejected_logp_nats")
-    )
-    if apart > EVAL_TOLERANCE_NATS:
-        raise RunFailed("FINISHED", f"{folder}: mean log-probs differ from the record by up to {apart:.3g} nats", 1)
-    console.console.print(
-        f"The table was scored anew; its mean log-probs differ from the record's by {apart:.1g} nats at most.",
-        highlight=False,
-    )

@@ -11,6 +11,7 @@ from factdpo.data.facts import data_file, load_facts
 from factdpo.data.splits import make_splits
 from factdpo.models import weights
 from factdpo.store import cache, result
+from factdpo.store.layout import is_at_work
 from factdpo.tracking.trackio_tracker import check_installed
 
 
@@ -106,16 +107,6 @@ def run_folder(cfg: Config, asked: dict[str, Any]) -> Path:
     if not (home / name).is_dir():
         name = next((other.name for other in home.glob(f"*-{run_id(asked)}")), name)
     return home / name
-
-
-def lock_file(folder: Path) -> Path:
-    """Beside a run's folder, by its id alone: who does the run holds a lock on it, whatever the folder is called."""
-    return folder.with_name(f".{folder.name.rpartition('-')[2]}.lock")
-
-
-def is_at_work(folder: Path) -> str:
-    """`running` if a process holds the lock of a run that was opened and has no result, else `killed`."""
-    return result.RUNNING if cache.is_held(lock_file(folder)) else result.KILLED
 
 
 def can_train_together(cfg: Config) -> list[Any]:

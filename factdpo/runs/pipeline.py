@@ -14,7 +14,6 @@ from torch import nn
 
 from factdpo import signals
 from factdpo.config.schema import Config, EngineName
-from factdpo.console import Bar
 from factdpo.data.facts import load_facts, sides
 from factdpo.data.pairs import Pairs, show
 from factdpo.data.splits import make_splits
@@ -23,10 +22,12 @@ from factdpo.evaluation.baselines import baselines
 from factdpo.evaluation.metrics import score
 from factdpo.models.base import load_base, pick_device
 from factdpo.models.scoring import PairLogps, pair_logps
+from factdpo.runs.progress_bars import Bar
 from factdpo.runs.stages import Ready, Texts, base_texts, drop_base, prepare, scored, tokenised
 from factdpo.store import cache
-from factdpo.store.history import HISTORY, Row, Trackers, read_history
+from factdpo.store.history import HISTORY, Row, read_history
 from factdpo.store.result import AS_TRAINED
+from factdpo.tracking.tracker import Trackers
 from factdpo.training import adapters
 from factdpo.training.batched import engine
 from factdpo.training.schedule import planned_steps

@@ -17,19 +17,19 @@ from factdpo.config.schema import Boundary, Config, to_dict
 from factdpo.data.facts import CHARACTERS, Fact, data_file, load_facts
 from factdpo.data.pairs import Pairs, tokenise
 from factdpo.data.splits import Splits, make_splits
-from factdpo.evaluation import metrics
+from factdpo.evaluation import generation, metrics
 from factdpo.models.base import Base, load_base, pick_device
 from factdpo.models.logps import Diverged
 from factdpo.models.scoring import PairLogps, kept_logps, pair_logps, reference_logps
 from factdpo.store import cache
 from factdpo.store.cache import file_sha256
+from factdpo.store.history import Row
 from factdpo.store.result import AS_TRAINED
 from factdpo.training import adapters
 from factdpo.training.sanity_checks import CanaryError
 
 log = logging.getLogger("factdpo")
 
-Row = dict[str, Any]
 
 # Continued by the base and the trained model, whichever of our facts are drawn.
 FIXED_PROMPTS = ("Harry Potter is Ron Weasley's", "Lord Voldemort is Harry Potter's", "Severus Snape is")
@@ -177,9 +177,11 @@ def base_texts(ready: Ready) -> Texts:
 
 
 def make_texts(model: nn.Module, ready: Ready) -> Texts:
-    retained = metrics.retention_nats_per_token(model, ready.base.tokenizer)[0]
+    retained = generation.retention_nats_per_token(model, ready.base.tokenizer)[0]
     prompts = [prompt for prompt, _, _ in ready.prompts]
-    return Texts(retained, metrics.continuations(model, ready.base.tokenizer, prompts, ready.cfg.eval.max_new_tokens))
+    return Texts(
+        retained, generation.continuations(model, ready.base.tokenizer, prompts, ready.cfg.eval.max_new_tokens)
+    )
 
 
 def kept_texts(ready: Ready, whose: object, make: Callable[[], Texts]) -> Texts:

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from factdpo import signals
 from factdpo.config.schema import Config, identity, to_dict
-from factdpo.console import BatchBar
 from factdpo.data.pairs import join
-from factdpo.evaluation import metrics
+from factdpo.evaluation import generation
 from factdpo.models.scoring import is_finite
 from factdpo.runs.identity import can_train_together
 from factdpo.runs.pipeline import keep, member
+from factdpo.runs.progress_bars import BatchBar
 from factdpo.runs.stages import Ready, Texts, kept_texts, prepare, trained_logps
 from factdpo.store import cache
 from factdpo.store.history import Row
@@ -196,9 +196,9 @@ def _score_at_once(some: list[Ready]) -> None:
 def _texts(some: list[Ready]) -> list[Texts]:
     """What each run's model remembers and says: the rows of the runs one after the other, as many for each."""
     base = some[0].base
-    retained = metrics.retention_nats_per_token(base.model, base.tokenizer, len(some))
+    retained = generation.retention_nats_per_token(base.model, base.tokenizer, len(some))
     prompts = [[prompt for prompt, _, _ in ready.prompts] for ready in some]
     most, any_one = max(map(len, prompts)), [prompt for of_run in prompts for prompt in of_run][:1]
     rows = [prompt for of_run in prompts for prompt in (of_run + any_one * most)[:most]]
-    said = metrics.continuations(base.model, base.tokenizer, rows, max(r.cfg.eval.max_new_tokens for r in some))
+    said = generation.continuations(base.model, base.tokenizer, rows, max(r.cfg.eval.max_new_tokens for r in some))
     return [Texts(n, said[r * most :][: len(p)]) for r, (n, p) in enumerate(zip(retained, prompts, strict=True))]

@@ -7,11 +7,9 @@ keeping. A dashboard is never in the way: whatever goes wrong there costs one wa
 import json
 import math
 import os
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from factdpo.store import cache
 
@@ -19,34 +17,6 @@ Row = dict[str, Any]
 
 HISTORY = "history.jsonl"
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-
-
-@runtime_checkable
-class Tracker(Protocol):
-    def log(self, *rows: Row) -> None:
-        """Write down rows of the history: flat, numbers under TRL's names, with `step`."""
-        ...
-
-    def finish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
-        """Write down the end of the run; its state (FINISHED or otherwise) is read from the result."""
-        ...
-
-
-@dataclass
-class Trackers:
-    """Many trackers as one, the local record first."""
-
-    each: list[Tracker]
-    rows: int = 0  # that they were told
-
-    def log(self, *rows: Row) -> None:
-        self.rows += len(rows)
-        for tracker in self.each:
-            tracker.log(*rows)
-
-    def finish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
-        for tracker in self.each:
-            tracker.finish(result, items, generations, folder)
 
 
 # ---------------------------------------------------------------------------------------------------- the local record
@@ -100,27 +70,3 @@ def _jsonable(value: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------ what views of it show
-
-
-def summary(result: Row) -> Row:
-    """The flat view of a result: `accuracy/<split>` and the rest after training, the same under `base/` before it."""
-    flat: Row = {"state": result["state"]}
-    for prefix, model in (("", "trained"), ("base/", "base")):
-        for split, scores in (result.get(model) or {}).items():
-            flat |= {f"{prefix}{metric}/{split}": value for metric, value in _leaves(scores)}
-        flat |= {
-            f"{prefix}across/{name}": value for name, value in _leaves((result.get("across") or {}).get(model) or {})
-        }
-    for split, scores in (result.get("baselines") or {}).items():
-        flat |= {f"baseline/{rule}/{split}": value for rule, value in _leaves(scores)}
-    flat |= {f"timing/{name}": value for name, value in _leaves(result.get("timing") or {})}
-    return flat
-
-
-def _leaves(scores: Row) -> Iterator[tuple[str, Any]]:
-    """(`name` or `name.inner`, value) of a nested dict, less what is unknown (null)."""
-    for name, value in scores.items():
-        if isinstance(value, dict):
-            yield from ((f"{name}.{inner}", leaf) for inner, leaf in _leaves(value))
-        elif value is not None:
-            yield name, value

@@ -8,24 +8,21 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from factdpo.config.overrides import flat, typed
-from factdpo.config.schema import ConfigError
-from factdpo.runs.identity import is_at_work
-from factdpo.store.history import summary
-from factdpo.store.result import KILLED, RUNNING
+from factdpo.store.history import Row
+from factdpo.store.layout import homes, is_at_work
+from factdpo.store.result import KILLED, RUNNING, summary
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 log = logging.getLogger("factdpo")
 
-Row = dict[str, Any]
 
 FILE = "results.parquet"
 VERSION = b"1"  # bumped by hand when _read gives other columns or values
@@ -41,25 +38,6 @@ def update_index(home: Path) -> None:
             read_home(home, names, write=True)
     except Exception as error:  # a sweep calls this as its runs finish, and an index is not worth one of them
         _warn(home, error)
-
-
-def is_run(folder: Path | str) -> bool:
-    return os.path.exists(f"{folder}/result.json") or os.path.exists(f"{folder}/asked.json")
-
-
-def homes(folder: Path, deeper: int = 2) -> Iterator[tuple[Path, list[str]]]:
-    """(folder that runs lie in, their names): this one, and those up to `deeper` levels below it."""
-    try:
-        with os.scandir(folder) as entries:
-            below = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be read ({error})") from None
-    runs = [name for name in below if is_run(f"{folder}/{name}")]
-    if runs:
-        yield folder, runs
-    if deeper:
-        for name in sorted({*below} - {*runs}):
-            yield from homes(folder / name, deeper - 1)
 
 
 def read_home(home: Path, names: list[str], write: bool) -> "pa.Table":

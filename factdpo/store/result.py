@@ -6,12 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from factdpo.store.cache import damaged_files
+from factdpo.store.history import Row
 
 Result = dict[str, Any]
 
@@ -126,98 +122,31 @@ def _matches(path: tuple[str, ...], pattern: list[str]) -> bool:
     )
 
 
-def print_result(result: Result, folder: Path, console: Console) -> None:
-    """A run's numbers and where the rest is; for one that did not finish, why."""
-
-    def line(text: str = "", style: str = "") -> None:  # never wrapped: paths and commands must stay whole
-        console.print(Text(text, style=style), soft_wrap=True)
-
-    line()
-    if result["state"] != "FINISHED":
-        line(f"{result['name']} ({result['id']})  {result['state']}", "bold red")
-        line(result.get("error") or "no reason was written down")
-        line(f"log      {folder / 'run.log'}")
-        return
-    line(f"{result['name']} ({result['id']})", "bold")
-    console.print(_splits_table(result))
-    line()
-    console.print(_more_table(result))
-    if AS_TRAINED in result["trained"]:
-        line("as trained: the facts of train as training saw them, without the space", "dim")
-    for warning in result["warnings"]:
-        console.print(Text(f"warning: {warning}", style="yellow"))
-    line()
-    line(f"folder   {folder}")
-    if (folder / "figures").is_dir():
-        line(f"figures  {folder / 'figures'}")
-    if any((folder / "wandb").glob("*run-*/*.wandb")):
-        line(f"curves   wandb leet {folder / 'wandb'}")
-    line(f"again    factdpo eval run={folder}")
-
-
-def print_line(result: Result, folder: Path, console: Console) -> None:
-    """One run of a sweep in one line: its state, what tells it from the others, and its accuracies or why it failed."""
-    what = result["config"]["label"] or result["name"]
-    if result["state"] != "FINISHED":
-        text = f"{result['state']}  {what}  {result.get('error') or 'no reason was written down'}  {folder / 'run.log'}"
-        console.print(Text(text, style="bold red"), soft_wrap=True)
-        return
-    scores = "  ".join(f"{split} {values['accuracy']:.2f}" for split, values in result["trained"].items())
-    console.print(Text(f"FINISHED  {what}  {scores}  {result['timing']['total_seconds']:.1f} s"), soft_wrap=True)
-
-
-def _splits_table(result: Result) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-    table.add_column("split", no_wrap=True)
-    for heading in ("n", "base", "accuracy\ntrained [95 %]", "balanced"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("best\nbaseline", "flips"):  # these two may take two lines where n is large or the screen narrow
-        table.add_column(heading, justify="right")
-    for split, after in result["trained"].items():
-        before, rules = result["base"][split], result["baselines"].get(split, {})
-        best = best_baseline(rules)
-        trained = Text(f"{after['accuracy']:.2f} [{after['accuracy_low']:.2f}, {after['accuracy_high']:.2f}]")
-        if best is not None and not after["accuracy_low"] <= best[1] <= after["accuracy_high"]:
-            trained.stylize("green" if after["accuracy"] > best[1] else "red")
-        table.add_row(
-            "as trained" if split == AS_TRAINED else split,
-            str(after["n"]),
-            f"{before['accuracy']:.2f}",
-            trained,
-            f"{before['balanced_accuracy']:.2f}->{after['balanced_accuracy']:.2f}",
-            f"{best[0].removesuffix('_name')} {best[1]:.2f}" if best else "-",
-            f"+{after['wrong_to_right']} -{after['right_to_wrong']}",
-        )
-    return table
-
-
 def best_baseline(rules: dict[str, float | None]) -> tuple[str, float] | None:
     """The best rule that understands nothing, and its accuracy; `implied` is logic, not such a rule."""
     known = {rule: value for rule, value in rules.items() if rule != "implied" and value is not None}
     return max(known.items(), key=lambda pair: pair[1], default=None)
 
 
-def _more_table(result: Result) -> Table:
-    """What does not fit into one row per split."""
-    base, trained, across = result["base"], result["trained"], result["across"]
+def summary(result: Row) -> Row:
+    """The flat view of a result: `accuracy/<split>` and the rest after training, the same under `base/` before it."""
+    flat: Row = {"state": result["state"]}
+    for prefix, model in (("", "trained"), ("base/", "base")):
+        for split, scores in (result.get(model) or {}).items():
+            flat |= {f"{prefix}{metric}/{split}": value for metric, value in _leaves(scores)}
+        flat |= {
+            f"{prefix}across/{name}": value for name, value in _leaves((result.get("across") or {}).get(model) or {})
+        }
+    for split, scores in (result.get("baselines") or {}).items():
+        flat |= {f"baseline/{rule}/{split}": value for rule, value in _leaves(scores)}
+    flat |= {f"timing/{name}": value for name, value in _leaves(result.get("timing") or {})}
+    return flat
 
-    def arrows(values: dict[str, tuple[float | None, float | None]]) -> str:
-        return "   ".join(f"{k} {b:.2f} -> {a:.2f}" for k, (b, a) in values.items() if b is not None and a is not None)
 
-    seen = [split for split in ("train", "test") if split in trained]
-    implied = {split: result["baselines"].get(split, {}).get("implied") for split in seen}
-    nats = [across[model]["retention_nats_per_token"] for model in ("base", "trained")]
-    rows = {
-        "says the fact": arrows({s: (base[s]["greedy_accuracy"], trained[s]["greedy_accuracy"]) for s in seen}),
-        "both orders alike": arrows(
-            {s: (across["base"][f"symmetry_{s}"], across["trained"][f"symmetry_{s}"]) for s in ("train", "test")}
-        ),
-        "reward accuracy": "   ".join(f"{s} {trained[s]['reward_accuracy']:.2f}" for s in seen),
-        "implied by train": "   ".join(f"{s} {value:.2f}" for s, value in implied.items() if value is not None),
-        "neutral text": f"{nats[0]:.2f} -> {nats[1]:.2f} nats per token",
-    }
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for name, text in rows.items():
-        if text:
-            table.add_row(Text(name, style="dim"), Text(text))
-    return table
+def _leaves(scores: Row) -> Iterator[tuple[str, Any]]:
+    """(`name` or `name.inner`, value) of a nested dict, less what is unknown (null)."""
+    for name, value in scores.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{inner}", leaf) for inner, leaf in _leaves(value))
+        elif value is not None:
+            yield name, value

@@ -4,13 +4,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factdpo.config.schema import Config, TrackConfig
+from factdpo.config.schema import TrackConfig
 from factdpo.results.compare import means
 from factdpo.results.tables import Results, load
-from factdpo.store.history import LocalTracker, Tracker, Trackers
-from factdpo.tracking.trackio_tracker import TrackioTracker
 from factdpo.tracking.wandb_settings import wandb_mode
-from factdpo.tracking.wandb_tracker import WandbTracker, agents_run, log_sweep
+from factdpo.tracking.wandb_tracker import agents_run, log_sweep
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,16 +16,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("factdpo")
 
 LOG_SCALE_FROM = 20.0  # largest over smallest value of a key from which its axis is logarithmic
-
-
-def open_trackers(cfg: Config, run_id: str, name: str, folder: Path) -> Trackers:
-    """The trackers that the config asks for; `run_id` is the run's id in W&B too, `name` what a person reads there."""
-    each: list[Tracker] = [LocalTracker(folder)]
-    if wandb_mode(cfg.track)[0] != "disabled":
-        each.append(WandbTracker(cfg, run_id, name, folder))
-    if cfg.track.trackio:
-        each.append(TrackioTracker(cfg, run_id, name))
-    return Trackers(each)
 
 
 def show_sweep(folder: Path, track: TrackConfig, known: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from factdpo.config.schema import ConfigError
 from factdpo.runs.identity import Run
 from factdpo.store import cache
 from factdpo.store import result as record
-from factdpo.store.history import summary
+from factdpo.store.result import summary
 from factdpo.sweep.search_space import Space, text, values, words
 
 FILE = "study.journal"

@@ -11,17 +11,15 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 from rich.text import Text
 
 from factdpo import console
-from factdpo.config.schema import ConfigError
 from factdpo.runs.identity import Run
 from factdpo.store import cache, provenance, result
+from factdpo.store.sweep_file import FILE, read
 
-FILE = "sweep.json"
 NAMED = 10  # runs that are not there, before the rest is only counted
 
 
@@ -95,8 +93,7 @@ class Sweep:
 
     def _print_table(self, ids: list[str]) -> None:
         """A row per setting, means over its seeds; by name the runs that failed; and the best."""
-        from factdpo.commands import results
-        from factdpo.results import views  # pandas
+        from factdpo.results import views
         from factdpo.results.tables import Results, load
 
         every = load(self.folder).table
@@ -108,7 +105,7 @@ class Sweep:
         best = [name for name in self.best_of if name in mine.metrics][:1]
         view.below += views.around(mine, best, self.conf_folders)
         console.console.print()
-        results.show(view, console.console)
+        views.show(view, console.console)
 
     def _show(self, states: dict[str, str]) -> None:
         """Show the dashboards what came of the sweep, unless they have been and nothing changed."""
@@ -118,17 +115,6 @@ class Sweep:
 
         with console.logging_to([logging.NullHandler()], quiet=True):
             show_sweep(self.folder, next(iter(self.runs.values())).cfg.track, read(self.folder) or {})
-
-
-def read(folder: Path) -> dict[str, Any] | None:
-    """A sweep's sweep.json; None if there is none. Raises ConfigError for one that cannot be read."""
-    path = folder / FILE
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); move it away, and it is written anew") from None
 
 
 def refusal(problems: dict[str, list[int]], labels: list[list[str]]) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from factdpo.config.schema import Config, ConfigError, TrackConfig, to_dict
-from factdpo.store.history import Row, summary
+from factdpo.store.history import Row
+from factdpo.store.result import summary
 from factdpo.tracking.wandb_settings import without_secrets
 
 log = logging.getLogger("factdpo")

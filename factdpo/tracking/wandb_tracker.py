@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from factdpo.config.schema import Config, TrackConfig, to_dict
-from factdpo.store.history import Row, summary
+from factdpo.store.history import Row
+from factdpo.store.result import summary
 from factdpo.tracking import wandb_offline, wandb_settings
 from factdpo.tracking.wandb_settings import wandb_mode, without_secrets
 

@@ -11,9 +11,8 @@ import torch
 
 from factdpo.config.schema import Config, Loss
 from factdpo.models.logps import Diverged
+from factdpo.store.history import Row
 from factdpo.training import losses
-
-Row = dict[str, Any]
 
 # The policy's first loss against the loss at zero margin, and its first rewards against 0: float32 differs by rounding,
 # half precision by rounding of log-probs around 10 nats, 2^-8 relative.

@@ -19,9 +19,8 @@ from factdpo.config.schema import Config, ConfigError, Method
 from factdpo.data.pairs import Pairs
 from factdpo.models.base import Base
 from factdpo.models.scoring import PairLogps, pair_logps
+from factdpo.store.history import Row
 from factdpo.training import adapters, sanity_checks
-
-Row = dict[str, Any]
 
 
 def fit(

@@ -221,7 +221,8 @@ def with_job(body: str) -> tuple[str, str]:
     """Start of the command line with another body of job.answer, so that no run is needed to end in some way."""
     return "-c", (
         "import contextlib\n"
-        "from factdpo import job\nfrom factdpo.config import ConfigError\nfrom factdpo.__main__ import main\n"
+        "from factdpo.runs import execute as job\nfrom factdpo.config.schema import ConfigError\n"
+        "from factdpo.commands.main import main\n"
         f"def answer(run):\n    cfg = run.cfg\n    {body}\n"
         "job.answer, job.warm = answer, contextlib.nullcontext\nmain()"
     )

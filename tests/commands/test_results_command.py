@@ -128,7 +128,7 @@ def test_every_column_is_shown_however_narrow_the_terminal(sweep: Path):
     view = views.groups(load(sweep), ["dpo.beta"], ["accuracy/train", "accuracy/test", "timing/total_seconds"])
     for width in (10, 40, 60, 80):
         out = StringIO()
-        table.show(view, Console(file=out, width=width, force_terminal=True, color_system=None))
+        views.show(view, Console(file=out, width=width, force_terminal=True, color_system=None))
         shown = out.getvalue()
         for cell in ("train", "test", "total_seconds", "0.550 ± 0.635", "0.275 ± 0.318", "2.000 ± 0.000"):
             assert shown.count(cell) == 1

@@ -14,7 +14,7 @@ import pytest
 
 from tests.dashboard.test_dashboard import finished
 
-COMMAND = "from factdpo.__main__ import main; import sys; sys.argv[1:] = {}; main()"
+COMMAND = "from factdpo.commands.main import main; import sys; sys.argv[1:] = {}; main()"
 
 
 @pytest.fixture

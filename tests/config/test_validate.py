@@ -15,18 +15,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from factdpo.config import help as explain
-from factdpo.config.schema import (
-    NOT_IDENTITY,
-    Config,
-    ConfigError,
-    Dtype,
-    Loss,
-    Orientation,
-    from_dict,
-    identity,
-    to_dict,
-    validate,
-)
+from factdpo.config.schema import NOT_IDENTITY, Config, ConfigError, Dtype, Loss, Orientation, identity, to_dict
+from factdpo.config.validate import from_dict, validate
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -206,7 +196,7 @@ def test_identity_depends_on_every_key_that_can_change_a_number():
 def test_identity_is_the_same_in_any_process_and_key_order():
     overrides = ["lora.rank=4", "dpo.beta=0.3", "split.train=50", "dpo.loss=[sigmoid,sft]"]
     code = (
-        "import sys, hydra, factdpo.__main__\n"
+        "import sys, hydra, factdpo.commands.main\n"
         "from factdpo.cache import signature\n"
         "from factdpo.config import identity, validate\n"
         "from hydra_plugins.factdpo_searchpath import conf_folder\n"

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from factdpo.commands import dashboard
 from factdpo.config.schema import ConfigError
 from factdpo.dashboard import machine, server, watch
-from factdpo.runs.identity import lock_file
+from factdpo.store.layout import lock_file
 from tests.helpers.stored import store
 from tests.report.test_report import leave
 

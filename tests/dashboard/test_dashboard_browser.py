@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from factdpo.commands import dashboard
 from factdpo.dashboard import server
-from factdpo.runs.identity import lock_file
+from factdpo.store.layout import lock_file
 from tests.dashboard.test_dashboard import TRACEBACK, finished, opened, planned
 from tests.helpers.stored import store
 from tests.report.test_report import EVIL

@@ -10,7 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from factdpo.config.schema import ColumnsConfig, Config, ConfigError, DataConfig, DataSource, SplitConfig, validate
+from factdpo.config.schema import ColumnsConfig, Config, ConfigError, DataConfig, DataSource, SplitConfig
+from factdpo.config.validate import validate
 from factdpo.data.facts import Fact, FactError, load_facts, sides
 from factdpo.data.splits import make_splits
 

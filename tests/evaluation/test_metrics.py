@@ -10,8 +10,10 @@ from scipy.stats import binomtest
 
 from factdpo.data.facts import Fact
 from factdpo.data.pairs import Pairs
+from factdpo.evaluation import generation
 from factdpo.evaluation import metrics as evaluate
-from factdpo.evaluation.metrics import balanced_accuracy, continuations, items, p_other, score, symmetry, wilson
+from factdpo.evaluation.generation import continuations
+from factdpo.evaluation.metrics import balanced_accuracy, items, p_other, score, symmetry, wilson
 from factdpo.models.scoring import PairLogps
 
 FRIEND, ENEMY = ("friend", "enemy"), ("enemy", "friend")
@@ -185,7 +187,7 @@ def test_retention_is_the_mean_over_all_tokens_of_the_neutral_text(
         start = (place - 1) // per_row * per_row
         row = torch.tensor([ids[start:place]])
         logps.append(model(row).logits[0, -1].log_softmax(-1)[ids[place]].item())
-    (found,) = evaluate.retention_nats_per_token(model, nano_base.tokenizer)
+    (found,) = generation.retention_nats_per_token(model, nano_base.tokenizer)
     assert found == pytest.approx(-sum(logps) / (len(ids) - 1), abs=1e-4)
 
 
@@ -194,14 +196,14 @@ def test_a_model_that_knows_nothing_retains_the_log_of_the_vocabulary(
 ):
     model = make_tiny_model()
     torch.nn.init.zeros_(model.lm_head.weight)  # every token equally probable
-    (found,) = evaluate.retention_nats_per_token(model, nano_base.tokenizer)
+    (found,) = generation.retention_nats_per_token(model, nano_base.tokenizer)
     assert found == pytest.approx(math.log(2048), abs=1e-5)
 
 
 def test_a_broken_models_retention_is_not_finite(nano_base: Any, make_tiny_model: Callable[[], Any]):
     model = make_tiny_model()
     torch.nn.init.constant_(model.gpt_neox.final_layer_norm.weight, torch.nan)
-    (found,) = evaluate.retention_nats_per_token(model, nano_base.tokenizer)
+    (found,) = generation.retention_nats_per_token(model, nano_base.tokenizer)
     assert math.isnan(found)
 
 

@@ -9,7 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import yaml
 
-from factdpo.config.schema import Config, to_dict, validate
+from factdpo.config.schema import Config, to_dict
+from factdpo.config.validate import validate
 
 NAMES = ["Ann", "Ben", "Cy", "Di", "Ed", "Flo", "Gus", "Hal", "Ida", "Jo", "Kim"]
 FACTS = [f"{a} is {b}'s" for a, b in itertools.pairwise(NAMES)]

@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from factdpo import nano
-from factdpo.config.schema import Config, validate
+from factdpo.config.schema import Config
+from factdpo.config.validate import validate
 from factdpo.data.facts import Fact
 from factdpo.data.pairs import Pairs
 from factdpo.models.base import Base

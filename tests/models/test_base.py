@@ -10,7 +10,8 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from factdpo import nano
-from factdpo.config.schema import Config, ConfigError, Device, Dtype, EngineName, ModelConfig, ModelSource, validate
+from factdpo.config.schema import Config, ConfigError, Device, Dtype, EngineName, ModelConfig, ModelSource
+from factdpo.config.validate import validate
 from factdpo.models import weights
 from factdpo.models.base import load_base, pick_device
 from factdpo.models.weights import PYTHIA_SHAPES, locate

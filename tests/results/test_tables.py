@@ -14,8 +14,8 @@ from filelock import FileLock
 import factdpo
 from factdpo.config.schema import ConfigError
 from factdpo.results.tables import known, load
-from factdpo.runs.identity import lock_file
 from factdpo.store import index
+from factdpo.store.layout import lock_file
 from tests.helpers.stored import answers, store
 
 

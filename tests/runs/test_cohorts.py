@@ -25,12 +25,13 @@ from factdpo.config.schema import (
     Orientation,
     TrackMode,
     choose_engine,
-    validate,
 )
+from factdpo.config.validate import validate
 from factdpo.runs import attempt, execute, stages
 from factdpo.runs.identity import look_up
 from factdpo.runs.warm import Wanted, train
-from factdpo.store.history import LocalTracker, Trackers, read_history
+from factdpo.store.history import LocalTracker, read_history
+from factdpo.tracking.tracker import Trackers
 from factdpo.training.batched.stacked_lora import Adapter
 from tests.helpers.tiny import tiny_base, tokenizer
 from tests.runs.test_pipeline import folder_of, small

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from factdpo.config.schema import Config, ConfigError, choose_engine, to_dict, validate
+from factdpo.commands import eval
+from factdpo.config.schema import Config, ConfigError, choose_engine, to_dict
+from factdpo.config.validate import validate
 from factdpo.runs import execute, identity
 from factdpo.store import cache
 from factdpo.training.batched import engine
@@ -129,7 +131,7 @@ def test_a_full_disk_never_leaves_a_finished_run(tmp_path: Path) -> None:
     script = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536));"
-        "from factdpo.__main__ import main; main()"
+        "from factdpo.commands.main import main; main()"
     )
     arguments = ["track=none", f"out={tmp_path}", "split.train=8", "split.test=8", "dpo.epochs=null", "dpo.max_steps=2"]
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
@@ -174,7 +176,7 @@ def test_a_folder_that_holds_another_run_is_refused_by_name(tmp_path: Path) -> N
 
 def test_eval_of_an_unfinished_or_changed_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give the folder of a finished run"):
-        execute.re_evaluate(tmp_path)
+        eval.re_evaluate(tmp_path)
     table = tmp_path / "characters.csv"
     table.write_text("name,side\n" + "".join(f"Person {i},{i % 2}\n" for i in range(9)))
     cfg = small(tmp_path, data_path=str(table))
@@ -182,4 +184,4 @@ def test_eval_of_an_unfinished_or_changed_run_is_refused(tmp_path: Path) -> None
     os.utime(table)
     table.write_text(table.read_text() + "Someone Else,1\n")
     with pytest.raises(ConfigError, match="data changed since the run"):
-        execute.re_evaluate(folder)
+        eval.re_evaluate(folder)

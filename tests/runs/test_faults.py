@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from factdpo import signals
-from factdpo.config.schema import Config, validate
+from factdpo.config.schema import Config
+from factdpo.config.validate import validate
 from factdpo.evaluation import belief_graph
 from factdpo.runs import attempt, execute
 from factdpo.runs.identity import Run, look_up

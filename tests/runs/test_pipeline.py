@@ -10,6 +10,7 @@ import pandas
 import pytest
 import torch
 
+from factdpo.commands import eval
 from factdpo.config.schema import Boundary, Config, DataSource, Dtype, LoraConfig, Method, Orientation, TrackMode
 from factdpo.runs import execute
 from factdpo.store import cache
@@ -131,7 +132,7 @@ def test_a_changed_file_is_noticed_and_the_run_redone(done: tuple[Path, dict[str
 
 def test_eval_scores_a_finished_run_anew(done: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
     out, result = done
-    execute.re_evaluate(folder_of(out, result))
+    eval.re_evaluate(folder_of(out, result))
     assert "scored anew" in capsys.readouterr().out
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from factdpo.config.schema import Config, TrackConfig, TrackMode
-from factdpo.store.history import LocalTracker, Trackers, read_history, summary
-from factdpo.sweep.publish import open_trackers
+from factdpo.store.history import LocalTracker, read_history
+from factdpo.store.result import summary
+from factdpo.tracking.tracker import Trackers, open_trackers
 from factdpo.tracking.wandb_settings import wandb_mode, wandb_sentence, without_secrets
 from factdpo.tracking.wandb_tracker import WandbTracker
 

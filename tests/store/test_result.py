@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from factdpo.runs.summary import print_result
 from factdpo.store.cache import file_sha256
-from factdpo.store.result import Stored, best_baseline, print_result, read_result, undocumented
+from factdpo.store.result import Stored, best_baseline, read_result, undocumented
 
 
 def scores(n, accuracy, **more):

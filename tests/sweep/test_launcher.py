@@ -22,7 +22,7 @@ Done = subprocess.CompletedProcess[str]
 FAKE_JOBS = """
 import contextlib
 from factdpo import job
-from factdpo.__main__ import main
+from factdpo.commands.main import main
 
 @contextlib.contextmanager
 def warm(runs):
@@ -103,8 +103,8 @@ def launcher_of(*overrides: str) -> str:
     """The class that `factdpo -m <overrides>` launches with, from where we stand."""
     import hydra
 
-    import factdpo.__main__  # noqa: F401  (registers the schema)
-    from hydra_plugins.factdpo_searchpath import conf_folder
+    import factdpo.commands.main  # noqa: F401  (registers the schema)
+    from factdpo.config.folders import conf_folder
 
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
         cfg = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
@@ -130,7 +130,8 @@ def test_hydra_finds_it_from_any_folder_and_imports_nothing_heavy_for_it(tmp_pat
         "from hydra.core.plugins import Plugins\n"
         "from hydra.plugins.launcher import Launcher\n"
         "print([c.__name__ for c in Plugins.instance().discover(Launcher)].count('BatchedLauncher'))\n"
-        "print({'torch', 'transformers', 'numpy', 'rich', 'factdpo.config.schema', 'factdpo.runs.execute'} & set(sys.modules))",
+        "heavy = {'torch', 'transformers', 'numpy', 'rich', 'factdpo.config.schema', 'factdpo.runs.execute'}\n"
+        "print(heavy & {*sys.modules})",
     )
     assert (found.stdout, found.stderr) == ("1\nset()\n", "")
 

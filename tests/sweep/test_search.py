@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
-from factdpo.__main__ import main
+from factdpo.commands.main import main
 from factdpo.config.schema import Config, ConfigError, to_dict
 from factdpo.runs import execute
 from factdpo.runs.identity import Run

@@ -18,14 +18,16 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from factdpo import __main__
-from factdpo.config.schema import Config, ConfigError, validate
+from factdpo.commands import main as __main__
+from factdpo.config.folders import conf_folder
+from factdpo.config.schema import Config, ConfigError
+from factdpo.config.validate import validate
 from factdpo.runs import execute
 from factdpo.runs.identity import Run, look_up
+from factdpo.store import sweep_file
 from factdpo.sweep import dry_run, sweep
 from hydra_plugins import factdpo_sweeper
 from hydra_plugins._factdpo_compose import compose as compose_job
-from hydra_plugins.factdpo_searchpath import conf_folder
 
 
 class Said(NamedTuple):
@@ -200,7 +202,7 @@ def test_a_dry_run_of_a_single_run_is_a_table_of_one(factdpo: Factdpo, tmp_path:
 
 def test_a_dry_run_imports_nothing_heavy_and_hydras_own_sweeper_honours_it(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom factdpo.__main__ import main\nmain()\n"
+        "import sys\nfrom factdpo.commands.main import main\nmain()\n"
         "print({'torch', 'transformers', 'pandas', 'numpy', 'scipy', 'wandb', 'matplotlib'} & set(sys.modules))"
     )
     for more in ([], ["hydra/sweeper=basic"]):
@@ -284,7 +286,7 @@ def test_sweep_json_adds_up_what_all_commands_asked(asked: Callable[..., Run], t
     second = a_sweep(folder, runs[1:], "-m seed=1,2", {"seed": ["1", "2"]})
     second.write()
     second.write()  # again, as a search does: one command stays one
-    known = sweep.read(folder)
+    known = sweep_file.read(folder)
     assert known is not None and known["name"] == "s" and known["axes"] == {"seed": ["0", "1", "2"]}
     assert known["runs"] == {
         "d684835e6021": {"folder": "seed=0-d684835e6021", "label": "seed=0"},
@@ -300,7 +302,7 @@ def test_sweep_json_adds_up_what_all_commands_asked(asked: Callable[..., Run], t
 def test_a_damaged_sweep_json_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text("{")
     with pytest.raises(ConfigError, match=r"sweep\.json: cannot be read .* move it away"):
-        sweep.read(tmp_path)
+        sweep_file.read(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,12 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-import factdpo.__main__  # noqa: F401  (registers the schema)
+import factdpo.commands.main  # noqa: F401  (registers the schema)
+from factdpo.config.folders import conf_folder
 from factdpo.config.help import schema_keys
-from factdpo.config.schema import Config, ConfigError, identity, validate
-from factdpo.store.history import summary
-from hydra_plugins.factdpo_searchpath import conf_folder
+from factdpo.config.schema import Config, ConfigError, identity
+from factdpo.config.validate import validate
+from factdpo.store.result import summary
 
 ROOT = Path(__file__).parents[2]
 WANDB = ROOT / "sweeps" / "wandb_sweep.yaml"

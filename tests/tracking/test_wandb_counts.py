@@ -19,7 +19,7 @@ CANARY = "canary-5f0c1d"
 # Several command lines in one process: torch takes seconds to import.
 COMMANDS = """
 import json, sys
-from factdpo.__main__ import main
+from factdpo.commands.main import main
 for arguments in json.loads(sys.argv[1]):
     sys.argv[1:] = arguments
     try:

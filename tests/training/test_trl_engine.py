@@ -12,17 +12,8 @@ from peft import PeftModel
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from factdpo import nano
-from factdpo.config.schema import (
-    Config,
-    ConfigError,
-    DataConfig,
-    Loss,
-    Method,
-    ModelConfig,
-    ModelSource,
-    Schedule,
-    validate,
-)
+from factdpo.config.schema import Config, ConfigError, DataConfig, Loss, Method, ModelConfig, ModelSource, Schedule
+from factdpo.config.validate import validate
 from factdpo.data.facts import load_facts
 from factdpo.data.pairs import Pairs, tokenise
 from factdpo.data.splits import make_splits

@@ -1,56 +1,23 @@
 """A run of a batch: what it learns from, what is told of it while it trains, and what ends it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from peft import LoraConfig
 
-from factdpo.config.schema import Config
-from factdpo.data.pairs import Pairs
-from factdpo.models.scoring import PairLogps
-from factdpo.training import adapters
+from factdpo.store.history import Row
 from factdpo.training import sanity_checks as canaries
-from factdpo.training.batched.stacked_lora import Adapter
+from factdpo.training.engine import Member, Trained
 from factdpo.training.schedule import epochs_done, learning_rate
 
-Row = dict[str, Any]
 # Per-pair metrics of a step, in this order: TRL's names, each a mean over the micro-batch's pairs or tokens.
 METRICS = (
     "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
     "logits/chosen", "logits/rejected", "entropy", "mean_token_accuracy",
 )  # fmt: skip
 KEPT = ("tokens", "sums", "loss", "steps", "batches", "canaries")  # of a Run, in a checkpoint
-
-
-@dataclass(eq=False)
-class Member:
-    """One run of a batch: what it learns from, what is scored on the way, and who wants to know."""
-
-    key: str  # what it is called in checkpoints
-    cfg: Config
-    pairs: Pairs
-    refs: PairLogps
-    curves: dict[str, Pairs]  # scored as eval.every says
-    describe: Callable[[dict[str, PairLogps]], Row]  # these scores as a row of the history
-    record: Callable[..., None]  # gets the rows of the history as they arise, many at a time
-    start: Callable[[], None] = lambda: None  # called when its batch starts; again if the batch begins again
-    recorded: int = 0  # rows that it got: a training that begins again does not repeat them
-
-
-class Trained(NamedTuple):
-    """A run that came to its end."""
-
-    adapter: Adapter
-    facts: dict[str, Any]  # for fit.json
-    probe: PairLogps
-
-    def save(self, folder: Path) -> None:
-        """adapter/, fit.json and probe.safetensors, as engine trl leaves them."""
-        self.adapter.save(folder / "adapter")
-        adapters.write_fit(folder, self.facts, self.probe)
 
 
 @dataclass(eq=False)

@@ -1,0 +1,48 @@
+"""`factdpo eval`: a finished run's weights scored anew."""
+
+import json
+from pathlib import Path
+
+from factdpo import console
+from factdpo.config.schema import ConfigError
+from factdpo.config.validate import from_dict
+from factdpo.runs import summary
+from factdpo.runs.execute import RunFailed
+from factdpo.runs.identity import what_is_asked
+from factdpo.store import result as record
+
+EVAL_TOLERANCE_NATS = 1e-3  # between two scorings of the same weights; another device rounds otherwise
+
+
+def re_evaluate(folder: Path) -> None:
+    """Score the weights of a finished run anew, print the table, and say whether the record holds.
+
+    Raises ConfigError when there is no finished run or its data or model have changed since, RunFailed when the scores
+    are not those of the record.
+    """
+    stored = record.read_result(folder)
+    if stored.result is None or stored.result["state"] != "FINISHED":
+        found = f"its state is {stored.result['state']}" if stored.result else stored.reason
+        raise ConfigError(f"run={folder}: {found}; give the folder of a finished run")
+    cfg = from_dict(stored.result["config"])
+    cfg.out = str(folder.resolve().parent.parent)  # runs/ and cache/ lie beside each other
+    asked, now = json.loads((folder / "asked.json").read_text(encoding="utf-8")), what_is_asked(cfg)
+    if changed := [key for key in asked if asked[key] != now[key]]:
+        raise ConfigError(f"run={folder}: {', '.join(changed)} changed since the run; its scores cannot be repeated")
+    console.quiet_libraries()
+    from factdpo.runs.pipeline import rescore
+
+    scores = rescore(cfg, folder)
+    summary.print_result(stored.result | scores, folder, console.console)
+    apart = max(
+        abs(scores[model][split][key] - stored.result[model][split][key])
+        for model in ("base", "trained")
+        for split in scores[model]
+        for key in ("chosen_logp_nats", "rejected_logp_nats")
+    )
+    if apart > EVAL_TOLERANCE_NATS:
+        raise RunFailed("FINISHED", f"{folder}: mean log-probs differ from the record by up to {apart:.3g} nats", 1)
+    console.console.print(
+        f"The table was scored anew; its mean log-probs differ from the record's by {apart:.1g} nats at most.",
+        highlight=False,
+    )

@@ -1,0 +1,55 @@
+"""Errors that the user can put right, each as one message."""
+
+import re
+
+import yaml
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from factdpo.config import help as explain
+from factdpo.config.folders import conf_folder
+from factdpo.config.schema import ConfigError
+
+
+def refusal(error: Exception) -> str:
+    """What to tell the user about an error of theirs; empty for any other error."""
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        return explain.unknown_option(*error.missing_cfg_file.rsplit("/", 1), options=error.options)
+    if isinstance(error, OverrideParseException):
+        return explain.unreadable(error.override, str(error.message))
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _composition(error)
+    if isinstance(error, yaml.YAMLError):
+        return f"not valid YAML: {error}"
+    return str(error) if isinstance(error, ValueError) and _raised_in(error).startswith("hydra.") else ""
+
+
+def _composition(error: Exception) -> str:
+    """What Hydra and OmegaConf say about a key or a value: on the command line, or in an option's file."""
+    said = f"{error}\n{error.__cause__ or ''}"
+    if several := re.match("Ambiguous value for argument '(.*)'", said):
+        return explain.several_values(several[1])
+    if searched := re.match("Sweep parameters '(.*)' requires --multirun", said):
+        return explain.many_runs(searched[1])
+    key = re.search(r"full_key: (\S+)", said)
+    problem = re.search(r"^(Key|Value|Invalid|field) .*|.*deletion$", said, re.MULTILINE)
+    if not (key and problem):
+        return str(error)
+    override = re.search(r"Could not override '(.*)'|Error merging override ([^=\n]*)=?(.*)", said)
+    file = re.search(r"^In '(.*)':", said)
+    place = f" (in {file[1]}.yaml)" if file else ""
+    if problem[0].startswith("Key ") and file and key[1] == file[1].split("/")[0]:
+        return f"{file[1]}.yaml: sets keys outside its group; its first line must be: # @package _global_"
+    if problem[0].startswith("Key "):
+        groups = [p.name for p in conf_folder().iterdir() if p.is_dir() and p.name != "hydra"]
+        return explain.unknown_key(override[1] if override and override[1] else key[1], [*groups, "sweeps"]) + place
+    return explain.wrong_value(key[1], override[3] if override and override[3] else "", problem[0]) + place
+
+
+def _raised_in(error: Exception) -> str:
+    frame = error.__traceback__
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    return str(frame.tb_frame.f_globals.get("__name__", "")) if frame else ""

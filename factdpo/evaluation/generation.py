@@ -1,0 +1,51 @@
+"""What a model says: greedy continuations, and how well it still reads a neutral text."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NEUTRAL = Path(__file__).parents[1] / "data" / "neutral.txt"
+NEUTRAL_TOKENS = 128  # tokens per row of the neutral text
+
+
+@torch.no_grad()
+def retention_nats_per_token(model: nn.Module, tokenizer: "PreTrainedTokenizerBase", runs: int = 1) -> list[float]:
+    """Mean negative log-likelihood per token of the neutral text in the package; rises when a model forgets English.
+
+    One number for each of the runs whose rows, one after the other, the model takes. Not finite for one that diverged.
+    """
+    ids = tokenizer(NEUTRAL.read_text(encoding="utf-8"))["input_ids"]
+    device = next(model.parameters()).device
+    total, count = torch.zeros(runs, dtype=torch.float64), 0
+    for start in range(0, len(ids) - 1, NEUTRAL_TOKENS):
+        row = torch.tensor(ids[start : start + NEUTRAL_TOKENS + 1], device=device)  # type: ignore[index]
+        logits = model(input_ids=row[:-1].repeat(runs, 1), use_cache=False).logits.float()
+        losses = nn.functional.cross_entropy(logits.mT, row[1:].repeat(runs, 1), reduction="none")
+        total += losses.double().sum(1).cpu()
+        count += len(row) - 1
+    return (total / count).tolist()
+
+
+@torch.no_grad()
+def continuations(
+    model: Any, tokenizer: "PreTrainedTokenizerBase", prompts: list[str], max_new_tokens: int
+) -> list[str]:
+    """What the model says next by greedy decoding, without the prompts; all at once, padded on the left."""
+    if not prompts:
+        return []
+    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    longest, device = max(map(len, ids)), next(model.parameters()).device
+    pad = tokenizer.pad_token_id
+    out = model.generate(
+        input_ids=torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=device),  # type: ignore[operator]
+        attention_mask=torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids], device=device),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=pad,
+    )
+    return tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)

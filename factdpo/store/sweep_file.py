@@ -1,0 +1,20 @@
+"""sweep.json: what a sweep asked, read back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from factdpo.config.schema import ConfigError
+
+FILE = "sweep.json"
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """A sweep's sweep.json; None if there is none. Raises ConfigError for one that cannot be read."""
+    path = folder / FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); move it away, and it is written anew") from None
