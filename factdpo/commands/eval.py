@@ -7,7 +7,7 @@ from factdpo import console
 from factdpo.config.schema import ConfigError
 from factdpo.config.validate import from_dict
 from factdpo.runs import summary
-from factdpo.runs.execute import RunFailed
+from factdpo.runs.answer import RunFailed
 from factdpo.runs.identity import what_is_asked
 from factdpo.store import result as record
 

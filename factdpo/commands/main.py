@@ -59,15 +59,14 @@ def _run(cfg: DictConfig) -> None:
                 f"sweep={asked.sweep}: names the folder of many runs, and this is one; sweeps=<option> starts the runs "
                 "of a file in sweeps/, -m those of several values"
             )
-        from factdpo.runs import execute as job
-        from factdpo.runs import identity
-        from factdpo.sweep import dry_run as plan  # only now: what cannot run is refused before anything is imported
+        from factdpo.runs import answer, identity, session
+        from factdpo.sweep import dry_run  # only now: what cannot run is refused before anything is imported
 
-        run = identity.look_up(asked)
+        spec = identity.look_up(asked)
         if asked.dry_run:
-            plan.print_plan([run])
+            dry_run.print_plan([spec])
         else:
-            job.answer(run)
+            answer.answer(spec, session.current())
 
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         execute()  # the other runs go on; Hydra raises the first error when all are done

@@ -237,12 +237,14 @@ class Config:
     label: str | None = None  # what tells a run from the others of its sweep; the sweeper sets it
     dry_run: bool = False  # say what would run, and run nothing
     retries: int = 0  # times that a run which FAILED is tried again by the same command
+    retry_diverged: bool = False  # do runs again that DIVERGED; else their record is the answer
     fail_fast: bool = False  # stop at the first run that fails or diverges
 
 
 # What cannot change a number, or stands in a run's identity by its bytes instead of its place.
 NOT_IDENTITY = (
-    "track", "out", "sweep", "label", "dry_run", "retries", "fail_fast", "seed", "model.name", "model.id",
+    "track", "out", "sweep", "label", "dry_run", "retries", "retry_diverged", "fail_fast",
+    "seed", "model.name", "model.id",
     "model.revision", "data.path", "engine.max_runs", "engine.max_tokens", "engine.save_every",
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""One attempt at a run: its folder is emptied, log and trackers are opened, and result.json says what came of it."""
+"""One attempt at a run: its folder is emptied, log and trackers are opened, and result.json says how it ended."""
 
 import json
 import logging
@@ -6,100 +6,107 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import yaml
 from filelock import FileLock, Timeout
 
 from factdpo import console, signals
 from factdpo.config.schema import Config, ConfigError, EngineName, to_dict
-from factdpo.runs.identity import Run
-from factdpo.store import cache, provenance
-from factdpo.store import result as record
+from factdpo.runs.identity import RunSpec
+from factdpo.store import cache, index, provenance
 from factdpo.store.history import Row
-from factdpo.store.layout import lock_file
+from factdpo.store.layout import PLAN, lock_file
 from factdpo.tracking import tracker, wandb_settings
 
 log = logging.getLogger("factdpo")
 
-Outcome = tuple[Row, int]  # what result.json says, and the exit code
+NOT_PROVEN = ("wandb/", "run.log", "result.json", PLAN)  # files without a sha256 in result.json
 
 
-def lock(run: Run, wait: bool = True) -> FileLock:
+class Outcome(NamedTuple):
+    """How a run ended: its result.json, and the exit code of a command that asked for nothing else."""
+
+    result: Row
+    exit_code: int
+
+    @property
+    def state(self) -> str:
+        return self.result["state"]
+
+
+class Measured(NamedTuple):
+    """What a run that came to its end leaves: keys of result.json, the rows per fact, and the continuations."""
+
+    scores: Row
+    items: list[Row]
+    generations: list[Row]
+
+
+def lock(spec: RunSpec, wait: bool) -> FileLock:
     """One process per run; a killed holder's lock is free at once. Raises Timeout if it is held and not waited for."""
-    folder = run.folder
-    held = FileLock(lock_file(folder))
+    folder = spec.folder
+    lock = FileLock(lock_file(folder))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire(timeout=0.05, poll_interval=0.01)  # not 0: `factdpo status` may be asking, for microseconds
+        lock.acquire(timeout=0.05, poll_interval=0.01)  # not 0: `factdpo status` may be asking, for microseconds
     except Timeout:
         if not wait:
             raise
         console.console.print(f"{folder} is being run by another process; waiting for it", highlight=False)
-        held.acquire()
+        lock.acquire()
     except OSError as error:
         raise ConfigError(f"out: {folder.parent} cannot be written ({error}); give another out=") from None
-    return held
-
-
-def finished(run: Run) -> dict[str, Any] | None:
-    """The stored result of a run that is FINISHED; says why a stored one is not good. Its lock is held."""
-    _refuse_another_run(run.folder, run.asked)
-    stored = record.read_result(run.folder)
-    if stored.result is None and (run.folder / "result.json").exists():
-        console.console.print(f"run again: {stored.reason}", highlight=False, soft_wrap=True)
-    return stored.result if stored.result is not None and stored.result["state"] == "FINISHED" else None
-
-
-def _refuse_another_run(folder: Path, asked: dict[str, Any]) -> None:
-    """A folder is one run's: raises ConfigError if it was made for another config."""
-    path = folder / "asked.json"
-    if not path.is_file():
-        return
-    try:
-        same = json.loads(path.read_text(encoding="utf-8")) == asked
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error}); move the folder away, or give another out=") from None
-    if not same:
-        raise ConfigError(f"{folder}: holds another run (see its asked.json); move it away, or give another out=")
+    return lock
 
 
 class Attempt:
     """A run that is being done, by whoever holds its lock."""
 
-    def __init__(self, run: Run, number: int = 1):
-        self.run, self.number = run, number  # 1 + how often this command has tried it before
+    def __init__(self, spec: RunSpec, number: int = 1):
+        self.spec, self.number = spec, number  # 1 + how often this command has tried it before
         self.started: str | None = None  # UTC, ISO 8601
+        self.outcome: Outcome | None = None
+        self.error: Exception | None = None  # what one of its trackers, or its log, could not do
         self.log_file: console.LogFile | None = None
         self.trackers = tracker.Trackers([])
+        self._clock = 0.0
         self._logs: list[logging.Handler] = [logging.NullHandler()]
+
+    @property
+    def under_way(self) -> bool:
+        return self.started is not None and self.outcome is None
 
     def start(self) -> None:
         """Empty the folder of what an earlier attempt left, and open log and trackers; does so once."""
         if self.started is not None:
             return
-        run, folder = self.run, self.run.folder
-        self.started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        spec, folder = self.spec, self.spec.folder
+        self.started, self._clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
         folder.mkdir(exist_ok=True)
         self._empty()
         shutil.rmtree(folder / "wandb", ignore_errors=True)
         if self.number == 1:
             (folder / "run.log").unlink(missing_ok=True)
-        cache.write_atomic(folder / "asked.json", json.dumps(run.asked, indent=1, sort_keys=True, ensure_ascii=False))
-        config = yaml.safe_dump(to_dict(run.cfg), sort_keys=False, allow_unicode=True)
+        cache.write_atomic(folder / "asked.json", json.dumps(spec.asked, indent=1, sort_keys=True, ensure_ascii=False))
+        config = yaml.safe_dump(to_dict(spec.cfg), sort_keys=False, allow_unicode=True)
         cache.write_atomic(folder / "config.yaml", config)
         self.log_file = console.LogFile(folder / "run.log")
         self._logs.append(self.log_file)
         with self.logged():
-            log.info("%s  %s", run.name, folder)
-            log.info("engine: %s", run.engine)
+            log.info("%s  %s", spec.name, folder)
+            log.info("engine: %s", spec.engine)
             if self.number > 1:
-                log.info("attempt %d of %d", self.number, run.cfg.retries + 1)
-            if run.cfg.track.wandb:
-                log.info(wandb_settings.wandb_sentence(run.cfg.track, folder))
-            self.trackers = tracker.open_trackers(run.cfg, run.id, run.name, folder)
+                log.info("attempt %d of %d", self.number, spec.cfg.retries + 1)
+            if spec.cfg.track.wandb:
+                log.info(wandb_settings.wandb_sentence(spec.cfg.track, folder))
+            self.trackers = tracker.open_trackers(spec.cfg, spec.id, spec.name, folder)
+
+    def plan(self, steps: int) -> None:
+        """Write down how many optimizer steps the training has, for whoever watches it."""
+        cache.write_atomic(self.spec.folder / PLAN, json.dumps({"steps": steps}))
 
     def log(self, *rows: Row) -> None:
         """Rows of the history, for whoever follows the run."""
@@ -107,60 +114,65 @@ class Attempt:
 
     def logged(self) -> AbstractContextManager[None]:
         """What is logged within goes to the run's own file."""
-        return console.logging_to(self._logs, quiet=self.run.cfg.sweep is not None)
+        return console.logging_to(self._logs, quiet=self.spec.cfg.sweep is not None)
 
-    def complete(self, ending: BaseException | None = None) -> Outcome:
-        """Do the run, with what is in the cache already, and write result.json last and atomically.
+    def seconds(self) -> float:
+        """Since its start."""
+        return time.monotonic() - self._clock
 
-        `ending` is what ended its training, if that ended badly in a batch: then only that is written down.
-        """
+    def complete(self, measure: Callable[[], Measured]) -> Outcome:
+        """Write result.json, last and atomically: what `measure` returns, or which exception ended the run."""
         result, exit_code = self._result(), 0
-        rows: list[Row] = []
+        items: list[Row] = []
         generations: list[Row] = []
         with self.logged():
             try:
                 self.start()
                 result["started"] = self.started
-                if ending is not None:
-                    raise ending
-                from factdpo.runs.pipeline import run as do  # torch, transformers: seconds
-
-                scores, rows, generations = do(self.run.cfg, self.run.folder, self.trackers)
+                scores, items, generations = measure()
                 if self.log_file is not None and self.log_file.error is not None:
                     raise OSError(f"{self.log_file.baseFilename}: {self.log_file.error}")
                 result |= scores
                 result["hardware"]["device"] = result.pop("device")
                 result["files"] = {
-                    file: sha
-                    for file, sha in cache.folder_sha256(self.run.folder).items()
-                    if not file.startswith("wandb/") and file not in ("run.log", "result.json")
+                    name: sha
+                    for name, sha in cache.folder_sha256(self.spec.folder).items()
+                    if not name.startswith(NOT_PROVEN)
                 }
                 result["state"] = "FINISHED"
             except BaseException as error:
-                result["state"], result["error"], exit_code = _ending(error, self.run.cfg)
+                result["state"], result["error"], exit_code = _ending(error, self.spec.cfg)
                 log.error("%s", result["error"], exc_info=True)
             if (error := self._write(result)) and not exit_code:
                 result["state"], result["error"], exit_code = "FAILED", error, 1
-            self.trackers.finish(result, rows, generations, self.run.folder)
+            self.trackers.finish(result, items, generations, self.spec.folder)
         if self.log_file is not None:
             self.log_file.close()
-        if self.run.cfg.sweep is not None:
-            from factdpo.store.index import update_index
+        if self.spec.cfg.sweep is not None:
+            index.update_index(self.spec.folder.parent)
+        self.outcome = Outcome(result, exit_code)
+        return self.outcome
 
-            update_index(self.run.folder.parent)
-        return result, exit_code
+    def fail(self, error: BaseException) -> Outcome:
+        """Write down what ended the run."""
+
+        def measure() -> Measured:
+            raise error
+
+        return self.complete(measure)
 
     def _empty(self) -> None:
         """Remove what a run leaves at its end."""
-        folder = self.run.folder
-        for name in ["result.json", "items.parquet", "generations.json", *(p.name for p in folder.glob(".*.part"))]:
+        folder = self.spec.folder
+        names = ["result.json", "items.parquet", "generations.json", PLAN]
+        for name in [*names, *(path.name for path in folder.glob(".*.part"))]:
             (folder / name).unlink(missing_ok=True)
         for name in ("adapter", "model", "figures"):
             shutil.rmtree(folder / name, ignore_errors=True)
 
     def _write(self, result: Row) -> str | None:
-        """Write result.json, without the rest if there is room for it alone: the run FAILED, for the reason given."""
-        path = self.run.folder / "result.json"
+        """Write result.json, alone if there is no room for the rest: the run FAILED, for the reason returned."""
+        path = self.spec.folder / "result.json"
         try:
             cache.write_atomic(path, json.dumps(result, indent=1, ensure_ascii=False))
             return None
@@ -177,14 +189,14 @@ class Attempt:
         return why
 
     def _result(self) -> Row:
-        run, asked = self.run, self.run.asked
+        spec, asked = self.spec, self.spec.asked
         return {
-            "id": run.id,
-            "name": run.name,
+            "id": spec.id,
+            "name": spec.name,
             "state": "FAILED",
             "error": None,
             "attempts": self.number,
-            "config": to_dict(run.cfg),
+            "config": to_dict(spec.cfg),
             "asked": {"data_sha256": asked["data"], "model": asked["model"], "stage_versions": asked["versions"]},
             "versions": provenance.versions(),
             "hardware": provenance.hardware(),
@@ -205,8 +217,8 @@ def _ending(error: BaseException, cfg: Config) -> tuple[str, str, int]:
             why, exit_code = "interrupted from the keyboard", 128 + signal.SIGINT
         else:
             why, exit_code = "ended by SIGTERM", 128 + signal.SIGTERM
-        kept = cfg.engine.name is EngineName.batched
-        then = "goes on from its last checkpoint" if kept else "begins it again: engine=trl keeps no checkpoints"
+        resumes = cfg.engine.name is EngineName.batched
+        then = "goes on from its last checkpoint" if resumes else "begins it again: engine=trl keeps no checkpoints"
         return "PREEMPTED", f"{why}; the same command {then}", exit_code
     diverged = type(error).__name__ == "Diverged"  # logps.Diverged, which cannot be imported without torch
     message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"

@@ -15,9 +15,9 @@ from factdpo.store.layout import is_at_work
 from factdpo.tracking.trackio_tracker import check_installed
 
 
-@dataclass
-class Run:
-    """A run that can be done: all that is known of it before it is."""
+@dataclass(eq=False)
+class RunSpec:
+    """A run that can be done: everything about it before it starts."""
 
     cfg: Config  # with the engine that really runs
     engine: str  # which that is, and why
@@ -33,41 +33,41 @@ class Run:
 
     def state_now(self) -> str:
         """The same, but for a run that was opened `running` or `killed` instead of `to do`."""
-        found = self.state()
-        return is_at_work(self.folder) if found == result.TO_DO and (self.folder / "asked.json").exists() else found
+        state = self.state()
+        if state == result.TO_DO and (self.folder / "asked.json").exists():
+            return is_at_work(self.folder)
+        return state
 
 
-def look_up(cfg: Config, known: dict[str, Any] | None = None) -> Run:
+def look_up(cfg: Config, memo: dict[str, Any] | None = None) -> RunSpec:
     """The run that a validated config asks for; raises ConfigError if its data or weights cannot be had.
 
-    A finished run needs them no more. Who looks up many runs gives the same dict `known` each time: each file is then
-    read, and the hub asked, once.
+    A finished run needs neither. Runs looked up with the same dict `memo` read each file, and ask the hub, once.
     """
-    known = {} if known is None else known
+    memo = {} if memo is None else memo
     check_installed(cfg.track)
     data_file(cfg.data)
-    where = _once(known, weights.locate, cfg.model)
+    where = _once(memo, f"weights of {cfg.model}", lambda: weights.locate(cfg.model))
     cfg, why = choose_engine(cfg, weights.are_quantised(where))
     asked = _asked(cfg, where)
-    run = Run(cfg, f"{cfg.engine.name.name} ({why})", asked, run_id(asked), run_name(cfg), run_folder(cfg, asked))
-    if run.state() != "FINISHED":
-        facts = _once(known, load_facts, cfg.data)
-        _once(known, lambda _, split: make_splits(facts, split), cfg.data, cfg.split)
-        _once(known, weights.check_obtainable, cfg.model, where)
-    return run
+    spec = RunSpec(cfg, f"{cfg.engine.name.name} ({why})", asked, run_id(asked), run_name(cfg), run_folder(cfg, asked))
+    if spec.state() != "FINISHED":
+        facts = _once(memo, f"facts of {cfg.data}", lambda: load_facts(cfg.data))
+        _once(memo, f"splits of {cfg.data}, {cfg.split}", lambda: make_splits(facts, cfg.split))
+        _once(memo, f"access to {cfg.model}", lambda: weights.check_obtainable(cfg.model, where))
+    return spec
 
 
-def _once(known: dict[str, Any], function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function gave for these arguments, or the ConfigError it raised, the first time that it was asked."""
-    key = repr(arguments)
-    if key not in known:
+def _once(memo: dict[str, Any], key: str, make: Callable[[], Any]) -> Any:
+    """What `make` returned, or the ConfigError that it raised, when this key was first asked for."""
+    if key not in memo:
         try:
-            known[key] = function(*arguments)
+            memo[key] = make()
         except ConfigError as error:
-            known[key] = error
-    if isinstance(known[key], ConfigError):
-        raise known[key]
-    return known[key]
+            memo[key] = error
+    if isinstance(memo[key], ConfigError):
+        raise memo[key]
+    return memo[key]
 
 
 def what_is_asked(cfg: Config) -> dict[str, Any]:

@@ -1,160 +1,323 @@
-"""One run, facts in, accuracies per split out: the stages in order, and nothing else."""
+"""Runs from their facts to their records, a list of them; a run alone is a list of length one.
+
+facts -> splits -> tokenised pairs -> reference log-probs -> training -> scores per split -> record
+"""
 
 import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
-from torch import nn
 
-from factdpo import signals
-from factdpo.config.schema import Config, EngineName
+from factdpo import console, signals
+from factdpo.config.overrides import flat
+from factdpo.config.schema import Config, EngineName, identity, to_dict
 from factdpo.data.facts import load_facts, sides
 from factdpo.data.pairs import Pairs, show
 from factdpo.data.splits import make_splits
 from factdpo.evaluation import belief_graph, metrics
 from factdpo.evaluation.baselines import baselines
-from factdpo.evaluation.metrics import score
 from factdpo.models.base import load_base, pick_device
 from factdpo.models.scoring import PairLogps, pair_logps
-from factdpo.runs.progress_bars import Bar
-from factdpo.runs.stages import Ready, Texts, base_texts, drop_base, prepare, scored, tokenised
+from factdpo.runs import progress_bars
+from factdpo.runs.attempt import Attempt, Measured, Outcome
+from factdpo.runs.identity import can_train_together
+from factdpo.runs.session import Session
+from factdpo.runs.stages import Prepared, Scores, Texts, base_texts, prepare, score, tokenised
 from factdpo.store import cache
 from factdpo.store.history import HISTORY, Row, read_history
 from factdpo.store.result import AS_TRAINED
-from factdpo.tracking.tracker import Trackers
 from factdpo.training import adapters
-from factdpo.training.batched import engine
+from factdpo.training.engine import Ended, Member, Trained, fit_with
 from factdpo.training.schedule import planned_steps
 
 log = logging.getLogger("factdpo")
 
-ALARM = 0.2  # D6: reward accuracy above accuracy by more than this is said
+ALARM = 0.2  # D6: reward accuracy and accuracy that differ by more than this get a warning
 
 
-def run(cfg: Config, out: Path, tracker: Trackers) -> tuple[Row, list[Row], list[Row]]:
-    """Do one run and leave its artefacts in `out`; returns the scores, the rows per fact and the generations."""
-    clock = [time.monotonic()]
-    ready = prepare(cfg)  # facts -> splits -> base -> pairs -> reference log-probs
-    pairs, refs = ready.pairs, ready.refs
-    log.info("%d facts: %s", len(ready.facts), ", ".join(f"{name} {len(p)}" for name, p in pairs.items()))
-    log.info("first pair: %s", show(ready.training, ready.base.tokenizer))
-    before = base_texts(ready)
-    clock.append(time.monotonic())
+def execute(attempts: list[Attempt], session: Session) -> Generator[tuple[Attempt, Outcome], None, None]:
+    """Do these runs, each to its record; yields each as it ends, and what goes wrong with one ends that one only.
 
-    _fit(ready, tracker, out)
-    clock.append(time.monotonic())
+    A run is opened when its training begins, or at once where it is alone. After a signal, or an exception thrown in,
+    the runs under way are recorded with it and stay resumable; those that have not begun stay as they are.
+    """
+    logs: list[logging.Handler] = [logging.NullHandler()]  # of the runs under way
+    try:
+        with console.logging_to(logs):
+            if len(attempts) == 1:
+                try:
+                    _open(attempts[0], logs)
+                except Exception as error:
+                    yield attempts[0], _close(attempts[0], logs, partial(_raise, error))
+                    return
+            for cohort in _cohorts(attempts):
+                prepared: dict[Attempt, Prepared] = {}
+                for attempt in cohort:
+                    try:
+                        prepared[attempt] = prepare(attempt.spec.cfg, session)
+                    except Exception as error:
+                        yield attempt, _close(attempt, logs, partial(_raise, error))
+                for attempt, ending in _train_and_score(prepared, session, logs):
+                    yield attempt, _close(attempt, logs, partial(_measure, attempt, prepared[attempt], ending))
+    except BaseException as error:
+        for attempt in attempts:
+            if attempt.under_way:
+                attempt.complete(partial(_raise, error))
+        raise
 
-    logps, after = scored(ready)
-    rows = [
+
+def _cohorts(attempts: list[Attempt]) -> list[list[Attempt]]:
+    """The runs that one call of an engine trains. Those on one base follow each other, since one is in memory.
+
+    TRL trains one run at a time and changes the base, so its runs come last.
+    """
+    bases: dict[str, dict[tuple[bool, str], list[Attempt]]] = {}
+    for attempt in attempts:
+        cfg = attempt.spec.cfg
+        base = cache.signature([to_dict(cfg.model), cfg.engine.device.name, cfg.out])
+        with_trl = cfg.engine.name is EngineName.trl
+        key = with_trl, attempt.spec.id if with_trl else cache.signature(can_train_together(cfg))
+        bases.setdefault(base, {}).setdefault(key, []).append(attempt)
+    return [cohorts[key] for cohorts in bases.values() for key in sorted(cohorts, key=lambda key: key[0])]
+
+
+def _open(attempt: Attempt, logs: list[logging.Handler]) -> None:
+    attempt.start()
+    if attempt.log_file is not None and attempt.log_file not in logs:
+        logs.append(attempt.log_file)
+
+
+def _close(attempt: Attempt, logs: list[logging.Handler], measure: Callable[[], Measured]) -> Outcome:
+    """The record of a run; raises what a signal raises if one came meanwhile."""
+    if attempt.log_file is not None and attempt.log_file in logs:
+        logs.remove(attempt.log_file)
+    outcome = attempt.complete(measure)
+    if outcome.state == "PREEMPTED":
+        raise signals.stop(outcome.exit_code - 128)
+    return outcome
+
+
+def _raise(error: BaseException) -> Measured:
+    raise error
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+@dataclass(eq=False)
+class Training:
+    """One training, and the runs that want its weights: what goes wrong with one of these ends no other."""
+
+    run: Prepared
+    logs: list[logging.Handler]
+    attempts: list[Attempt] = field(default_factory=list)
+    error: Exception | None = None
+
+    def member(self, show: Callable[..., None]) -> Member:
+        """What the engine trains; `show` gets the rows of the history as the runs do."""
+
+        def record(*rows: Row) -> None:
+            self._each(lambda attempt: attempt.log(*rows))
+            show(*rows)
+
+        run = self.run
+        return Member(
+            run.trained.name, run.cfg, run.training, run.training_refs, run.curves, run.curve_point, record, self._start
+        )
+
+    def keep(self, ending: Trained | Exception) -> None:
+        """Put the weights into the cache, with the history that a run of them has written."""
+        if isinstance(ending, Exception):
+            self.error = ending
+            return
+        try:
+            history = self._sound()[0].spec.folder / HISTORY
+            cache.fetch(self.run.trained, partial(_save, ending, history))
+        except Exception as error:
+            self.error = error
+
+    def _start(self) -> None:
+        with signals.released():
+            self._each(lambda attempt: self._open(attempt))
+
+    def _open(self, attempt: Attempt) -> None:
+        _open(attempt, self.logs)
+        attempt.plan(planned_steps(len(self.run.training), self.run.cfg.dpo))
+        with attempt.logged():
+            _log_inputs(self.run)
+
+    def _sound(self) -> list[Attempt]:
+        """The runs that are well; raises if none is left: nobody wants the training any more."""
+        sound = [attempt for attempt in self.attempts if attempt.error is None]
+        if not sound:
+            assert self.attempts[0].error is not None
+            raise self.attempts[0].error
+        return sound
+
+    def _each(self, call: Callable[[Attempt], None]) -> None:
+        for attempt in self._sound():
+            try:
+                call(attempt)
+            except Exception as error:
+                attempt.error = error
+        self._sound()
+
+
+def _save(trained: Trained, history: Path, target: Path) -> None:
+    trained.save(target)
+    shutil.copyfile(history, target / HISTORY)
+
+
+def _log_inputs(run: Prepared) -> None:
+    splits = ", ".join(f"{name} {len(pairs)}" for name, pairs in run.pairs.items())
+    log.info("%d facts: %s", len(run.inputs.facts), splits)
+    log.info("first pair: %s", show(run.training, run.base.tokenizer))
+
+
+def _train_and_score(
+    prepared: dict[Attempt, Prepared], session: Session, logs: list[logging.Handler]
+) -> Iterator[tuple[Attempt, Scores | Exception]]:
+    """Each run of a cohort with its scores, or with what ended it, as soon as there are any.
+
+    A training that the cache has is not made again; one that several runs want is made once.
+    """
+    trainings: dict[Path, Training] = {}
+    for attempt, run in prepared.items():
+        trainings.setdefault(run.trained, Training(run, logs)).attempts.append(attempt)
+    missing = [training for path, training in trainings.items() if cache.damage(path) is not None]
+    yield from _scored([training for training in trainings.values() if training not in missing], prepared)
+    if missing:
+        yield from _train(missing, prepared, session)
+
+
+def _train(
+    trainings: list[Training], prepared: dict[Attempt, Prepared], session: Session
+) -> Iterator[tuple[Attempt, Scores | Exception]]:
+    cfg, base = trainings[0].run.cfg, trainings[0].run.base
+    with_trl = cfg.engine.name is EngineName.trl
+    bar = progress_bars.bar_of(len(trainings), cfg.track.progress)
+    members: dict[Member, Training] = {}
+    for training, name in zip(trainings, _labels([training.run.cfg for training in trainings]), strict=True):
+        steps = planned_steps(len(training.run.training), training.run.cfg.dpo)
+        members[training.member(bar.run(name, steps))] = training
+    if with_trl:
+        session.drop_base()  # training changes it: no other run may get it
+    fit = fit_with(cfg.engine.name)(base, list(members))
+
+    def keep(group: Ended) -> list[Training]:
+        bar.turn()
+        ended = [members.pop(member) for member, _ in group]
+        for training, (_, ending) in zip(ended, group, strict=True):
+            training.keep(ending)
+        return ended
+
+    with bar, signals.held(), closing(fit):
+        try:
+            for ended in map(keep, fit):  # `map` lets go of a group, and so of its weights, before they are scored
+                with signals.released():
+                    if with_trl:
+                        ended[0].run.base = session.base(cfg)
+                    yield from _scored(ended, prepared)
+        except Exception as error:  # of the engine itself
+            left = list(members.values())
+            for training in left:
+                training.keep(error)
+            with signals.released():
+                yield from _scored(left, prepared)
+    signals.raise_waiting()
+
+
+def _scored(
+    trainings: list[Training], prepared: dict[Attempt, Prepared]
+) -> Iterator[tuple[Attempt, Scores | Exception]]:
+    """The runs of trainings that have ended, each with its scores or its error."""
+    sound: dict[Prepared, Attempt] = {}
+    for training in trainings:
+        for attempt in training.attempts:
+            error = attempt.error or training.error
+            if error is not None:
+                yield attempt, error
+            else:
+                sound[prepared[attempt]] = attempt
+    for run, scores in score(list(sound)):
+        yield sound[run], scores
+
+
+def _labels(cfgs: list[Config]) -> list[str]:
+    """What distinguishes these runs: the keys in which they differ, as key=value."""
+    settings = [flat(identity(cfg)) for cfg in cfgs]
+    keys = [key for key in settings[0] if any(of_run[key] != settings[0][key] for of_run in settings)]
+    if "split.seed" in keys and all(of_run["split.seed"] == of_run["dpo.seed"] for of_run in settings):
+        keys.remove("split.seed")  # one `seed` sets both
+    return [" ".join(f"{key.rsplit('.', 1)[-1]}={of_run[key]}" for key in keys) for of_run in settings]
+
+
+# -------------------------------------------------------------------------------------------------------------- record
+
+
+def _measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Measured:
+    """The numbers of a run, and its artefacts in its folder; raises what ended it."""
+    if isinstance(ending, Exception):
+        raise ending
+    if attempt.trackers.rows == 0:
+        _log_inputs(run)
+        log.info("training: found in %s", run.trained)
+        attempt.log(*read_history(run.trained / HISTORY))
+    started = time.monotonic()
+    before, after, refs, pairs = base_texts(run), ending.texts, run.inputs.refs, run.pairs
+    items = [
         row
-        for name, p in pairs.items()
-        for label, values in (("base", refs[name]), ("trained", logps[name]))
-        for row in metrics.items(label, name, p, values, refs[name])
+        for name, of_split in pairs.items()
+        for label, values in (("base", refs[name]), ("trained", ending.logps[name]))
+        for row in metrics.items(label, name, of_split, values, refs[name])
     ]
-    generations = [
-        {"prompt": prompt, "split": split, "fact": fact, "base": said_before, "trained": said_after}
-        for (prompt, split, fact), said_before, said_after in zip(ready.prompts, before.said, after.said, strict=True)
+    generations: list[Row] = [
+        {"prompt": prompt, "split": split, "fact": fact, "base": of_base, "trained": of_trained}
+        for (prompt, split, fact), of_base, of_trained in zip(run.prompts, before.said, after.said, strict=True)
     ]
-    _write_artefacts(out, ready.trained, rows, generations, sides(cfg.data))
-    clock.append(time.monotonic())
-
-    fit = json.loads((ready.trained / "fit.json").read_text(encoding="utf-8"))
+    _write_artefacts(attempt.spec.folder, run, items, generations)
+    fit = run.fit
     scores: Row = {
-        "device": str(ready.base.device),
-        **_scores(pairs, refs, logps),
-        "baselines": baselines(ready.splits["train"], ready.splits),
-        "across": {"base": _across(pairs, refs, before), "trained": _across(pairs, logps, after)},
-        "adjusted": ready.base.adjusted,
+        "device": str(run.base.device),
+        **_scores(pairs, refs, ending.logps),
+        "baselines": baselines(run.inputs.splits["train"], run.inputs.splits),
+        "across": {"base": _across(pairs, refs, before), "trained": _across(pairs, ending.logps, after)},
+        "adjusted": run.base.adjusted,
         "canaries": fit["canaries"],
         "training": {key: fit[key] for key in ("steps", "trainable_parameters", "trained_together", "peak_gib")},
-        "timing": {
-            "reference_seconds": clock[1] - clock[0],
-            "train_seconds": fit["train_seconds"],  # of the training itself, also when it was found in the cache
-            "score_seconds": clock[3] - clock[2],
-            "total_seconds": clock[3] - clock[0],
-        },
     }
-    return scores | {"warnings": _alarms(scores, pairs)}, rows, generations
+    scores["warnings"] = _warnings(scores, pairs)
+    scores["timing"] = {
+        "reference_seconds": run.seconds,
+        "train_seconds": fit["train_seconds"],  # of the training itself, also when it was found in the cache
+        "score_seconds": ending.seconds + time.monotonic() - started,
+        "total_seconds": attempt.seconds(),
+    }
+    return Measured(scores, items, generations)
 
 
 def rescore(cfg: Config, folder: Path) -> Row:
     """The scores of a finished run's weights, computed anew: `base` and `trained` as in result.json."""
     base = load_base(cfg.model, pick_device(cfg.engine.device), Path(cfg.out) / "cache")
     pairs = tokenised(make_splits(load_facts(cfg.data), cfg.split), base, cfg)
-    refs = {name: pair_logps(base.model, p, cfg.eval.batch_size) for name, p in pairs.items()}
+    refs = {name: pair_logps(base.model, of_split, cfg.eval.batch_size) for name, of_split in pairs.items()}
     model = adapters.load_trained(base, folder)
-    return _scores(pairs, refs, {name: pair_logps(model, p, cfg.eval.batch_size) for name, p in pairs.items()})
-
-
-def member(ready: Ready, tell: list[Callable[..., None]], start: Callable[[], None] = lambda: None) -> engine.Member:
-    """The run as the batched engine wants it; who is in `tell` gets the rows of its history."""
-
-    def record(*rows: Row) -> None:
-        for each in tell:
-            each(*rows)
-
-    return engine.Member(
-        ready.trained.name, ready.cfg, ready.training, ready.training_refs, ready.curves, ready.curve_point, record,
-        start,
-    )  # fmt: skip
-
-
-def keep(trained: engine.Trained, out: Path, target: Path) -> None:
-    """What the cache keeps of a training by the batched engine: its weights, and the history that stands in `out`."""
-    trained.save(target)
-    shutil.copyfile(out / HISTORY, target / HISTORY)
-
-
-def _fit(ready: Ready, tracker: Trackers, out: Path) -> None:
-    """Train into the cache, unless it is there; either way the tracker gets the whole history."""
-    cfg = ready.cfg
-
-    def make(target: Path) -> None:
-        with Bar(planned_steps(len(ready.training), cfg.dpo), cfg.track.progress) as bar:
-            if cfg.engine.name is EngineName.trl:
-                _fit_with_trl(ready, tracker, bar, target)
-                shutil.copyfile(out / HISTORY, target / HISTORY)
-                return
-            alone = member(ready, [tracker.log, bar])
-            with signals.held(), closing(engine.fit_many(ready.base, [alone], ready.cache_dir / "batches")) as groups:
-                for ((_, ending),) in groups:
-                    if isinstance(ending, Exception):
-                        raise ending
-                    keep(ending, out, target)
-
-    found = cache.fetch(ready.trained, make)
-    signals.raise_waiting()  # one that came at the training's end, whose weights are kept now
-    if found and not tracker.rows:
-        log.info("training: found in %s", ready.trained)
-        tracker.log(*read_history(ready.trained / HISTORY))
-
-
-def _fit_with_trl(ready: Ready, tracker: Trackers, bar: Bar, target: Path) -> None:
-    from factdpo.training import trl_engine  # TRL takes seconds to import
-
-    def record(row: Row) -> None:
-        tracker.log(row)
-        bar(row)
-
-    def curve_point(model: nn.Module) -> Row:
-        size = ready.cfg.eval.batch_size
-        return ready.curve_point({name: pair_logps(model, p, size) for name, p in ready.curves.items()})
-
-    drop_base()  # training changes it: no other run may find it
-    trl_engine.fit(ready.base, ready.training, ready.training_refs, ready.cfg, target, record, curve_point)
-    ready.take_fresh_base()
+    logps = {name: pair_logps(model, of_split, cfg.eval.batch_size) for name, of_split in pairs.items()}
+    return _scores(pairs, refs, logps)
 
 
 def _scores(pairs: dict[str, Pairs], refs: dict[str, PairLogps], logps: dict[str, PairLogps]) -> Row:
     return {
-        "base": {name: score(p, refs[name]) for name, p in pairs.items()},
-        "trained": {name: score(p, logps[name], refs[name]) for name, p in pairs.items()},
+        "base": {name: metrics.score(of_split, refs[name]) for name, of_split in pairs.items()},
+        "trained": {name: metrics.score(of_split, logps[name], refs[name]) for name, of_split in pairs.items()},
     }
 
 
@@ -167,41 +330,39 @@ def _across(pairs: dict[str, Pairs], logps: dict[str, PairLogps], texts: Texts) 
     }
 
 
-def _alarms(scores: Row, pairs: dict[str, Pairs]) -> list[str]:
+def _warnings(scores: Row, pairs: dict[str, Pairs]) -> list[str]:
     """What is suspicious in the numbers (D1, D6), each as a sentence."""
-    said = []
+    warnings = []
     if AS_TRAINED in pairs:
         trained, read = pairs[AS_TRAINED].prompt_ids, pairs["train"].prompt_ids
         merged = sum(a != b for a, b in zip(trained, read, strict=True))
-        said.append(
-            "data.boundary=none: the answers were trained without the space that the evaluation reads"
-            + (f"; in {merged} of {len(trained)} pairs the prompt's last token merged with them" * (merged > 0))
-        )
+        warning = "data.boundary=none: the answers were trained without the space that the evaluation reads"
+        if merged:
+            warning += f"; in {merged} of {len(trained)} pairs the prompt's last token merged with them"
+        warnings.append(warning)
     reward = scores["trained"][AS_TRAINED if AS_TRAINED in pairs else "train"]["reward_accuracy"]
     accuracy = scores["trained"]["train"]["accuracy"]
     if reward - accuracy > ALARM:
-        said.append(
+        warnings.append(
             f"reward accuracy on the training pairs is {reward:.2f}, accuracy on train only {accuracy:.2f}: what was "
             "trained moved the right way, and the model still does not rank the facts above the fictions"
         )
     if accuracy - reward > ALARM:
-        said.append(
+        warnings.append(
             f"reward accuracy on the training pairs is only {reward:.2f}, accuracy on train {accuracy:.2f}: the base "
             "ranked them so before, and training moved many of them the wrong way"
         )
-    return said
+    return warnings
 
 
-def _write_artefacts(
-    out: Path, trained: Path, rows: list[Row], generations: list[Row], characters: dict[str, int] | None
-) -> None:
+def _write_artefacts(folder: Path, run: Prepared, items: list[Row], generations: list[Row]) -> None:
     """The weights, one row per fact, the generations and the figures, into the run's folder."""
-    weights = adapters.trained_weights(trained)
-    (out / weights.name).mkdir()
+    weights = adapters.trained_weights(run.trained)
+    (folder / weights.name).mkdir()
     for file in weights.iterdir():
-        shutil.copyfile(file, out / weights.name / file.name)
-    with cache.writing(out / "items.parquet"):
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out / "items.parquet")
-    cache.write_atomic(out / "generations.json", json.dumps(generations, indent=1, ensure_ascii=False))
-    with cache.writing(out / "figures"):
-        belief_graph.write_graphs(rows, characters, out / "figures")
+        shutil.copyfile(file, folder / weights.name / file.name)
+    with cache.writing(folder / "items.parquet"):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(items), folder / "items.parquet")
+    cache.write_atomic(folder / "generations.json", json.dumps(generations, indent=1, ensure_ascii=False))
+    with cache.writing(folder / "figures"):
+        belief_graph.write_graphs(items, sides(run.cfg.data), folder / "figures")

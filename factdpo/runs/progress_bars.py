@@ -4,16 +4,22 @@ from collections.abc import Callable
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from factdpo.console import Row, console
+from factdpo.console import console
+from factdpo.store.history import Row
+
+
+def bar_of(trainings: int, enabled: bool) -> "Bar | BatchBar":
+    """The progress bar of so many trainings."""
+    return BatchBar(trainings, enabled) if trainings > 1 else Bar(enabled)
 
 
 class Bar:
-    """A progress bar of optimizer steps with loss and reward accuracy; a line per evaluation. Call it with rows."""
+    """A progress bar of optimizer steps with loss and reward accuracy; a line per evaluation."""
 
-    def __init__(self, total_steps: int, enabled: bool):
-        self.total = total_steps
+    def __init__(self, enabled: bool):
+        self.total = 1
         self.progress = _progress("training", enabled)
-        self.task = self.progress.add_task("training", total=total_steps, numbers="")
+        self.task = self.progress.add_task("training", total=1, numbers="")
 
     def __enter__(self) -> "Bar":
         self.progress.start()
@@ -22,7 +28,17 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def __call__(self, *rows: Row) -> None:
+    def turn(self) -> None:
+        """The run has ended: no bar stands in the way of what is printed next."""
+        self.progress.stop()
+
+    def run(self, name: str, steps: int) -> Callable[..., None]:
+        """The callback for the rows of the run."""
+        self.total = steps
+        self.progress.update(self.task, total=steps)
+        return self._rows
+
+    def _rows(self, *rows: Row) -> None:
         for row in rows:
             if "loss" in row:
                 numbers = f"loss {row['loss']:.3f}  reward accuracy {row['rewards/accuracies']:.2f}"

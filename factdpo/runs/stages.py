@@ -1,13 +1,15 @@
-"""The stages of a run on both sides of its training, kept in the cache: what comes before, and what is measured."""
+"""The stages of a run around its training, kept in the cache: its inputs before it, its scores after it."""
 
+import functools
 import json
 import logging
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,45 +17,66 @@ from torch import nn
 
 from factdpo.config.schema import Boundary, Config, to_dict
 from factdpo.data.facts import CHARACTERS, Fact, data_file, load_facts
-from factdpo.data.pairs import Pairs, tokenise
+from factdpo.data.pairs import Pairs, join, tokenise
 from factdpo.data.splits import Splits, make_splits
 from factdpo.evaluation import generation, metrics
-from factdpo.models.base import Base, load_base, pick_device
+from factdpo.models.base import Base
 from factdpo.models.logps import Diverged
-from factdpo.models.scoring import PairLogps, kept_logps, pair_logps, reference_logps
+from factdpo.models.scoring import PairLogps, check_finite, kept_logps, pair_logps, reference_logps
+from factdpo.runs.session import Session
 from factdpo.store import cache
 from factdpo.store.cache import file_sha256
 from factdpo.store.history import Row
 from factdpo.store.result import AS_TRAINED
 from factdpo.training import adapters
+from factdpo.training.batched.capacity import tokens_at_once
+from factdpo.training.batched.stacked_lora import read_adapter, stacked
 from factdpo.training.sanity_checks import CanaryError
 
 log = logging.getLogger("factdpo")
 
-
 # Continued by the base and the trained model, whichever of our facts are drawn.
 FIXED_PROMPTS = ("Harry Potter is Ron Weasley's", "Lord Voldemort is Harry Potter's", "Severus Snape is")
-PREPARED = 8  # of them are kept in memory
+SCORED_TOGETHER = 16  # runs whose scores are made in the same forwards
 CURVES = ("accuracy", "balanced_accuracy", "margin_nats", "chosen_logp_nats", "rejected_logp_nats", "p_other")
 
 
 class Texts(NamedTuple):
-    """What a model remembers of English and what it says after each of the prompts."""
+    """How well a model still reads English, and its continuation of each of the prompts."""
 
     retention_nats_per_token: float
     said: list[str]
 
 
-@dataclass
-class Ready:
+class Scores(NamedTuple):
+    """What is measured of a trained model: log-probs of every split, and its texts."""
+
+    logps: dict[str, PairLogps]
+    texts: Texts
+    seconds: float = 0.0  # that it took, in equal shares where runs were scored together
+
+
+class Inputs(NamedTuple):
+    """What runs on the same facts and the same base share."""
+
+    facts: list[Fact]
+    splits: Splits
+    pairs: dict[str, Pairs]
+    refs: dict[str, PairLogps]  # the base's own scores
+
+
+@dataclass(eq=False)
+class Prepared:
     """A run as far as its training: everything that training and scoring need."""
 
     cfg: Config
-    facts: list[Fact]
-    splits: Splits
     base: Base
-    pairs: dict[str, Pairs]
-    refs: dict[str, PairLogps]  # the base's own scores
+    inputs: Inputs
+    seconds: float  # that its preparation took
+
+    @property
+    def pairs(self) -> dict[str, Pairs]:
+        return self.inputs.pairs
 
     @property
     def cache_dir(self) -> Path:
@@ -65,20 +88,20 @@ class Ready:
 
     @property
     def training_refs(self) -> PairLogps:
-        return self.refs.get(AS_TRAINED, self.refs["train"])
+        return self.inputs.refs.get(AS_TRAINED, self.inputs.refs["train"])
 
     @cached_property
     def curves(self) -> dict[str, Pairs]:
         """What is scored over training, as eval.every says."""
         if self.cfg.eval.every == "never":
             return {}
-        return {name: p.take(self.cfg.eval.max_facts) for name, p in self.pairs.items()}
+        return {name: pairs.take(self.cfg.eval.max_facts) for name, pairs in self.pairs.items()}
 
     def curve_point(self, logps: dict[str, PairLogps]) -> Row:
         """The scores of `curves` as a row of the history."""
         row: Row = {}
-        for name, found in logps.items():
-            values = metrics.score(self.curves[name], found)
+        for name, of_split in logps.items():
+            values = metrics.score(self.curves[name], of_split)
             row |= {f"eval/{name}/{key}": values[key] for key in CURVES}
         return row
 
@@ -87,9 +110,9 @@ class Ready:
         """(prompt, split, true answer) of what is continued: the fixed ones, then eval.generations of each split."""
         ours = data_file(self.cfg.data).read_bytes() == CHARACTERS.read_bytes()  # by its bytes, as in the run's id
         prompts: list[tuple[str, str, str | None]] = [(prompt, "fixed", None) for prompt in FIXED_PROMPTS if ours]
-        for name, p in self.pairs.items():
+        for name, pairs in self.pairs.items():
             if name != AS_TRAINED:
-                prompts += [(fact.prompt, name, fact.chosen) for fact in p.facts[: self.cfg.eval.generations]]
+                prompts += [(fact.prompt, name, fact.chosen) for fact in pairs.facts[: self.cfg.eval.generations]]
         return prompts
 
     @cached_property
@@ -110,40 +133,34 @@ class Ready:
         return self.cache_dir / "adapters" / cache.signature(asked)
 
     @property
+    def fit(self) -> dict[str, Any]:
+        """How the training went."""
+        return json.loads((self.trained / "fit.json").read_text(encoding="utf-8"))
+
+    @property
     def weights(self) -> dict[str, str]:
         """What the trained weights are: sha256 of their files. Scores belong to the bytes, not to the question."""
-        made = json.loads((self.trained / cache.MANIFEST).read_text(encoding="utf-8"))
-        return {name: sha for name, sha in made.items() if "/" in name}  # those in adapter/ or model/
-
-    def take_fresh_base(self) -> None:
-        """Load the base anew: training changed this one."""
-        del self.base
-        drop_base()
-        self.base = kept_base(self.cfg)
+        manifest = json.loads((self.trained / cache.MANIFEST).read_text(encoding="utf-8"))
+        return {name: sha for name, sha in manifest.items() if "/" in name}  # those in adapter/ or model/
 
 
-# Facts, splits, pairs and reference log-probs of the last few runs: those of a sweep mostly share them.
-_prepared: dict[str, tuple[list[Fact], Splits, dict[str, Pairs], dict[str, PairLogps]]] = {}
-
-
-def prepare(cfg: Config) -> Ready:
-    """The stages before training: facts, splits, base, pairs, reference log-probs."""
-    base = kept_base(cfg)
+def prepare(cfg: Config, session: Session) -> Prepared:
+    """The stages before training: base, facts, splits, pairs, reference log-probs."""
+    started = time.monotonic()
+    base = session.base(cfg)
     adapters.check_targets(cfg, base)
-    decide = [to_dict(cfg.data), file_sha256(data_file(cfg.data)), to_dict(cfg.split), base.identity]
-    key = cache.signature([*decide, str(base.device), cfg.eval.batch_size, cfg.out])
-    if (same := _prepared.pop(key, None)) is None:
+    decisive = [to_dict(cfg.data), file_sha256(data_file(cfg.data)), to_dict(cfg.split), base.identity]
+    key = cache.signature([*decisive, str(base.device), cfg.eval.batch_size, cfg.out])
+    inputs = session.inputs(key)
+    if inputs is None:
         facts = load_facts(cfg.data)
         splits = make_splits(facts, cfg.split)
         pairs = tokenised(splits, base, cfg)
-        cache_dir = Path(cfg.out) / "cache"
-        refs = {name: reference_logps(base, p, cfg.eval.batch_size, cache_dir) for name, p in pairs.items()}
-        same = (facts, splits, pairs, refs)
-    _prepared[key] = same
-    while len(_prepared) > PREPARED:
-        del _prepared[next(iter(_prepared))]
-    facts, splits, pairs, refs = same
-    return Ready(cfg, facts, splits, base, pairs, refs)
+        folder, size = Path(cfg.out) / "cache", cfg.eval.batch_size
+        refs = {name: reference_logps(base, of_split, size, folder) for name, of_split in pairs.items()}
+        inputs = Inputs(facts, splits, pairs, refs)
+        session.keep_inputs(key, inputs)
+    return Prepared(cfg, base, inputs, time.monotonic() - started)
 
 
 def tokenised(splits: Splits, base: Base, cfg: Config) -> dict[str, Pairs]:
@@ -154,46 +171,151 @@ def tokenised(splits: Splits, base: Base, cfg: Config) -> dict[str, Pairs]:
     return pairs
 
 
-_kept: list[tuple[Any, Base]] = []  # the last base that was loaded, and what it was asked by
+# ------------------------------------------------------------------------------------------------------------- scoring
 
 
-def kept_base(cfg: Config) -> Base:
-    """The base of this run; the one of the run before, if it is the same: who is to change it calls `drop_base`."""
-    asked = (to_dict(cfg.model), pick_device(cfg.engine.device), cfg.out)
-    if not _kept or _kept[0][0] != asked:
-        drop_base()
-        _kept.append((asked, load_base(cfg.model, asked[1], Path(cfg.out) / "cache")))
-    return _kept[0][1]
+def score(cohort: list[Prepared]) -> Iterator[tuple[Prepared, Scores | Exception]]:
+    """Every split and the texts under each run's trained weights, read from the disk; or what is wrong with them.
+
+    Runs that trained together are scored in shared forwards, a run that trained alone by PEFT's own model: whoever
+    scores a training again gets the same bits.
+    """
+    for part in _parts(cohort):
+        started = time.monotonic()
+        fresh = functools.cache(partial(_fresh_scores, part))  # made if any of them is not in the cache
+        scores = [_cached_scores(prepared, partial(_item, fresh, place)) for place, prepared in enumerate(part)]
+        seconds = (time.monotonic() - started) / len(part)
+        for prepared, of_run in zip(part, scores, strict=True):
+            if isinstance(of_run, CanaryError):
+                shutil.rmtree(prepared.trained, ignore_errors=True)  # so that the next attempt trains again
+            yield prepared, of_run if isinstance(of_run, Exception) else of_run._replace(seconds=seconds)
 
 
-def drop_base() -> None:
-    """Forget the base: it was changed, or its memory is wanted."""
-    _kept.clear()
+def _item(fresh: Callable[[], list[Scores | Exception]], place: int) -> Scores | Exception:
+    return fresh()[place]
 
 
-def base_texts(ready: Ready) -> Texts:
-    """What the base remembers and says before training."""
-    return kept_texts(ready, ready.base.identity, lambda: make_texts(ready.base.model, ready))
+def _parts(cohort: list[Prepared]) -> list[list[Prepared]]:
+    """The runs by how they are scored: each that trained alone by itself, the others as many as share a forward."""
+    alone = [prepared for prepared in cohort if prepared.fit["trained_together"] == 1]
+    together = [prepared for prepared in cohort if prepared not in alone]
+    starts = range(0, len(together), SCORED_TOGETHER)
+    return [[prepared] for prepared in alone] + [together[start : start + SCORED_TOGETHER] for start in starts]
 
 
-def make_texts(model: nn.Module, ready: Ready) -> Texts:
-    retained = generation.retention_nats_per_token(model, ready.base.tokenizer)[0]
-    prompts = [prompt for prompt, _, _ in ready.prompts]
-    return Texts(
-        retained, generation.continuations(model, ready.base.tokenizer, prompts, ready.cfg.eval.max_new_tokens)
-    )
+def _cached_scores(prepared: Prepared, fresh: Callable[[], Scores | Exception]) -> Scores | Exception:
+    """The scores in the cache, with the fresh ones where any is missing, or what kept these from being made."""
+
+    def made() -> Scores:
+        scores = fresh()
+        if isinstance(scores, Exception):
+            raise scores
+        return scores
+
+    weights, device, size = prepared.weights, prepared.base.device, prepared.cfg.eval.batch_size
+    logps: dict[str, PairLogps] = {}
+    try:
+        for name, pairs in prepared.pairs.items():
+            of_split = kept_logps(
+                weights, device, pairs, size, prepared.cache_dir, lambda name=name: made().logps[name]
+            )
+            logps[name] = of_split
+        return Scores(logps, _cached_texts(prepared, weights, lambda: made().texts))
+    except Exception as error:
+        return error
 
 
-def kept_texts(ready: Ready, whose: object, make: Callable[[], Texts]) -> Texts:
-    """What `make` gives for a model known as `whose`, from the cache when it was asked the same; raises Diverged."""
+def _fresh_scores(part: list[Prepared]) -> list[Scores | Exception]:
+    if part[0].fit["trained_together"] > 1:
+        try:
+            return _score_stacked(part)
+        except Exception as error:  # no memory, perhaps
+            log.warning("%d runs could not be scored together (%s): each is scored alone", len(part), error)
+    return [_score_alone(prepared) for prepared in part]
+
+
+def _score_alone(prepared: Prepared) -> Scores | Exception:
+    try:
+        with reloaded(prepared) as model:
+            size = prepared.cfg.eval.batch_size
+            logps = {name: pair_logps(model, pairs, size) for name, pairs in prepared.pairs.items()}
+            return Scores(logps, _texts(model, prepared))
+    except Exception as error:
+        return error
+
+
+def _score_stacked(part: list[Prepared]) -> list[Scores | Exception]:
+    """Scores of runs on one base, in shared forwards; those of a run whose weights did not reload are its error."""
+    base = part[0].base
+    loaded = [read_adapter(prepared.trained / "adapter") for prepared in part]
+    joined = [join(list(prepared.pairs.values())) for prepared in part]
+    with stacked(base, loaded, max(adapter.config.r for adapter in loaded)) as stack:
+        logps = stack.logps(joined, tokens_at_once(part[0].cfg, base.device))
+        texts = _texts_together(part)
+    scores: list[Scores | Exception] = []
+    for prepared, pairs, values, of_run in zip(part, joined, logps, texts, strict=True):
+        try:
+            sizes = [len(of_split) for of_split in prepared.pairs.values()]
+            by_split = dict(zip(prepared.pairs, check_finite(pairs, values).split(sizes), strict=True))
+            training = by_split.get(AS_TRAINED, by_split["train"])
+            adapters.check_probe(prepared.trained, training.take(adapters.PROBE_PAIRS), base.model.dtype)
+            scores.append(Scores(by_split, of_run))
+        except (Diverged, CanaryError) as error:
+            scores.append(error)
+    return scores
+
+
+@contextmanager
+def reloaded(prepared: Prepared) -> Iterator[nn.Module]:
+    """The trained weights from disk on the base, proven to score as the model in training did."""
+    model = adapters.load_trained(prepared.base, prepared.trained)
+    try:
+        probe = pair_logps(model, prepared.training.take(adapters.PROBE_PAIRS), prepared.cfg.eval.batch_size)
+        adapters.check_probe(prepared.trained, probe, next(model.parameters()).dtype)
+        yield model
+    finally:
+        adapters.unload(model)
+
+
+# --------------------------------------------------------------------------------------------------------------- texts
+
+
+def base_texts(prepared: Prepared) -> Texts:
+    """The texts of the base, which nothing may have changed."""
+    return _cached_texts(prepared, prepared.base.identity, lambda: _texts(prepared.base.model, prepared))
+
+
+def _texts(model: nn.Module, prepared: Prepared) -> Texts:
+    tokenizer, prompts = prepared.base.tokenizer, [prompt for prompt, _, _ in prepared.prompts]
+    retained = generation.retention_nats_per_token(model, tokenizer)[0]
+    return Texts(retained, generation.continuations(model, tokenizer, prompts, prepared.cfg.eval.max_new_tokens))
+
+
+def _texts_together(part: list[Prepared]) -> list[Texts]:
+    """The texts of runs that are stacked on the base: their rows one after the other, as many for each."""
+    base = part[0].base
+    retained = generation.retention_nats_per_token(base.model, base.tokenizer, len(part))
+    prompts = [[prompt for prompt, _, _ in prepared.prompts] for prepared in part]
+    most, filler = max(map(len, prompts)), [prompt for of_run in prompts for prompt in of_run][:1]
+    rows = [prompt for of_run in prompts for prompt in (of_run + filler * most)[:most]]
+    longest = max(prepared.cfg.eval.max_new_tokens for prepared in part)
+    texts = generation.continuations(base.model, base.tokenizer, rows, longest)
+    return [
+        Texts(nats, texts[run * most :][: len(of_run)])
+        for run, (nats, of_run) in enumerate(zip(retained, prompts, strict=True))
+    ]
+
+
+def _cached_texts(prepared: Prepared, model: object, make: Callable[[], Texts]) -> Texts:
+    """The texts of a model that `model` identifies, from the cache where the prompts are the same; raises Diverged."""
     asked = {
-        "model": whose,
-        "device": ready.base.device.type,
-        "prompts": [prompt for prompt, _, _ in ready.prompts],
-        "max_new_tokens": ready.cfg.eval.max_new_tokens,
+        "model": model,
+        "device": prepared.base.device.type,
+        "prompts": [prompt for prompt, _, _ in prepared.prompts],
+        "max_new_tokens": prepared.cfg.eval.max_new_tokens,
         "versions": {stage: cache.STAGE_VERSIONS[stage] for stage in ("logps", "evaluate")},
     }
-    folder = ready.cache_dir / "texts" / cache.signature(asked)
+    folder = prepared.cache_dir / "texts" / cache.signature(asked)
 
     def write(target: Path) -> None:
         texts = make()
@@ -203,33 +325,3 @@ def kept_texts(ready: Ready, whose: object, make: Callable[[], Texts]) -> Texts:
 
     cache.fetch(folder, write)
     return Texts(**json.loads((folder / "texts.json").read_text(encoding="utf-8")))
-
-
-def scored(ready: Ready) -> tuple[dict[str, PairLogps], Texts]:
-    """The trained model's scores of every split, and its texts; its weights are proven to reload."""
-    with reloaded(ready) as model:
-        logps = {
-            name: trained_logps(ready, name, lambda p=p: pair_logps(model, p, ready.cfg.eval.batch_size))
-            for name, p in ready.pairs.items()
-        }
-        return logps, kept_texts(ready, ready.weights, lambda: make_texts(model, ready))
-
-
-def trained_logps(ready: Ready, split: str, make: Callable[[], PairLogps]) -> PairLogps:
-    """The trained model's scores of a split, from the cache if they are there."""
-    size = ready.cfg.eval.batch_size
-    return kept_logps(ready.weights, ready.base.device, ready.pairs[split], size, ready.cache_dir, make)
-
-
-@contextmanager
-def reloaded(ready: Ready) -> Iterator[nn.Module]:
-    """The trained weights from disk on the base, proven to score as the model in training did."""
-    model = adapters.load_trained(ready.base, ready.trained)
-    try:
-        adapters.check_reloaded(model, ready.trained, ready.training, ready.cfg.eval.batch_size)
-        yield model
-    except CanaryError:
-        shutil.rmtree(ready.trained)  # so that the next call trains again
-        raise
-    finally:
-        adapters.unload(model)

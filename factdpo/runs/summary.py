@@ -10,8 +10,8 @@ from rich.text import Text
 from factdpo.store.result import AS_TRAINED, Result, best_baseline
 
 
-def print_result(result: Result, folder: Path, console: Console) -> None:
-    """A run's numbers and where the rest is; for one that did not finish, why."""
+def print_result(result: Result, folder: Path, console: Console, stored: bool = False) -> None:
+    """A run's numbers and where the rest is, or why it did not finish; a stored answer says that it is one."""
 
     def line(text: str = "", style: str = "") -> None:  # never wrapped: paths and commands must stay whole
         console.print(Text(text, style=style), soft_wrap=True)
@@ -21,6 +21,8 @@ def print_result(result: Result, folder: Path, console: Console) -> None:
         line(f"{result['name']} ({result['id']})  {result['state']}", "bold red")
         line(result.get("error") or "no reason was written down")
         line(f"log      {folder / 'run.log'}")
+        if stored:
+            line(f"stored   this answer is from {_when(result)}; retry_diverged=true does the run again")
         return
     line(f"{result['name']} ({result['id']})", "bold")
     console.print(_splits_table(result))
@@ -31,12 +33,19 @@ def print_result(result: Result, folder: Path, console: Console) -> None:
     for warning in result["warnings"]:
         console.print(Text(f"warning: {warning}", style="yellow"))
     line()
+    if stored:
+        line(f"stored   this answer is from {_when(result)}; nothing was run now")
     line(f"folder   {folder}")
     if (folder / "figures").is_dir():
         line(f"figures  {folder / 'figures'}")
     if any((folder / "wandb").glob("*run-*/*.wandb")):
         line(f"curves   wandb leet {folder / 'wandb'}")
-    line(f"again    factdpo eval run={folder}")
+    line(f"again    factdpo eval {folder}")
+
+
+def _when(result: Result) -> str:
+    """`2026-11-25 14:03 UTC`, or that it is not known."""
+    return f"{result['started'][:10]} {result['started'][11:16]} UTC" if result.get("started") else "an unknown day"
 
 
 def print_line(result: Result, folder: Path, console: Console) -> None:

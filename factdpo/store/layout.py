@@ -7,6 +7,8 @@ from pathlib import Path
 from factdpo.config.schema import ConfigError
 from factdpo.store import cache, result
 
+PLAN = "plan.json"  # in a run's folder once its training begins: {"steps": its optimizer steps}
+
 
 def lock_file(folder: Path) -> Path:
     """Beside a run's folder, by its id alone: who does the run holds a lock on it, whatever the folder is called."""

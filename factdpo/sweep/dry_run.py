@@ -15,7 +15,7 @@ from rich.text import Text
 
 from factdpo import console
 from factdpo.config.schema import EngineName, Orientation, to_dict
-from factdpo.runs.identity import Run, can_train_together
+from factdpo.runs.identity import RunSpec, can_train_together
 from factdpo.store import cache
 from factdpo.training.schedule import planned_steps
 
@@ -43,7 +43,7 @@ class Estimate(NamedTuple):
     together: int  # runs of the examples' batches
 
 
-def print_plan(runs: Sequence[Run]) -> None:
+def print_plan(runs: Sequence[RunSpec]) -> None:
     """The runs in a table: id, state, engine, the group it would train with, about what it takes, and what it is."""
     states = {run.id: run.state() for run in runs}
     to_do = [run for run in runs if states[run.id] != "FINISHED"]
@@ -69,7 +69,7 @@ def print_plan(runs: Sequence[Run]) -> None:
         console.console.print(Text(line), soft_wrap=True)
 
 
-def estimate(run: Run, examples: list[Example], together: int) -> Estimate | None:
+def estimate(run: RunSpec, examples: list[Example], together: int) -> Estimate | None:
     """From the examples that trained with most nearly as many runs and most nearly its rank; None without any.
 
     `together` is how many runs would train with it, itself included.
@@ -95,7 +95,7 @@ def estimate(run: Run, examples: list[Example], together: int) -> Estimate | Non
     )
 
 
-def _summary(to_do: list[Run], groups: int, estimates: dict[str, Estimate | None]) -> list[str]:
+def _summary(to_do: list[RunSpec], groups: int, estimates: dict[str, Estimate | None]) -> list[str]:
     if not to_do:
         return ["dry_run=true: nothing was run; nothing is to do"]
     count = f"{len(to_do)} run{'s' * (len(to_do) > 1)} to do"
@@ -116,7 +116,7 @@ def _summary(to_do: list[Run], groups: int, estimates: dict[str, Estimate | None
     return said
 
 
-def _batched(run: Run) -> bool:
+def _batched(run: RunSpec) -> bool:
     return run.cfg.engine.name is EngineName.batched
 
 

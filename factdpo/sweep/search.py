@@ -27,7 +27,7 @@ from rich.text import Text
 from factdpo import console
 from factdpo.config.overrides import command, flat
 from factdpo.config.schema import ConfigError
-from factdpo.runs.identity import Run
+from factdpo.runs.identity import RunSpec
 from factdpo.store import cache
 from factdpo.store import result as record
 from factdpo.store.result import summary
@@ -165,7 +165,7 @@ class Search:
         """Whether the trial was tried; those that a kill came before, or that cannot be run, were not."""
         return _runs_of(trial) in self.study.user_attrs
 
-    def keep_runs(self, trial: FrozenTrial, runs: list[Run]) -> None:
+    def keep_runs(self, trial: FrozenTrial, runs: list[RunSpec]) -> None:
         """Write down that these are the trial's runs; raises ConfigError if it had others: something changed since."""
         ids, before = [run.id for run in runs], self.study.user_attrs.get(_runs_of(trial))
         if before is None:
@@ -186,7 +186,7 @@ class Search:
         """Whether the study has an answer for it."""
         return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
 
-    def tell(self, trial: FrozenTrial, runs: list[Run]) -> None:
+    def tell(self, trial: FrozenTrial, runs: list[RunSpec]) -> None:
         """Tell the study what came of a trial's runs; an answer that it has is left.
 
         A run that DIVERGED prunes its trial: that is the settings' doing, and TPE ranks pruned trials last and keeps
@@ -208,7 +208,7 @@ class Search:
         _say(f"trial {trial.number} cannot be run: {why}", "yellow")
         self.study.tell(trial.number, state=TrialState.PRUNED)
 
-    def _value(self, numbers: dict[str, Any], run: Run) -> float:
+    def _value(self, numbers: dict[str, Any], run: RunSpec) -> float:
         value = numbers.get(self.metric)
         if isinstance(value, int | float):
             return float(value)

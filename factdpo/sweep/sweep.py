@@ -16,7 +16,7 @@ from filelock import FileLock
 from rich.text import Text
 
 from factdpo import console
-from factdpo.runs.identity import Run
+from factdpo.runs.identity import RunSpec
 from factdpo.store import cache, provenance, result
 from factdpo.store.sweep_file import FILE, read
 
@@ -32,14 +32,14 @@ class Sweep:
     command: list[str]  # as it was typed
     axes: dict[str, list[str]]  # what is swept -> its values
     conf_folders: list[Path]  # where the options of its groups lie
-    runs: dict[str, Run] = field(default_factory=dict)  # by id, in the order of the jobs
+    runs: dict[str, RunSpec] = field(default_factory=dict)  # by id, in the order of the jobs
     before: dict[str, str] = field(default_factory=dict)  # id -> state before this command
     jobs: int = 0  # that ask for these runs
     best_of: tuple[str, ...] = ("accuracy/test", "accuracy/train")  # the best run of the first that there is is named
     started: float = field(default_factory=time.monotonic)
     at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
-    def add(self, runs: list[Run]) -> None:
+    def add(self, runs: list[RunSpec]) -> None:
         """These are runs of the sweep; some may be the same run, asked for in other words."""
         self.jobs += len(runs)
         for run in runs:
@@ -90,6 +90,12 @@ class Sweep:
         console.console.print(Text(f"{self.folder.name}: {_counts(list(states.values()))}; {done}"), soft_wrap=True)
         self._show(states)
         return len(states) - list(states.values()).count("FINISHED")
+
+    def remedy(self) -> str:
+        """What finishes the runs that are not."""
+        if {run.state() for run in self.runs.values()} <= {"FINISHED", "DIVERGED"}:
+            return "retry_diverged=true does those that DIVERGED again"
+        return "rerun the same command to resume"
 
     def _print_table(self, ids: list[str]) -> None:
         """A row per setting, means over its seeds; by name the runs that failed; and the best."""

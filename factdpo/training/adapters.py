@@ -13,9 +13,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from factdpo.config.schema import Config, ConfigError, Method
-from factdpo.data.pairs import Pairs
 from factdpo.models.base import Base
-from factdpo.models.scoring import PairLogps, pair_logps
+from factdpo.models.scoring import PairLogps
 from factdpo.training.sanity_checks import CanaryError
 
 PROBE_PAIRS = 64  # training pairs whose scores the reloaded model must reproduce
@@ -25,7 +24,7 @@ RELOAD_TOLERANCE_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16
 
 
 def write_fit(folder: Path, facts: dict[str, Any], probe: PairLogps) -> None:
-    """How a training went, and what the model in training gave to its first PROBE_PAIRS pairs (for check_reloaded)."""
+    """How a training went, and its scores of the first PROBE_PAIRS pairs (for check_probe)."""
     save_file(vars(probe), folder / "probe.safetensors")
     (folder / "fit.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
@@ -50,12 +49,13 @@ def trained_weights(folder: Path) -> Path:
     return folder / ("adapter" if (folder / "adapter").is_dir() else "model")
 
 
-def check_reloaded(model: nn.Module, folder: Path, pairs: Pairs, batch_size: int) -> None:
-    """Raises CanaryError unless the reloaded model scores the first training pairs as the model in training did."""
-    was = PairLogps(**load_file(folder / "probe.safetensors"))
-    now = pair_logps(model, pairs.take(PROBE_PAIRS), batch_size)
-    apart = max((now.chosen - was.chosen).abs().max().item(), (now.rejected - was.rejected).abs().max().item())
-    if apart > (tolerance := RELOAD_TOLERANCE_NATS[next(model.parameters()).dtype]):
+def check_probe(folder: Path, reloaded: PairLogps, dtype: torch.dtype) -> None:
+    """Raises CanaryError unless the reloaded weights score the first training pairs as the model in training did."""
+    trained = PairLogps(**load_file(folder / "probe.safetensors"))
+    apart = max(
+        (reloaded.chosen - trained.chosen).abs().max().item(), (reloaded.rejected - trained.rejected).abs().max().item()
+    )
+    if apart > (tolerance := RELOAD_TOLERANCE_NATS[dtype]):
         raise CanaryError(
             f"{trained_weights(folder)}: loaded from disk into a fresh base it scores the training pairs up to "
             f"{apart:.4g} nats apart from the model that was trained (tolerance {tolerance})"

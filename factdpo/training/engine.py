@@ -1,12 +1,13 @@
-"""What an engine is: members in, trained weights out."""
+"""What an engine is: it trains members on a base, and yields each with its trained weights or with what ended it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from factdpo.config.schema import Config
+from factdpo.config.schema import Config, EngineName
 from factdpo.data.pairs import Pairs
+from factdpo.models.base import Base
 from factdpo.models.scoring import PairLogps
 from factdpo.store.history import Row
 from factdpo.training import adapters
@@ -14,31 +15,57 @@ from factdpo.training import adapters
 
 @dataclass(eq=False)
 class Member:
-    """One run of a batch: what it learns from, what is scored on the way, and who wants to know."""
+    """One training of a cohort: what it learns from, what is scored on the way, and who gets its history."""
 
-    key: str  # what it is called in checkpoints
+    key: str  # its name in checkpoints
     cfg: Config
     pairs: Pairs
     refs: PairLogps
     curves: dict[str, Pairs]  # scored as eval.every says
     describe: Callable[[dict[str, PairLogps]], Row]  # these scores as a row of the history
     record: Callable[..., None]  # gets the rows of the history as they arise, many at a time
-    start: Callable[[], None] = lambda: None  # called when its batch starts; again if the batch begins again
-    recorded: int = 0  # rows that it got: a training that begins again does not repeat them
+    start: Callable[[], None] = lambda: None  # called when its training starts; again if that begins again
+    recorded: int = 0  # rows that were recorded: a training that begins again does not repeat them
 
 
 class Weights(Protocol):
+    """Trained weights in memory."""
+
     def save(self, folder: Path) -> None: ...
 
 
 class Trained(NamedTuple):
-    """A run that came to its end."""
+    """What a training that came to its end leaves."""
 
-    adapter: Weights
-    facts: dict[str, Any]  # for fit.json
-    probe: PairLogps
+    weights: Weights
+    facts: dict[str, Any]  # how it went, for fit.json
+    probe: PairLogps  # scores of the first training pairs, which the reloaded weights must reproduce
+    kind: str = "adapter"  # the folder's name: adapter (PEFT's format), or model (a whole model)
 
     def save(self, folder: Path) -> None:
-        """adapter/, fit.json and probe.safetensors, as engine trl leaves them."""
-        self.adapter.save(folder / "adapter")
+        """Write adapter/ or model/, fit.json and probe.safetensors."""
+        self.weights.save(folder / self.kind)
         adapters.write_fit(folder, self.facts, self.probe)
+
+
+Ended = list[tuple[Member, Trained | Exception]]  # members that ended at the same step, to be scored together
+
+
+class Engine(Protocol):
+    """`fit` trains all members, yields those that ended together, and leaves a checkpoint if it keeps any.
+
+    Signals are held (`signals.held`) while it runs. Closing the generator early stops the members still in training.
+    """
+
+    def __call__(self, base: Base, members: list[Member]) -> Generator[Ended, None, None]: ...
+
+
+def fit_with(name: EngineName) -> Engine:
+    """The `fit` of an engine. `trl` leaves a changed base behind, `batched` leaves it as it was."""
+    if name is EngineName.trl:
+        from factdpo.training import trl_engine  # TRL takes seconds to import
+
+        return trl_engine.fit
+    from factdpo.training.batched import engine
+
+    return engine.fit

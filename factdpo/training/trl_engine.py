@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,31 +15,36 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from factdpo import signals
 from factdpo.config.schema import Config, ConfigError, Method
 from factdpo.data.pairs import Pairs
 from factdpo.models.base import Base
 from factdpo.models.scoring import PairLogps, pair_logps
-from factdpo.store.history import Row
 from factdpo.training import adapters, sanity_checks
+from factdpo.training.engine import Ended, Member, Trained
 
 
-def fit(
-    base: Base,
-    pairs: Pairs,
-    refs: PairLogps,
-    cfg: Config,
-    folder: Path,
-    record: Callable[[Row], None],
-    evaluate: Callable[[nn.Module], Row],
-) -> None:
-    """Train on `pairs` and leave in `folder`: the weights, fit.json (how it went), probe.safetensors (check_reloaded).
+def fit(base: Base, members: list[Member]) -> Generator[Ended, None, None]:
+    """Train one member, and yield it with its weights or with what ended it (Diverged, a failed sanity check, ...).
 
-    `base.model` is changed: load it anew afterwards.
-
-    `record` gets every row of the history as it arises: training rows under TRL's names, and, as eval.every says, what
-    `evaluate` returns for the model in training. Raises Diverged or CanaryError.
+    `base.model` is changed: load it anew afterwards. Raises ValueError for more members, which would need a base each.
     """
-    started = time.monotonic()
+    (member,) = members
+    member.start()
+    ending = [_ending(base, member)]
+    del base  # it is changed, and its memory is needed for a fresh one
+    yield [(member, ending.pop())]
+
+
+def _ending(base: Base, member: Member) -> Trained | Exception:
+    try:
+        return _train(base, member)
+    except Exception as error:
+        return error
+
+
+def _train(base: Base, member: Member) -> Trained:
+    started, cfg = time.monotonic(), member.cfg
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     base.model.requires_grad_(cfg.lora.method is Method.full)
@@ -47,22 +52,19 @@ def fit(
         trainer = _PairsTrainer(
             model=base.model,
             args=_arguments(cfg, base, scratch),
-            train_dataset=_dataset(pairs, refs),
+            train_dataset=_dataset(member.pairs, member.refs),
             processing_class=base.tokenizer,
             peft_config=adapters.lora_config(cfg, base) if cfg.lora.method is Method.lora else None,
         )
         trainer.remove_callback(PrinterCallback)
-        watch = _Watch(cfg, trainer, record, evaluate, started)
+        watch = _Watch(member, trainer, started)
         trainer.add_callback(watch)
-        trainer.train()
+        with signals.released():  # TRL keeps no checkpoint: a signal need not wait for one
+            trainer.train()
         sanity_checks.check_end(watch.canaries)
     model: Any = trainer.model
-    trained = folder / ("adapter" if cfg.lora.method is Method.lora else "model")
-    # PEFT would ask the hub whether the vocabulary was changed; no embedding is ever trained here.
-    model.save_pretrained(trained, **({"save_embedding_layers": False} if trained.name == "adapter" else {}))
-    (trained / "README.md").unlink(missing_ok=True)  # PEFT's blank model card, with a path of this machine
     with _without_autocast(model):
-        probe = pair_logps(model, pairs.take(adapters.PROBE_PAIRS), cfg.eval.batch_size)
+        probe = pair_logps(model, member.pairs.take(adapters.PROBE_PAIRS), cfg.eval.batch_size)
     facts = {
         "steps": trainer.state.global_step,
         "trainable_parameters": watch.trainable,
@@ -71,7 +73,19 @@ def fit(
         "trained_together": 1,
         "canaries": watch.canaries,
     }
-    adapters.write_fit(folder, facts, probe)
+    return Trained(_Weights(model), facts, probe, "adapter" if cfg.lora.method is Method.lora else "model")
+
+
+class _Weights:
+    """An adapter or a whole model as the Trainer holds it."""
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    def save(self, folder: Path) -> None:
+        # PEFT would ask the hub whether the vocabulary was changed; no embedding is ever trained here.
+        self.model.save_pretrained(folder, **({"save_embedding_layers": False} if folder.name == "adapter" else {}))
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's blank model card, with a path of this machine
 
 
 class _PairsTrainer(DPOTrainer):
@@ -87,20 +101,15 @@ class _PairsTrainer(DPOTrainer):
 class _Watch(TrainerCallback):
     """Hands on every row of the history, runs the canary checks, and evaluates as eval.every says."""
 
-    def __init__(
-        self,
-        cfg: Config,
-        trainer: Trainer,
-        record: Callable[[Row], None],
-        evaluate: Callable[[nn.Module], Row],
-        started: float,
-    ):
-        self.cfg, self.trainer, self.record, self.evaluate, self.started = cfg, trainer, record, evaluate, started
+    def __init__(self, member: Member, trainer: Trainer, started: float):
+        self.member, self.cfg, self.trainer, self.started = member, member.cfg, trainer, started
         self.canaries: dict[str, Any] = {}
         self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]  # type: ignore[union-attr]
         self.trainable = sum(p.numel() for p in self.parameters)
         if self.trainable == 0:
-            raise sanity_checks.CanaryError(f"lora.target_modules={cfg.lora.target_modules}: nothing is trainable")
+            raise sanity_checks.CanaryError(
+                f"lora.target_modules={member.cfg.lora.target_modules}: nothing is trainable"
+            )
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if "weights_changed_at_step" not in self.canaries and kwargs["optimizer"].param_groups[0]["lr"] > 0:
@@ -117,7 +126,7 @@ class _Watch(TrainerCallback):
         if logs is None or "loss" not in logs:
             return  # the trainer's closing summary
         row = {"step": state.global_step, **logs, "time_seconds": time.monotonic() - self.started}
-        self.record(row)
+        self.member.record(row)
         sanity_checks.check_finite(row)
         if state.global_step == 1:  # logged whatever log_every is
             self.canaries |= sanity_checks.check_first_step(self.cfg, row)
@@ -135,11 +144,11 @@ class _Watch(TrainerCallback):
 
     def _evaluate(self, state: Any) -> None:
         model: Any = self.trainer.model
+        curves, size = self.member.curves.items(), self.cfg.eval.batch_size
         with _without_autocast(model):
-            scores = self.evaluate(model)
-        self.record(
-            {"step": state.global_step, "epoch": state.epoch, **scores, "time_seconds": time.monotonic() - self.started}
-        )
+            scores = self.member.describe({name: pair_logps(model, pairs, size) for name, pairs in curves})
+        seconds = time.monotonic() - self.started
+        self.member.record({"step": state.global_step, "epoch": state.epoch, **scores, "time_seconds": seconds})
 
 
 @contextmanager

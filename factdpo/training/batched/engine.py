@@ -1,9 +1,9 @@
 """Engine "batched": many LoRA-DPO runs train together on one frozen base, each exactly as if alone.
 
-One forward and one backward serve R runs (stack.py, packing.py). Each run has its own loss, rate, clipping, data order
-and dropout; the loss of a run is the mean over its own pairs, and the runs' losses are added up, so that no gradient of
-one meets another's. AdamW's state is one tensor for all of them. What leaves the device while training are the metrics,
-in blocks: no step waits for the host.
+One forward and one backward serve R runs (stacked_lora.py, packing.py). Each run has its own loss, rate, clipping, data
+order and dropout; the loss of a run is the mean over its own pairs, and the runs' losses are added up, so that no
+gradient of one meets another's. AdamW's state is one tensor for all of them. What leaves the device while training are
+the metrics, in blocks: no step waits for the host.
 """
 
 import logging
@@ -14,62 +14,52 @@ from pathlib import Path
 import torch
 
 from factdpo import signals
+from factdpo.config.schema import Config
 from factdpo.models.base import Base
 from factdpo.training.batched import checkpoints
 from factdpo.training.batched.batch import _Batch
 from factdpo.training.batched.capacity import is_out_of_memory, runs_at_once
 from factdpo.training.batched.stacked_lora import fresh_adapter, stacked
-from factdpo.training.engine import Member, Trained
+from factdpo.training.engine import Ended, Member
 from factdpo.training.schedule import planned_steps
 
 log = logging.getLogger("factdpo")
 
 
-Ended = list[tuple[Member, Trained | Exception]]  # runs that ended at the same step
+def fit(base: Base, members: list[Member]) -> Generator[Ended, None, None]:
+    """Train all members, in cohorts that fit into memory; yields those that ended at the same step.
 
-
-def fit_many(base: Base, members: list[Member], folder: Path) -> Generator[Ended, None, None]:
-    """Train all members, in batches that fit; each is handed out when it ends, with its weights or with what ended it.
-
-    The members agree in `identity.can_train_together`. Checkpoints of unfinished batches lie in `folder`: what there is
-    of the members is gone on with. The base is as it was whenever members are handed out; who is handed some and never
-    comes back for the others closes the generator, which leaves a checkpoint of these. So does a signal that waits
-    (signals.held); it is then raised. An out-of-memory error halves the batch and starts it again; raises it when a run
-    alone does not fit.
+    The members agree in `identity.can_train_together`. Resumes them from existing checkpoints. The base is as it was
+    whenever the generator yields. Closing it early checkpoints the members still in training; so does a signal that
+    waits (signals.held), which is then raised. Out of memory, a cohort is halved and begins again. Any other error ends
+    the members that had begun, and no others.
     """
-    waiting = {member.key: member for member in members}
-    batches: list[tuple[list[Member], checkpoints.Checkpoint | None]] = []
-    for saved in checkpoints.find(folder, set(waiting)):
-        batches.append(([waiting.pop(key) for key in saved.state["keys"] if key in waiting], saved))
-        log.info("going on from step %d of a batch of %d runs", saved.state["step"], len(batches[-1][0]))
-    fresh = sorted(waiting.values(), key=lambda member: -planned_steps(len(member.pairs), member.cfg.dpo))
-    if fresh:
-        at_once = runs_at_once(base, [(member.cfg, member.pairs) for member in fresh])
-        even = -(-len(fresh) // -(-len(fresh) // at_once))  # as many batches as needed, of like size
-        batches += [(fresh[i : i + even], None) for i in range(0, len(fresh), even)]
-    while batches:
-        batch, saved = batches.pop(0)
-        if saved is not None and len(saved.state["keys"]) == len(batch):
+    folder = checkpoints_folder(members[0].cfg)
+    cohorts = _cohorts(base, members, folder)
+    while cohorts:
+        cohort, saved = cohorts.pop(0)
+        if saved is not None and len(saved.state["keys"]) == len(cohort):
             home = saved.home
-        else:  # a checkpoint that has runs besides these stays, for who wants them
-            home = checkpoints.Home.new(folder, [member.key for member in batch])
+        else:  # a checkpoint with more members stays for whoever wants the others
+            home = checkpoints.Home.new(folder, [member.key for member in cohort])
         ended = set()
         try:
-            for member in batch:
+            for member in cohort:
                 member.start()
-            with closing(_fit_batch(base, batch, saved, home)) as groups:
+            with closing(_fit_cohort(base, cohort, saved, home)) as groups:
                 for group in groups:
                     ended.update(member.key for member, _ in group)
                     yield group
             home.forget()
         except Exception as error:
-            left = [member for member in batch if member.key not in ended]
-            if not is_out_of_memory(error) or len(left) < 2:
-                raise
-            home.forget()
-            half = (len(left) + 1) // 2
-            log.warning("out of memory with %d runs at once: on with %d", len(left), half)
-            batches[:0] = [(left[:half], None), (left[half:], None)]
+            left = [member for member in cohort if member.key not in ended]
+            if is_out_of_memory(error) and len(left) > 1:
+                home.forget()
+                half = (len(left) + 1) // 2
+                log.warning("out of memory with %d runs at once: on with %d", len(left), half)
+                cohorts[:0] = [(left[:half], None), (left[half:], None)]
+            else:
+                yield [(member, error) for member in left]
         finally:
             home.release()
             if saved is not None:
@@ -78,7 +68,30 @@ def fit_many(base: Base, members: list[Member], folder: Path) -> Generator[Ended
             torch.cuda.empty_cache()
 
 
-def _fit_batch(
+def checkpoints_folder(cfg: Config) -> Path:
+    """Where cohorts leave their checkpoints."""
+    return Path(cfg.out) / "cache" / "batches"
+
+
+Cohort = tuple[list[Member], checkpoints.Checkpoint | None]  # and what it resumes from
+
+
+def _cohorts(base: Base, members: list[Member], folder: Path) -> list[Cohort]:
+    """The members, by checkpoint where they have one; the others, the longest first, in even parts that fit."""
+    waiting = {member.key: member for member in members}
+    cohorts: list[Cohort] = []
+    for saved in checkpoints.find(folder, set(waiting)):
+        cohorts.append(([waiting.pop(key) for key in saved.state["keys"] if key in waiting], saved))
+        log.info("going on from step %d of a batch of %d runs", saved.state["step"], len(cohorts[-1][0]))
+    fresh = sorted(waiting.values(), key=lambda member: -planned_steps(len(member.pairs), member.cfg.dpo))
+    if fresh:
+        at_once = runs_at_once(base, [(member.cfg, member.pairs) for member in fresh])
+        even = -(-len(fresh) // -(-len(fresh) // at_once))
+        cohorts += [(fresh[i : i + even], None) for i in range(0, len(fresh), even)]
+    return cohorts
+
+
+def _fit_cohort(
     base: Base, members: list[Member], saved: checkpoints.Checkpoint | None, home: checkpoints.Home
 ) -> Generator[Ended, None, None]:
     """Train these members at once, from the beginning or from a checkpoint."""

@@ -1,0 +1,203 @@
+"""The answer to what was asked: a run's stored result, or a new one, whatever happens to it.
+
+Light to import: a config that cannot be run, and a run that is finished, are answered without torch.
+"""
+
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from factdpo import console, signals
+from factdpo.config.schema import Config, ConfigError
+from factdpo.config.validate import validate
+from factdpo.runs import summary
+from factdpo.runs.attempt import Attempt, Outcome, lock
+from factdpo.runs.identity import RunSpec, look_up
+from factdpo.runs.session import Session, current
+from factdpo.store import result as record
+from factdpo.store.history import HISTORY, read_history
+from factdpo.tracking import wandb_settings, wandb_tracker
+
+SPARE_FILES = 512  # that a process has open beside the locks of its runs
+
+
+class RunFailed(Exception):
+    """The run ended without a result; its folder says why. `state` is FAILED or DIVERGED."""
+
+    def __init__(self, state: str, message: str, exit_code: int):
+        super().__init__(state, message, exit_code)  # all three: it may come from another process
+        self.state, self.message, self.exit_code = state, message, exit_code
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def ask(cfg: Config) -> dict[str, Any]:
+    """The result of the run that a config asks for, as `answer` returns it."""
+    return answer(look_up(validate(cfg)), current())
+
+
+def answer(spec: RunSpec, session: Session) -> dict[str, Any]:
+    """The result of one run; raises ConfigError if it cannot be run, and RunFailed if it ended badly."""
+    ((_, outcome),) = answers([spec], session)
+    return result_of(spec, outcome)
+
+
+def result_of(spec: RunSpec, outcome: Outcome | ConfigError) -> dict[str, Any]:
+    """The result of a run that came to its end; raises what stands in its place, as `answer` does."""
+    if isinstance(outcome, ConfigError):
+        raise outcome
+    if outcome.exit_code:
+        raise RunFailed(outcome.state, f"{outcome.state}: {spec.folder / 'run.log'}", outcome.exit_code)
+    return outcome.result
+
+
+def answers(specs: list[RunSpec], session: Session) -> Iterator[tuple[RunSpec, Outcome | ConfigError]]:
+    """How each run ended, printed and yielded as it ends: from its record if that has the answer, else done now.
+
+    A run that another process is doing is waited for at the end. Raises KeyboardInterrupt after Ctrl-C, and Preempted
+    (a SystemExit) after another signal or a failure under fail_fast=true: the records are written before that.
+    """
+    console.quiet_libraries()
+    specs = list({spec.folder: spec for spec in specs}.values())
+    _allow_open_files(len(specs) + SPARE_FILES)
+    locks: dict[RunSpec, FileLock] = {}
+    busy: list[RunSpec] = []
+    with signals.handled():
+        try:
+            for spec in specs:
+                try:
+                    locks[spec] = lock(spec, wait=len(specs) == 1)
+                    stored = _stored(spec)
+                except Timeout:
+                    busy.append(spec)
+                except ConfigError as error:
+                    yield spec, error
+                else:
+                    if stored is not None:
+                        locks.pop(spec).release()
+                        _show_stored(spec, stored)
+                        if stop := _fail_fast(spec, stored):
+                            raise stop
+                        yield spec, stored
+            yield from _executed([Attempt(spec) for spec in specs if spec in locks], locks, session)
+        finally:
+            for held in locks.values():
+                held.release()
+        for spec in busy:
+            yield from answers([spec], session)
+
+
+def _executed(
+    attempts: list[Attempt], locks: dict[RunSpec, FileLock], session: Session
+) -> Iterator[tuple[RunSpec, Outcome]]:
+    """Do these runs; those that FAILED are tried again as often as `retries` says, when the others have ended."""
+    while attempts:
+        from factdpo.runs.pipeline import execute  # torch, transformers: seconds
+
+        again: list[Attempt] = []
+        try:
+            with closing(execute(attempts, session)) as running:
+                for attempt, outcome in running:
+                    spec = attempt.spec
+                    if outcome.state == "FAILED" and attempt.number <= spec.cfg.retries:
+                        _print_retry(attempt, outcome)
+                        again.append(Attempt(spec, attempt.number + 1))
+                        continue
+                    locks.pop(spec).release()
+                    _print(spec, outcome)
+                    if stop := _fail_fast(spec, outcome):
+                        running.throw(stop)
+                    yield spec, outcome
+        except BaseException:
+            _print_preempted(attempts)
+            raise
+        attempts = again
+
+
+def _stored(spec: RunSpec) -> Outcome | None:
+    """The stored answer, if there is one; says why a stored result is none. The run's lock is held."""
+    path = spec.folder / "asked.json"
+    if path.is_file():
+        try:
+            same = json.loads(path.read_text(encoding="utf-8")) == spec.asked
+        except ValueError as error:
+            raise ConfigError(f"{path}: not JSON ({error}); move the folder away, or give another out=") from None
+        if not same:
+            raise ConfigError(
+                f"{spec.folder}: holds another run (see its asked.json); move it away, or give another out="
+            )
+    stored = record.read_result(spec.folder)
+    if stored.result is None:
+        if (spec.folder / "result.json").exists():
+            console.console.print(f"run again: {stored.reason}", highlight=False, soft_wrap=True)
+        return None
+    if stored.result["state"] == "FINISHED":
+        return Outcome(stored.result, 0)
+    if stored.result["state"] == "DIVERGED" and not spec.cfg.retry_diverged:
+        return Outcome(stored.result, 1)
+    return None
+
+
+def _show_stored(spec: RunSpec, stored: Outcome) -> None:
+    """Print the answer of a run alone; show W&B one that it has not seen, since it ran with track=none."""
+    if not spec.cfg.sweep:
+        summary.print_result(stored.result, spec.folder, console.console, stored=True)
+    shown = (spec.folder / "wandb").exists() and wandb_tracker.agents_run() is None  # an agent opens a new one
+    if stored.exit_code or shown or wandb_settings.wandb_mode(spec.cfg.track)[0] == "disabled":
+        return
+    import pyarrow.parquet
+
+    sentence = wandb_settings.wandb_sentence(spec.cfg.track, spec.folder)
+    console.console.print(sentence, highlight=False, soft_wrap=True)
+    view = wandb_tracker.WandbTracker(spec.cfg, spec.id, spec.name, spec.folder)
+    view.log(*read_history(spec.folder / HISTORY))
+    items = pyarrow.parquet.read_table(spec.folder / "items.parquet").to_pylist()
+    generations = json.loads((spec.folder / "generations.json").read_text(encoding="utf-8"))
+    view.finish(stored.result, items, generations, spec.folder)
+
+
+def _fail_fast(spec: RunSpec, outcome: Outcome) -> signals.Preempted | None:
+    """What stops all other runs, if this outcome is to."""
+    if not (outcome.exit_code and spec.cfg.fail_fast):
+        return None
+    console.console.print("fail_fast=true: no other run is started", highlight=False)
+    return signals.Preempted(
+        outcome.exit_code, f"stopped by fail_fast=true: {spec.cfg.label or spec.name} {outcome.state}"
+    )
+
+
+def _print(spec: RunSpec, outcome: Outcome) -> None:
+    """A run of a sweep in a line, a run alone with its table."""
+    if spec.cfg.sweep:
+        summary.print_line(outcome.result, spec.folder, console.console)
+    else:
+        summary.print_result(outcome.result, spec.folder, console.console)
+
+
+def _print_retry(attempt: Attempt, outcome: Outcome) -> None:
+    name, tries = attempt.spec.cfg.label or attempt.spec.name, attempt.spec.cfg.retries + 1
+    sentence = f"{name}: attempt {attempt.number} of {tries} FAILED ({outcome.result['error']}); it is tried again"
+    console.console.print(sentence, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_preempted(attempts: list[Attempt]) -> None:
+    preempted = [a for a in attempts if a.outcome is not None and a.outcome.state == "PREEMPTED"]
+    if len(attempts) == 1 and preempted:
+        assert preempted[0].outcome is not None
+        _print(preempted[0].spec, preempted[0].outcome)
+    elif preempted:
+        runs = "1 run was" if len(preempted) == 1 else f"{len(preempted)} runs were"
+        console.console.print(f"{runs} interrupted; rerun the same command to resume", highlight=False)
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files to so many, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        limit = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
