@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from factdpo.console import Row, console
+from factdpo.console import console
+from factdpo.store.history import Row
 
 
 class Bar:
