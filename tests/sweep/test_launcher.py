@@ -18,7 +18,7 @@ from factdpo.runs import execute
 
 Done = subprocess.CompletedProcess[str]
 
-# The command line with other bodies of execute.warm and execute.answer: what they are given is seen, and nothing is trained.
+# The command line with other bodies of execute.warm and .answer: what they are given is seen, and nothing is trained.
 FAKE_JOBS = """
 import contextlib
 from factdpo.runs import execute
