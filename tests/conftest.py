@@ -1,6 +1,7 @@
-"""What all tests share: no network, no windows, and the composed config of a command line."""
+"""What all tests share: no network, no windows, and the fixtures that more than one of them needs."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -79,3 +80,16 @@ def trl_trainer(make_tiny_model: Callable[[], Any], nano_base: Any, tmp_path: An
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The system's Chromium under playwright; without either the test is skipped."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not path:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()

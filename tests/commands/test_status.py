@@ -1,4 +1,4 @@
-"""factdpo status, and what it reads: state.py and progress.py."""
+"""factdpo status, and what it reads: results/run_status.py and results/sweep_status.py."""
 
 import json
 import math

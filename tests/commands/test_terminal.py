@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dashboard.test_dashboard import finished
+from tests.helpers.stored import finished
 
 COMMAND = "from factdpo.commands.main import main; import sys; sys.argv[1:] = {}; main()"
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from factdpo.config import help as explain
+from factdpo.config.help import Key, schema_keys
 from factdpo.config.schema import NOT_IDENTITY, Config, ConfigError, Dtype, Loss, Orientation, identity, to_dict
 from factdpo.config.validate import from_dict, validate
 
@@ -177,12 +177,12 @@ def test_every_pythia_is_pinned(compose: Compose):
 
 
 def test_every_key_says_what_it_is():
-    assert [name for name, key in explain.schema_keys().items() if not key.comment] == []
+    assert [name for name, key in schema_keys().items() if not key.comment] == []
 
 
 def test_identity_depends_on_every_key_that_can_change_a_number():
     before = identity(Config())
-    for name, key in explain.schema_keys().items():
+    for name, key in schema_keys().items():
         changed = Config()
         *parents, last = name.split(".")
         node: Any = changed
@@ -197,9 +197,10 @@ def test_identity_is_the_same_in_any_process_and_key_order():
     overrides = ["lora.rank=4", "dpo.beta=0.3", "split.train=50", "dpo.loss=[sigmoid,sft]"]
     code = (
         "import sys, hydra, factdpo.commands.main\n"
-        "from factdpo.cache import signature\n"
-        "from factdpo.config import identity, validate\n"
-        "from hydra_plugins.factdpo_searchpath import conf_folder\n"
+        "from factdpo.store.cache import signature\n"
+        "from factdpo.config.folders import conf_folder\n"
+        "from factdpo.config.schema import identity\n"
+        "from factdpo.config.validate import validate\n"
         "with hydra.initialize_config_dir(str(conf_folder()), version_base='1.3'):\n"
         "    print(signature(identity(validate(hydra.compose('config', overrides=sys.argv[1:])))))"
     )
@@ -224,7 +225,7 @@ def test_no_schema_dataclass_is_shared_between_configs():
     assert other == Config() and dataclasses.is_dataclass(other)
 
 
-def _another(value: Any, key: explain.Key) -> Any:
+def _another(value: Any, key: Key) -> Any:
     """A value of the same kind that is not the same."""
     if isinstance(value, list):
         return [*value, "x"]

@@ -1,13 +1,11 @@
 """The dashboard's server, asked in this process."""
 
-import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -17,42 +15,7 @@ from factdpo.commands import dashboard
 from factdpo.config.schema import ConfigError
 from factdpo.dashboard import machine, server, watch
 from factdpo.store.layout import lock_file
-from tests.helpers.stored import store
-from tests.report.test_report import leave
-
-TRACEBACK = """2026-01-01 00:00:00,000 INFO factdpo: engine: trl
-2026-01-01 00:00:01,000 ERROR factdpo: RuntimeError: <b>no</b> memory
-Traceback (most recent call last):
-  File "run.py", line 1, in run
-RuntimeError: <b>no</b> memory
-"""
-
-
-def finished(home: Path, id: str, accuracy: float = 0.5, **changes: Any) -> Path:
-    """A finished run with all its files, which took two seconds."""
-    folder = leave(store(home, id, accuracy=accuracy, **changes))
-    path = folder / "result.json"
-    result = json.loads(path.read_text())
-    result["timing"] = {"reference_seconds": 0.5, "train_seconds": 1.0, "score_seconds": 0.5, "total_seconds": 2.0}
-    path.write_text(json.dumps(result))
-    return folder
-
-
-def opened(home: Path, id: str, *losses: float | str) -> Path:
-    """A run without a result, which has made so many steps; nobody is at work on it unless its lock is held."""
-    folder = store(home, id, state="killed", dpo_epochs=None, dpo_max_steps=20)
-    rows = [{"step": step, "loss": loss, "time_seconds": step / 2} for step, loss in enumerate(losses, start=1)]
-    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "run.log").write_text("one line\n")
-    return folder
-
-
-def planned(home: Path, *folders: str, question: str = "Does it help?") -> None:
-    """The sweep.json of what lies in the folder, and of runs that were not begun."""
-    names = [*sorted(path.name for path in home.iterdir() if path.is_dir()), *folders]
-    runs = {name.rpartition("-")[2]: {"folder": name, "label": f"label of {name}"} for name in names}
-    plan = {"name": home.name, "question": question, "axes": {}, "runs": runs, "commands": []}
-    (home / "sweep.json").write_text(json.dumps(plan))
+from tests.helpers.stored import TRACEBACK, finished, opened, planned, store
 
 
 def sweep_in(root: Path) -> Path:

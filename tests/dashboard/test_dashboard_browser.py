@@ -14,12 +14,8 @@ from filelock import FileLock
 from factdpo.commands import dashboard
 from factdpo.dashboard import server
 from factdpo.store.layout import lock_file
-from tests.dashboard.test_dashboard import TRACEBACK, finished, opened, planned
-from tests.helpers.stored import store
-from tests.report.test_report import EVIL
-from tests.report.test_report_browser import browser  # noqa: F401  (a fixture)
+from tests.helpers.stored import EVIL, TRACEBACK, finished, opened, planned, store
 
-pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.browser
 FOLDER = "sweeps/beta+x"  # a plus sign would be a space in an address
 
@@ -40,7 +36,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def page(browser: Any, home: Path) -> Iterator[Any]:  # noqa: F811
+def page(browser: Any, home: Path) -> Iterator[Any]:
     """The overview, opened; at the end no page may have complained, or asked anyone but the dashboard."""
     with dashboard.listen(None) as listening:
         serving = uvicorn.Server(uvicorn.Config(server.make_app(home.parents[1], []), log_config=None, lifespan="off"))

@@ -11,7 +11,6 @@ from scipy.stats import binomtest
 from factdpo.data.facts import Fact
 from factdpo.data.pairs import Pairs
 from factdpo.evaluation import generation
-from factdpo.evaluation import metrics as evaluate
 from factdpo.evaluation.generation import continuations
 from factdpo.evaluation.metrics import balanced_accuracy, items, p_other, score, symmetry, wilson
 from factdpo.models.scoring import PairLogps
@@ -178,10 +177,10 @@ def test_retention_is_the_mean_over_all_tokens_of_the_neutral_text(
 ):
     text = " ".join(f"The {i}. house stood by the river and was quiet." for i in range(12))
     (tmp_path / "neutral.txt").write_text(text)
-    monkeypatch.setattr(evaluate, "NEUTRAL", tmp_path / "neutral.txt")
+    monkeypatch.setattr(generation, "NEUTRAL", tmp_path / "neutral.txt")
     model, ids = make_tiny_model(), nano_base.tokenizer(text)["input_ids"]
     per_row = (len(ids) - 1) // 3  # three whole rows, and then a short one
-    monkeypatch.setattr(evaluate, "NEUTRAL_TOKENS", per_row)
+    monkeypatch.setattr(generation, "NEUTRAL_TOKENS", per_row)
     logps = []
     for place in range(1, len(ids)):  # each token after those of its row before it; every token but the first, once
         start = (place - 1) // per_row * per_row

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import yaml
@@ -14,6 +15,13 @@ from factdpo.config.validate import validate
 
 NAMES = ["Ann", "Ben", "Cy", "Di", "Ed", "Flo", "Gus", "Hal", "Ida", "Jo", "Kim"]
 FACTS = [f"{a} is {b}'s" for a, b in itertools.pairwise(NAMES)]
+EVIL = "<script>alert(1)</script>"  # a name that would be code
+TRACEBACK = """2026-01-01 00:00:00,000 INFO factdpo: engine: trl
+2026-01-01 00:00:01,000 ERROR factdpo: RuntimeError: <b>no</b> memory
+Traceback (most recent call last):
+  File "run.py", line 1, in run
+RuntimeError: <b>no</b> memory
+"""
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -73,3 +81,51 @@ def answers(folder: Path, train: str, split: str = "train", first: int = 0, word
     ]  # fmt: skip
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "items.parquet")
     return folder
+
+
+def leave(folder: Path, right: str = "++--", names: tuple[str, ...] = ("Ann", "Ben", "Cy", "Di", "Ed")) -> Path:
+    """What a finished run leaves beside its result: a held-out fact per sign, `+` ranked right; the base gets none."""
+    rows = [
+        {
+            "model": model, "split": "test", "fact": number, "prompt": f"{names[number]} is {names[number + 1]}'s",
+            "chosen": "friend", "rejected": "enemy", "subject": names[number], "object": names[number + 1],
+            "chosen_logp_nats": -1.0 if sign == "+" and model == "trained" else -3.0, "rejected_logp_nats": -2.0,
+            "ref_chosen_logp_nats": -3.0, "ref_rejected_logp_nats": -2.0,
+        }
+        for model in ("base", "trained")
+        for number, sign in enumerate(right)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_parquet(folder / "items.parquet")
+    history = [{"step": step, "loss": 1 / step} for step in range(1, 301)]
+    history.append({"step": 300, "eval/test/accuracy": 0.5, "eval/test/margin_nats": 1.0})
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    said = {"split": "fixed", "prompt": "Ann is", "fact": None, "base": " tall", "trained": " friend"}
+    (folder / "generations.json").write_text(json.dumps([said]))
+    return folder
+
+
+def finished(home: Path, id: str, accuracy: float = 0.5, **changes: Any) -> Path:
+    """A finished run with all its files, which took two seconds."""
+    folder = leave(store(home, id, accuracy=accuracy, **changes))
+    path = folder / "result.json"
+    result = json.loads(path.read_text())
+    result["timing"] = {"reference_seconds": 0.5, "train_seconds": 1.0, "score_seconds": 0.5, "total_seconds": 2.0}
+    path.write_text(json.dumps(result))
+    return folder
+
+
+def opened(home: Path, id: str, *losses: float | str) -> Path:
+    """A run without a result, which has made so many steps; nobody is at work on it unless its lock is held."""
+    folder = store(home, id, state="killed", dpo_epochs=None, dpo_max_steps=20)
+    rows = [{"step": step, "loss": loss, "time_seconds": step / 2} for step, loss in enumerate(losses, start=1)]
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "run.log").write_text("one line\n")
+    return folder
+
+
+def planned(home: Path, *folders: str, question: str = "Does it help?") -> None:
+    """The sweep.json of what lies in the folder, and of runs that were not begun."""
+    names = [*sorted(path.name for path in home.iterdir() if path.is_dir()), *folders]
+    runs = {name.rpartition("-")[2]: {"folder": name, "label": f"label of {name}"} for name in names}
+    plan = {"name": home.name, "question": question, "axes": {}, "runs": runs, "commands": []}
+    (home / "sweep.json").write_text(json.dumps(plan))

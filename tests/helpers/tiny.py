@@ -30,9 +30,14 @@ from factdpo.models.base import Base
 from factdpo.models.weights import Weights
 
 VOCABULARY = 2048  # as nano's tokenizer has
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 256}
-WIDE = {"intermediate_size": 64}
-IDS = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+SHAPE: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 256,
+}
+WIDE: dict[str, Any] = {"intermediate_size": 64}
+IDS: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 # Weights large enough that the predictions differ, and no dropout: model.load_base takes it out.
 MODELS: dict[str, Callable[[], Any]] = {
     "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SHAPE, **WIDE, **IDS, initializer_range=0.3)),

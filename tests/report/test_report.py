@@ -13,30 +13,7 @@ from factdpo.report.beliefs import Beliefs
 from factdpo.report.contents import Contents, gather
 from factdpo.report.settings import Setting, axes
 from factdpo.results import curves
-from tests.helpers.stored import store
-
-EVIL = "<script>alert(1)</script>"
-
-
-def leave(folder: Path, right: str = "++--", names: tuple[str, ...] = ("Ann", "Ben", "Cy", "Di", "Ed")) -> Path:
-    """What a finished run leaves beside its result: a held-out fact per sign, `+` ranked right; the base gets none."""
-    rows = [
-        {
-            "model": model, "split": "test", "fact": number, "prompt": f"{names[number]} is {names[number + 1]}'s",
-            "chosen": "friend", "rejected": "enemy", "subject": names[number], "object": names[number + 1],
-            "chosen_logp_nats": -1.0 if sign == "+" and model == "trained" else -3.0, "rejected_logp_nats": -2.0,
-            "ref_chosen_logp_nats": -3.0, "ref_rejected_logp_nats": -2.0,
-        }
-        for model in ("base", "trained")
-        for number, sign in enumerate(right)
-    ]  # fmt: skip
-    pd.DataFrame(rows).to_parquet(folder / "items.parquet")
-    history = [{"step": step, "loss": 1 / step} for step in range(1, 301)]
-    history.append({"step": 300, "eval/test/accuracy": 0.5, "eval/test/margin_nats": 1.0})
-    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
-    said = {"split": "fixed", "prompt": "Ann is", "fact": None, "base": " tall", "trained": " friend"}
-    (folder / "generations.json").write_text(json.dumps([said]))
-    return folder
+from tests.helpers.stored import EVIL, leave, store
 
 
 def sweep_of(home: Path, **accuracies: list[float]) -> Path:

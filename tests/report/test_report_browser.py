@@ -1,7 +1,6 @@
 """The report in Chromium: what a reader does with it. `pytest -m browser`, with playwright and a Chromium installed."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,13 +10,10 @@ from typing import Any
 
 import pytest
 
-from factdpo.commands import report as command
-from tests.helpers.stored import store
-from tests.report.test_report import EVIL, leave
+from factdpo.commands.report import main
+from tests.helpers.stored import EVIL, leave, store
 
-playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = [390, 820, 1400]
 
 
@@ -39,18 +35,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
             result["across"][model]["retention_nats_per_token"] = 1.0 + seed
         (folder / "result.json").write_text(json.dumps(result))
     store(home, "e", state="FAILED", dpo_beta=0.5, seed=2)
-    command.main([str(home)], [])
+    main([str(home)], [])
     return home / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @contextmanager

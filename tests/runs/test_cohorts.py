@@ -33,8 +33,9 @@ from factdpo.runs.warm import Wanted, train
 from factdpo.store.history import LocalTracker, read_history
 from factdpo.tracking.tracker import Trackers
 from factdpo.training.batched.stacked_lora import Adapter
+from tests.helpers.runs import WEIGHTS, folder_of, small
 from tests.helpers.tiny import tiny_base, tokenizer
-from tests.runs.test_pipeline import folder_of, small
+from tests.helpers.wandb_records import records
 
 
 @pytest.fixture(autouse=True)
@@ -371,8 +372,6 @@ def test_scores_of_an_adapter_that_is_refused_are_not_taken_for_its_successors(
 
 
 def test_every_run_of_a_sweep_is_one_run_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.store.test_history import records
-
     monkeypatch.delenv("WANDB_MODE", raising=False)
     cfgs = [small(tmp_path, dpo_beta=beta, dpo_max_steps=3, eval_every="2") for beta in (0.1, 0.5)]
     for cfg in cfgs:
@@ -415,8 +414,7 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> Non
         results = [json.loads((folder / "result.json").read_text()) for folder in (one, other)]
         for key in ("state", "base", "trained", "across", "canaries"):
             assert results[0][key] == results[1][key], key
-        weights = "adapter/adapter_model.safetensors"
-        assert (one / weights).read_bytes() == (other / weights).read_bytes()
+        assert (one / WEIGHTS).read_bytes() == (other / WEIGHTS).read_bytes()
         histories = [read_history(folder / "history.jsonl") for folder in (one, other)]
         for row in (*histories[0], *histories[1]):
             del row["time_seconds"]

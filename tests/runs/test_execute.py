@@ -18,7 +18,7 @@ from factdpo.config.validate import validate
 from factdpo.runs import execute, identity
 from factdpo.store import cache
 from factdpo.training.batched import engine
-from tests.runs.test_pipeline import folder_of, small
+from tests.helpers.runs import folder_of, small
 
 
 def run_id(cfg: Config) -> str:
@@ -144,8 +144,9 @@ def test_the_answer_of_a_finished_run_needs_no_torch(tmp_path: Path) -> None:
     cfg = tmp_path / "cfg.json"
     cfg.write_text(json.dumps(to_dict(validate(small(tmp_path)))))
     script = (
-        "import json, sys; from pathlib import Path; from factdpo import job; from factdpo.config import from_dict;"
-        f"result = job.execute(from_dict(json.loads(Path({str(cfg)!r}).read_text())));"
+        "import json, sys; from pathlib import Path; from factdpo.runs.execute import execute;"
+        "from factdpo.config.validate import from_dict;"
+        f"result = execute(from_dict(json.loads(Path({str(cfg)!r}).read_text())));"
         "assert result['state'] == 'FINISHED'; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -19,9 +19,7 @@ from factdpo.runs import attempt, execute
 from factdpo.runs.identity import Run, look_up
 from factdpo.store import result
 from factdpo.store.history import LocalTracker, read_history
-from tests.runs.test_pipeline import small
-
-WEIGHTS = "adapter/adapter_model.safetensors"
+from tests.helpers.runs import WEIGHTS, small
 
 
 def tiny(out: Path, **changes: Any) -> Config:
@@ -67,32 +65,6 @@ def at_step(step: int, do: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 
 
 # -------------------------------------------------------------------------------------------------------------- signals
-
-
-def test_a_signal_that_is_held_waits_and_a_second_one_does_not() -> None:
-    with pytest.raises(KeyboardInterrupt), signals.handled(), signals.held():
-        signal.raise_signal(signal.SIGTERM)
-        assert signals.waiting()
-        signal.raise_signal(signal.SIGINT)
-        pytest.fail("the second one waits too")
-    with pytest.raises(signals.Preempted) as stopped, signals.handled(), signals.held():
-        signal.raise_signal(signal.SIGTERM)
-        with signals.released():
-            pytest.fail("it still waits")
-    assert stopped.value.code == 143
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
-def test_a_signal_that_nobody_asked_for_is_raised_at_the_end_and_an_ignored_one_stays_ignored() -> None:
-    with pytest.raises(KeyboardInterrupt), signals.handled(), signals.held():
-        signal.raise_signal(signal.SIGINT)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what runs in its background
-    try:
-        with signals.handled():
-            signal.raise_signal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.runs.test_faults import WEIGHTS
+from tests.helpers.runs import WEIGHTS
 
 pytestmark = pytest.mark.slow
 

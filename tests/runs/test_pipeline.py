@@ -14,29 +14,13 @@ from factdpo.commands import eval
 from factdpo.config.schema import Boundary, Config, DataSource, Dtype, LoraConfig, Method, Orientation, TrackMode
 from factdpo.runs import execute
 from factdpo.store import cache
-from factdpo.store import result as record
 from factdpo.store.history import read_history
+from factdpo.store.result import read_result, undocumented
 from factdpo.training import adapters
 from factdpo.training.batched import engine
+from tests.helpers.runs import folder_of, small
 
 SPLITS = ["train", "train_reversed", "test", "test_reversed"]
-
-
-def small(out: Path, **changes: Any) -> Config:
-    """A run of seconds: 16 facts, 12 steps; `changes` by key, as in split_train=8."""
-    cfg = Config(out=str(out))
-    cfg.split.train, cfg.split.test = 16, 12
-    cfg.dpo.epochs, cfg.dpo.max_steps, cfg.dpo.batch_size = None, 12, 4
-    cfg.eval.every, cfg.eval.generations = "6", 1
-    cfg.track.wandb = False
-    for key, value in changes.items():
-        group, _, name = key.partition("_")
-        setattr(getattr(cfg, group), name, value)
-    return cfg
-
-
-def folder_of(out: Path, result: dict[str, Any]) -> Path:
-    return next((out / "runs").glob(f"*-{result['id']}"))
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +31,13 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
 
 def test_every_key_of_a_result_is_documented(done: tuple[Path, dict[str, Any]]) -> None:
-    assert record.undocumented(done[1]) == []
+    assert undocumented(done[1]) == []
 
 
 def test_the_record_is_whole(done: tuple[Path, dict[str, Any]]) -> None:
     out, result = done
     folder = folder_of(out, result)
-    assert record.read_result(folder).result == result
+    assert read_result(folder).result == result
     expected = {
         "config.yaml",
         "history.jsonl",
@@ -187,7 +171,7 @@ def test_facts_without_a_reverse_have_no_reversed_splits_and_no_graph(tmp_path: 
     assert result["across"]["trained"]["symmetry_train"] is None
     assert result["baselines"]["test"]["first_name"] is None
     assert not any(name.startswith("figures/") for name in result["files"])
-    assert record.undocumented(result) == []
+    assert undocumented(result) == []
 
 
 @pytest.mark.parametrize("half", [{"model_dtype": Dtype.bfloat16}, {"dpo_bf16": True}])

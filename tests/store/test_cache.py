@@ -53,7 +53,7 @@ def test_a_signature_depends_on_every_value_and_on_the_order_of_lists():
 
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_a_signature_is_the_same_in_another_process(seed: str):
-    code = "import sys, json; from factdpo.cache import signature; print(signature(json.loads(sys.argv[1])))"
+    code = "import sys, json; from factdpo.store.cache import signature; print(signature(json.loads(sys.argv[1])))"
     asked, expected = GOLDEN[1]
     out, _ = python(code, json.dumps(asked), PYTHONHASHSEED=seed).communicate()
     assert out.strip() == expected
@@ -117,7 +117,7 @@ def test_a_process_killed_in_the_middle_leaves_nothing_that_would_be_taken_for_w
     code = """
 import os, signal, sys
 from pathlib import Path
-from factdpo.cache import fetch
+from factdpo.store.cache import fetch
 
 def half(folder):
     (folder / "b.txt").write_text("half")
@@ -137,7 +137,7 @@ def test_two_processes_at_once_make_it_once(tmp_path: Path):
     code = """
 import sys, time
 from pathlib import Path
-from factdpo.cache import fetch
+from factdpo.store.cache import fetch
 
 folder, me, other = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 

@@ -18,10 +18,10 @@ from factdpo.runs import execute
 
 Done = subprocess.CompletedProcess[str]
 
-# The command line with other bodies of job.warm and job.answer: what they are given is seen, and nothing is trained.
+# The command line with other bodies of execute.warm and .answer: what they are given is seen, and nothing is trained.
 FAKE_JOBS = """
 import contextlib
-from factdpo import job
+from factdpo.runs import execute
 from factdpo.commands.main import main
 
 @contextlib.contextmanager
@@ -33,9 +33,9 @@ def warm(runs):
 def answer(run):
     print("JOB", run.cfg)
     if run.cfg.seed == 1:
-        raise job.RunFailed("FAILED", "it broke", 1)
+        raise execute.RunFailed("FAILED", "it broke", 1)
 
-job.warm, job.answer = warm, answer
+execute.warm, execute.answer = warm, answer
 main()
 """
 

@@ -18,7 +18,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from factdpo.commands import main as __main__
+from factdpo.commands import main
 from factdpo.config.folders import conf_folder
 from factdpo.config.schema import Config, ConfigError
 from factdpo.config.validate import validate
@@ -59,7 +59,7 @@ def factdpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         monkeypatch.setattr(sys, "argv", ["factdpo", *arguments])
         code = 0
         try:
-            __main__.main()
+            main.main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         said = capsys.readouterr()

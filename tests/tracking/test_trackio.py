@@ -15,15 +15,15 @@ from factdpo.tracking.trackio_tracker import check_installed
 SCRIPT = """if True:
     import logging, sys
     from pathlib import Path
-    from factdpo import trackers
-    from factdpo.config import Config, TrackConfig
+    from factdpo.config.schema import Config, TrackConfig
+    from factdpo.tracking.tracker import open_trackers
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     def opened(name, **track):
         folder = Path(sys.argv[1], name)
         folder.mkdir(exist_ok=True)
         cfg = Config(track=TrackConfig(wandb=False, trackio=True, **track), out=sys.argv[1], sweep="beta")
         cfg.model.id = "canary-canary"
-        return trackers.open_trackers(cfg, "id" + name, "nano " + name, folder), folder
+        return open_trackers(cfg, "id" + name, "nano " + name, folder), folder
     def rows(count, of):
         return [{"step": step, "loss": of / step} for step in range(1, count + 1)]
     killed, _ = opened("a")

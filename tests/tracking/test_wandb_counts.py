@@ -5,13 +5,13 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from factdpo.store.history import read_history
+from tests.helpers.wandb_records import offline_runs
 
 TINY = ["split.train=20", "split.test=8", "dpo.epochs=1", "eval.generations=1"]
 CANARY = "canary-5f0c1d"
@@ -36,18 +36,6 @@ def factdpo(out: Path, *commands: list[str]) -> None:
     script = [sys.executable, "-c", COMMANDS, json.dumps(asked)]
     done = subprocess.run(script, cwd=out, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "warning" not in done.stdout, done.stdout + done.stderr
-
-
-def offline_runs(folder: Path) -> list[list[dict[str, Any]]]:
-    """What W&B itself reads in each offline run in and below a folder, in the order of their paths."""
-    return [inspected(file) for file in sorted(folder.rglob("offline-run-*/run-*.wandb"))]
-
-
-@cache
-def inspected(file: Path) -> list[dict[str, Any]]:
-    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(file)]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def about(records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -12,9 +12,8 @@ from factdpo.tracking.wandb_offline import BLOCK, is_whole
 RUN = """
 import resource, sys
 from pathlib import Path
-from factdpo import display
-from factdpo.config import Config, TrackConfig, TrackMode
-from factdpo.wandb_tracker import WandbTracker
+from factdpo.config.schema import Config, TrackConfig, TrackMode
+from factdpo.tracking.wandb_tracker import WandbTracker
 import logging
 
 if sys.argv[2] != "0":  # largest file in bytes, also for W&B's own process

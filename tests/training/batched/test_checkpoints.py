@@ -111,7 +111,7 @@ def test_the_newest_alone_says_which_runs_are_left(tmp_path: Path) -> None:
 def test_what_another_process_trains_is_left_to_it_until_that_process_dies(tmp_path: Path) -> None:
     write(tmp_path, ["a"], 3)
     hold = (
-        "import sys, pathlib; from factdpo.checkpoints import find; "
+        "import sys, pathlib; from factdpo.training.batched.checkpoints import find; "
         "found = find(pathlib.Path(sys.argv[1]), {'a'}); print(len(found), flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", hold, str(tmp_path)]

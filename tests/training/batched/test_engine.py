@@ -36,8 +36,8 @@ from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.runs.identity import can_train_together
 from factdpo.store import cache
 from factdpo.training import trl_engine
-from factdpo.training.batched import batch as batch_
 from factdpo.training.batched import engine as batched
+from factdpo.training.batched.batch import _Batch
 from factdpo.training.batched.stacked_lora import Adapter, fresh_adapter, read_adapter, stacked
 from factdpo.training.sanity_checks import CanaryError
 from tests.helpers.tiny import MODELS, tiny_base, tiny_config, tiny_pairs
@@ -418,7 +418,7 @@ def test_weights_that_only_pad_a_rank_stay_exactly_0(tmp_path: Path) -> None:
     ]
     fresh = [fresh_adapter(run.cfg, base) for run in runs]
     with stacked(base, fresh, 7) as stack:
-        batch = batch_._Batch(stack, members, fresh, None)
+        batch = _Batch(stack, members, fresh, None)
         for _ in range(6):
             batch.step()
         for name, (a, b) in stack.views(stack.masters).items():
@@ -473,7 +473,7 @@ def test_dropout_is_as_strong_as_asked(tmp_path: Path) -> None:
     member = batched.Member("0", run.cfg, run.pairs, references(base, [run])[0], {}, describe, lambda *rows: None)
     fresh = [fresh_adapter(run.cfg, base)]
     with stacked(base, fresh, 4) as stack:
-        batch = batch_._Batch(stack, [member], fresh, None)
+        batch = _Batch(stack, [member], fresh, None)
         taken = [next(batch.runs[0].order)]
         first, second = (batch._inputs(taken, [1e-3]).dropped for _ in range(2))
     assert list(first) == list(stack.layers)
@@ -508,7 +508,7 @@ def test_a_step_runs_as_many_operations_for_8_runs_as_for_2_and_none_waits_for_t
         ]
         fresh = [fresh_adapter(run.cfg, base) for run in runs]
         with stacked(base, fresh, 4) as stack:
-            batch = batch_._Batch(stack, members, fresh, None)
+            batch = _Batch(stack, members, fresh, None)
             inputs = batch._inputs([next(run.order) for run in batch.runs], [1e-3] * count)
             with Counter() as counter:
                 batch._train(inputs)
@@ -828,7 +828,7 @@ def test_on_a_gpu_no_step_waits_for_the_device_and_the_numbers_are_the_cpus(drop
             ]
             fresh = [fresh_adapter(run.cfg, base) for run in runs]
             with stacked(base, fresh, 4) as stack:
-                batch = batch_._Batch(stack, members, fresh, None)
+                batch = _Batch(stack, members, fresh, None)
                 batch.step()
                 inputs = batch._inputs([next(run.order) for run in batch.runs], [1e-3] * 3)
                 torch.cuda.set_sync_debug_mode("error")

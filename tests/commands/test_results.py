@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from factdpo.commands import results as table
+from factdpo.commands.results import main
 from factdpo.config.schema import ConfigError
 from factdpo.results import views
 from factdpo.results.tables import load
@@ -34,7 +34,7 @@ def results(capsys: pytest.CaptureFixture[str]):
     """results("sweeps/beta --by seed"): what `factdpo results sweeps/beta --by seed` prints."""
 
     def run(line: str) -> str:
-        table.main(shlex.split(line), [CONF])
+        main(shlex.split(line), [CONF])
         return capsys.readouterr().out
 
     return run
