@@ -44,7 +44,7 @@ OWNERS = {
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "pandas", "scipy", "matplotlib", "wandb", "pyarrow"}
 # What answers at once: a refusal, a stored result, a command's help.
 LIGHT = [
-    "config/*.py", "commands/main.py", "commands/refusals.py", "runs/execute.py", "runs/identity.py", "runs/session.py",
+    "config/*.py", "commands/main.py", "commands/refusals.py", "runs/answer.py", "runs/identity.py", "runs/session.py",
     "store/*.py", "data/facts.py", "data/splits.py", "models/weights.py", "sweep/grid.py", "sweep/compose.py",
 ]  # fmt: skip
 FILES = sorted([*PACKAGE.rglob("*.py"), *PLUGINS.glob("*.py")])

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from factdpo.config.schema import Config, EngineName
 from factdpo.data.pairs import Pairs
@@ -28,6 +28,7 @@ class Member:
     recorded: int = 0  # rows that were recorded: a training that begins again does not repeat them
 
 
+@runtime_checkable
 class Weights(Protocol):
     """Trained weights in memory."""
 
@@ -51,6 +52,7 @@ class Trained(NamedTuple):
 Ended = list[tuple[Member, Trained | Exception]]  # members that ended at the same step, to be scored together
 
 
+@runtime_checkable
 class Engine(Protocol):
     """`fit` trains all members, yields those that ended together, and leaves a checkpoint if it keeps any.
 

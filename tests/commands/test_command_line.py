@@ -141,7 +141,7 @@ def test_a_sweep_file_starts_all_its_runs(factdpo: Run):
         assert re.findall(r"JOB (.*)", done.stdout) == [f"{o} {s}" for o in ("random", "canonical") for s in (0, 1, 2)]
         assert done.stdout.startswith('orientation: 6 runs: 6 to do  Is the "reversal" failure the order of names?\n')
         assert done.stdout.splitlines()[-1].startswith("orientation: 6 to do; ")  # these jobs leave nothing
-        assert done.stderr == "factdpo: 6 of 6 runs are not finished; the same command does them again\n"
+        assert done.stderr == "factdpo: 6 of 6 runs are not finished; rerun the same command to resume\n"
         assert done.returncode == 1
 
 
@@ -168,7 +168,7 @@ def test_a_failed_run_of_a_sweep_stops_no_other_and_fails_the_sweep(factdpo: Run
     ends = "print('JOB', cfg.seed)\n    if cfg.seed == 1: raise job.RunFailed('FAILED', 'it broke', 1)"
     done = factdpo("-m", "seed=0,1,2", start=with_job(ends))
     assert re.findall(r"JOB (\d)", done.stdout) == ["0", "1", "2"]
-    assert done.stderr == "factdpo: 3 of 3 runs are not finished; the same command does them again\n"
+    assert done.stderr == "factdpo: 3 of 3 runs are not finished; rerun the same command to resume\n"
     assert done.returncode == 1
 
 

@@ -9,8 +9,6 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,50 +16,42 @@ import pytest
 
 from factdpo.config.schema import (
     Config,
+    ConfigError,
     DataSource,
     Loss,
     ModelConfig,
     ModelSource,
     Orientation,
     TrackMode,
-    choose_engine,
 )
 from factdpo.config.validate import validate
-from factdpo.runs import attempt, execute, stages
-from factdpo.runs.identity import look_up
-from factdpo.runs.warm import Wanted, train
+from factdpo.models import base
+from factdpo.runs import answer, attempt
+from factdpo.runs.answer import answers
+from factdpo.runs.attempt import Attempt
+from factdpo.runs.identity import RunSpec, look_up
+from factdpo.runs.pipeline import execute
+from factdpo.runs.session import Session
 from factdpo.store.history import LocalTracker, read_history
-from factdpo.tracking.tracker import Trackers
 from factdpo.training.batched.stacked_lora import Adapter
 from tests.helpers.runs import WEIGHTS, folder_of, small
 from tests.helpers.tiny import tiny_base, tokenizer
 from tests.helpers.wandb_records import records
 
 
-@pytest.fixture(autouse=True)
-def nothing_left_open() -> Iterator[None]:
-    yield
-    assert execute._told == {}
-
-
 def sweep(*cfgs: Config) -> list[dict[str, Any]]:
-    """What became of each run: its result, as hydra/launcher=batched runs them."""
-    done = []
-    with warmed(*cfgs):
-        for cfg in cfgs:
-            try:
-                done.append(execute.execute(cfg))
-            except execute.RunFailed:
-                done.append(json.loads((place(cfg) / "result.json").read_text()))
-    return done
+    """The result of each run, as hydra/launcher=batched does them."""
+    specs = [spec_of(cfg) for cfg in cfgs]
+    outcomes = {spec.folder: outcome for spec, outcome in answers(specs, Session())}
+    return [outcomes[spec.folder].result for spec in specs]  # type: ignore[union-attr]
 
 
-def warmed(*cfgs: Config) -> AbstractContextManager[None]:
-    return execute.warm([look_up(validate(cfg)) for cfg in cfgs])
+def spec_of(cfg: Config) -> RunSpec:
+    return look_up(validate(cfg))
 
 
 def place(cfg: Config) -> Path:
-    return look_up(validate(cfg)).folder
+    return spec_of(cfg).folder
 
 
 def adapters_in(out: Path) -> list[Path]:
@@ -82,7 +72,7 @@ def of_every_kind(out: Path) -> list[Config]:
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Path, Path]:
     """The same runs one by one, and together; each side has its own empty cache."""
     one, other = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")
-    return [execute.execute(cfg) for cfg in of_every_kind(one)], sweep(*of_every_kind(other)), one, other
+    return [answer.ask(cfg) for cfg in of_every_kind(one)], sweep(*of_every_kind(other)), one, other
 
 
 def test_runs_are_the_same_together_and_one_by_one(both: Any) -> None:
@@ -157,10 +147,10 @@ def test_a_run_that_diverges_ends_so_and_the_others_finish(tmp_path: Path) -> No
 
 def test_a_run_alone_that_diverges_leaves_the_base_to_the_next(tmp_path: Path) -> None:
     """Both find the same base in memory."""
-    with pytest.raises(execute.RunFailed):
-        execute.execute(small(tmp_path / "b", dpo_learning_rate=1e30, dpo_max_grad_norm=0.0))
-    after = execute.execute(small(tmp_path / "b"))
-    before = execute.execute(small(tmp_path / "a"))
+    with pytest.raises(answer.RunFailed):
+        answer.ask(small(tmp_path / "b", dpo_learning_rate=1e30, dpo_max_grad_norm=0.0))
+    after = answer.ask(small(tmp_path / "b"))
+    before = answer.ask(small(tmp_path / "a"))
     assert after["trained"] == before["trained"]
 
 
@@ -177,11 +167,12 @@ def test_a_run_that_another_process_holds_is_left_to_it(tmp_path: Path) -> None:
         [sys.executable, "-c", script, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdin and other.stdout and other.stdout.readline() == "held\n"
-        with warmed(held, free):
-            assert not folder.exists() and len(adapters_in(tmp_path)) == 1
-            assert execute.execute(free)["state"] == "FINISHED"
+        ended = answers([spec_of(held), spec_of(free)], Session())
+        spec, outcome = next(ended)
+        assert (spec.folder, outcome.state) == (place(free), "FINISHED")  # type: ignore[union-attr]
+        assert not folder.exists() and len(adapters_in(tmp_path)) == 1
         other.stdin.close()
-    assert execute.execute(held)["state"] == "FINISHED"
+        assert [(spec.folder, outcome.state) for spec, outcome in ended] == [(folder, "FINISHED")]  # type: ignore[union-attr]
 
 
 def test_what_only_trl_does_is_left_to_its_own_job(tmp_path: Path) -> None:
@@ -193,10 +184,11 @@ def test_a_run_whose_folder_is_anothers_stops_no_other(tmp_path: Path) -> None:
     mine, theirs = small(tmp_path), small(tmp_path, dpo_beta=0.5)
     place(theirs).mkdir(parents=True)
     (place(theirs) / "asked.json").write_text("{}")
-    with warmed(mine, theirs):
-        assert execute.execute(mine)["state"] == "FINISHED"
-        with pytest.raises(execute.ConfigError, match="holds another run"):
-            execute.execute(theirs)
+    outcomes = {spec.folder: outcome for spec, outcome in answers([spec_of(mine), spec_of(theirs)], Session())}
+    assert outcomes[place(mine)].state == "FINISHED"  # type: ignore[union-attr]
+    assert isinstance(outcomes[place(theirs)], ConfigError)
+    with pytest.raises(ConfigError, match="holds another run"):
+        answer.ask(theirs)
 
 
 def test_runs_that_cannot_train_stop_none_of_another_group(tmp_path: Path) -> None:
@@ -223,7 +215,7 @@ def test_runs_of_which_some_continue_nothing_are_scored_together(tmp_path: Path)
 
     asked = [(0, 0.1), (2, 0.2), (0, 0.3)]
     together = sweep(*(cfg(tmp_path / "b", *one) for one in asked))
-    alone = [execute.execute(cfg(tmp_path / "a", *one)) for one in asked]
+    alone = [answer.ask(cfg(tmp_path / "a", *one)) for one in asked]
     for one, other in zip(alone, together, strict=True):
         assert other["across"]["trained"]["retention_nats_per_token"] == pytest.approx(
             one["across"]["trained"]["retention_nats_per_token"], abs=1e-4
@@ -244,62 +236,57 @@ def test_a_sweep_over_models_holds_one_of_them_at_a_time(tmp_path: Path, monkeyp
         models.append(ModelConfig(name=family, source=ModelSource.pretrained, id=str(tmp_path / family)))
     in_memory: list[weakref.ref[Any]] = []
     others: list[int] = []
-    load = stages.load_base
+    load = base.load_base
 
     def load_and_count(*asked: Any) -> Any:
         gc.collect()
         others.append(sum(model() is not None for model in in_memory))
-        base = load(*asked)
-        in_memory.append(weakref.ref(base.model))
-        return base
+        loaded = load(*asked)
+        in_memory.append(weakref.ref(loaded.model))
+        return loaded
 
-    monkeypatch.setattr(stages, "load_base", load_and_count)
+    monkeypatch.setattr(base, "load_base", load_and_count)
     cfgs = [small(tmp_path, dpo_beta=beta, dpo_max_steps=2, eval_every="never") for beta in (0.1, 0.1, 0.5, 0.5)]
     for number, cfg in enumerate(cfgs):
         cfg.model = models[number % 2]
-    with warmed(*cfgs):
-        assert others == [0, 0]
-        together = [json.loads((p / "fit.json").read_text())["trained_together"] for p in adapters_in(tmp_path)]
-        assert together == [2] * 4
-    stages.drop_base()
+    sweep(*cfgs)
+    assert others == [0, 0]
+    together = [json.loads((p / "fit.json").read_text())["trained_together"] for p in adapters_in(tmp_path)]
+    assert together == [2] * 4
 
 
-def test_the_history_grows_while_the_batch_trains(tmp_path: Path) -> None:
+def test_the_history_grows_while_the_batch_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen from one of the trackers: what was told before is on the disk of each run."""
-    cfgs = [choose_engine(validate(small(tmp_path, dpo_beta=beta)))[0] for beta in (0.1, 0.5)]
-    outs = [tmp_path / "first", tmp_path / "second"]
+    specs = [spec_of(small(tmp_path, dpo_beta=beta)) for beta in (0.1, 0.5)]
     lines: list[list[int]] = []
+    log = LocalTracker.log
 
-    class Watcher:
-        def log(self, *rows: Any) -> None:
-            lines.append([len(read_history(out / "history.jsonl")) for out in outs])
+    def log_and_look(self: LocalTracker, *rows: Any) -> None:
+        log(self, *rows)
+        lines.append([len(read_history(spec.folder / "history.jsonl")) for spec in specs])
 
-        def finish(self, *_: Any) -> None: ...
-
-    for out in outs:
-        out.mkdir()
-    trackers = [Trackers([LocalTracker(out), Watcher()]) for out in outs]
-    wanted = [Wanted(cfg, out, lambda: None, each.log) for cfg, out, each in zip(cfgs, outs, trackers, strict=True)]
-    assert list(train(wanted)) == [(0, None), (1, None)]
+    monkeypatch.setattr(LocalTracker, "log", log_and_look)
+    ended = list(execute([Attempt(spec) for spec in specs], Session()))
+    assert [(attempt.spec.id, outcome.state) for attempt, outcome in ended] == [(s.id, "FINISHED") for s in specs]
     assert lines[0] == [1, 0] and lines[1] == [1, 1], "after the first step"
     assert lines[-1] == [14, 14], "12 steps and 2 points"
     assert any(1 < first < 14 for first, _ in lines)
 
 
-def test_runs_are_done_when_their_jobs_come(tmp_path: Path) -> None:
-    """A run that failed is not tried again by its job, which says how it ended; one that is finished is silent."""
+def test_a_run_that_diverged_is_answered_from_its_record_and_done_again_if_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     good, wild = small(tmp_path), small(tmp_path, dpo_learning_rate=1e30, dpo_max_grad_norm=0.0)
-    with warmed(good, wild):
-        states = [look_up(validate(cfg)).state() for cfg in (good, wild)]
-        assert states == ["FINISHED", "DIVERGED"]
-        before = (place(wild) / "result.json").stat().st_mtime_ns
-        assert execute.execute(good)["state"] == "FINISHED"
-        for _ in range(2):
-            with pytest.raises(execute.RunFailed, match="DIVERGED"):
-                execute.execute(wild)
-        assert (place(wild) / "result.json").stat().st_mtime_ns == before
-    with pytest.raises(execute.RunFailed):  # by another command it is
-        execute.execute(wild)
+    assert [result["state"] for result in sweep(good, wild)] == ["FINISHED", "DIVERGED"]
+    before = (place(wild) / "result.json").stat().st_mtime_ns
+    capsys.readouterr()
+    with pytest.raises(answer.RunFailed, match="DIVERGED"):
+        answer.ask(wild)
+    assert (place(wild) / "result.json").stat().st_mtime_ns == before
+    assert re.search(r"this answer is from \d{4}-\d\d-\d\d \d\d:\d\d UTC; retry_diverged=true", capsys.readouterr().out)
+    wild.retry_diverged = True
+    with pytest.raises(answer.RunFailed, match="DIVERGED"):
+        answer.ask(wild)
     assert (place(wild) / "result.json").stat().st_mtime_ns > before
 
 
@@ -346,7 +333,7 @@ def test_runs_that_end_at_different_steps_are_closed_as_they_end_and_are_the_sam
     lengths = (3, 6, 12)
     together = sweep(*(small(tmp_path / "b", dpo_max_steps=steps, lora_dropout=0.1) for steps in lengths))
     assert [result["training"]["trained_together"] for result in together] == [3, 3, 3]
-    alone = [execute.execute(small(tmp_path / "a", dpo_max_steps=steps, lora_dropout=0.1)) for steps in lengths]
+    alone = [answer.ask(small(tmp_path / "a", dpo_max_steps=steps, lora_dropout=0.1)) for steps in lengths]
     for one, other in zip(alone, together, strict=True):
         for split, scores in one["trained"].items():
             for key in ("accuracy", "chosen_logp_nats", "rejected_logp_nats"):

@@ -15,8 +15,10 @@ from factdpo import signals
 from factdpo.config.schema import Config
 from factdpo.config.validate import validate
 from factdpo.evaluation import belief_graph
-from factdpo.runs import attempt, execute
-from factdpo.runs.identity import Run, look_up
+from factdpo.runs import answer, attempt
+from factdpo.runs.attempt import Outcome
+from factdpo.runs.identity import RunSpec, look_up
+from factdpo.runs.session import Session
 from factdpo.store import result
 from factdpo.store.history import LocalTracker, read_history
 from tests.helpers.runs import WEIGHTS, small
@@ -29,7 +31,7 @@ def tiny(out: Path, **changes: Any) -> Config:
     return cfg
 
 
-def runs_of(cfgs: list[Config]) -> list[Run]:
+def runs_of(cfgs: list[Config]) -> list[RunSpec]:
     return [look_up(validate(cfg)) for cfg in cfgs]
 
 
@@ -39,12 +41,8 @@ def states(cfgs: list[Config]) -> list[str]:
 
 def sweep(cfgs: list[Config]) -> None:
     """As hydra/launcher=batched does them; a signal or fail_fast ends it with what they raise."""
-    with execute.warm(runs_of(cfgs)):
-        for cfg in cfgs:
-            try:
-                execute.execute(cfg)
-            except execute.RunFailed as failure:
-                assert failure.exit_code == 1
+    for _, outcome in answer.answers(runs_of(cfgs), Session()):
+        assert isinstance(outcome, Outcome) and outcome.exit_code in (0, 1)
 
 
 def result_of(cfg: Config) -> dict[str, Any]:
@@ -99,11 +97,10 @@ def test_a_sweep_that_is_stopped_goes_on_from_where_it_was(
 def test_a_run_alone_that_is_stopped_goes_on_from_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as stopped:
         at_step(4, lambda: signal.raise_signal(signal.SIGINT), stopped)
-        with pytest.raises(SystemExit) as exit:
-            execute.execute(small(tmp_path / "a", eval_every="4"))
-    assert exit.value.code == 130
+        with pytest.raises(KeyboardInterrupt):
+            answer.ask(small(tmp_path / "a", eval_every="4"))
     assert list((tmp_path / "a/cache/batches").glob("*/[0-9]*/state.json"))
-    again, peace = (execute.execute(small(tmp_path / out, eval_every="4")) for out in "ab")
+    again, peace = (answer.ask(small(tmp_path / out, eval_every="4")) for out in "ab")
     assert again["files"][WEIGHTS] == peace["files"][WEIGHTS]
 
 
@@ -138,7 +135,7 @@ def test_of_eight_runs_one_raises_and_one_diverges_and_six_finish(
     folder, log = look_up(validate(broken)).folder, attempt.Attempt.log
 
     def log_or_raise(self: attempt.Attempt, *rows: Any) -> None:
-        if self.run.folder == folder and rows[-1]["step"] > 1:
+        if self.spec.folder == folder and rows[-1]["step"] > 1:
             raise RuntimeError("this one alone")
         log(self, *rows)
 
@@ -175,7 +172,7 @@ def test_a_run_that_fails_is_tried_again_as_often_as_retries_says(
     if together:
         sweep([cfg])
     else:
-        execute.execute(cfg)
+        answer.ask(cfg)
     assert (result_of(cfg)["state"], result_of(cfg)["attempts"], len(tries)) == ("FINISHED", 3, 3)
     log = (look_up(validate(cfg)).folder / "run.log").read_text()
     assert log.count("RuntimeError: no ink") >= 2 and "attempt 3 of 3" in log
@@ -207,7 +204,7 @@ def test_fail_fast_stops_a_sweep_at_its_first_run_that_goes_wrong(tmp_path: Path
     assert "stopped by fail_fast=true" in result_of(cfgs[1])["error"]
     assert list((tmp_path / "cache/batches").glob("*/[0-9]*/state.json"))
     with pytest.raises(SystemExit) as exit:  # under a launcher that does one after the other
-        execute.execute(cfgs[0])
+        answer.ask(cfgs[0])
     assert exit.value.code == 1
 
 

@@ -12,7 +12,7 @@ import pytest
 from factdpo.config.schema import Config, ConfigError, ModelSource, choose_engine
 from factdpo.config.validate import validate
 from factdpo.runs import identity
-from factdpo.runs.identity import Run, can_train_together, look_up, run_id
+from factdpo.runs.identity import RunSpec, can_train_together, look_up, run_id
 from factdpo.store import cache, result
 
 Compose = Callable[..., Config]
@@ -31,7 +31,7 @@ IDS = [
 
 
 @pytest.fixture
-def ask(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+def ask(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunSpec]:
     """ask("seed=1"): the run that `factdpo seed=1` asks for, in a folder where facts.csv lies."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "facts.csv").write_text(FACTS)
@@ -39,11 +39,13 @@ def ask(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 
 @pytest.mark.parametrize(("overrides", "id"), IDS, ids=[" ".join(o) or "default" for o, _ in IDS])
-def test_ids_stay_what_they_are(ask: Callable[..., Run], overrides: list[str], id: str) -> None:
+def test_ids_stay_what_they_are(ask: Callable[..., RunSpec], overrides: list[str], id: str) -> None:
     assert ask(*overrides).id == id
 
 
-def test_an_id_does_not_depend_on_the_order_of_keys_or_on_the_process(ask: Callable[..., Run], tmp_path: Path) -> None:
+def test_an_id_does_not_depend_on_the_order_of_keys_or_on_the_process(
+    ask: Callable[..., RunSpec], tmp_path: Path
+) -> None:
     asked = ask("seed=3", "dpo.beta=0.1", "lora.rank=8").asked
     assert ask("lora.rank=8", "seed=3", "dpo.beta=0.1").id == run_id(asked)
 
@@ -59,7 +61,7 @@ def test_an_id_does_not_depend_on_the_order_of_keys_or_on_the_process(ask: Calla
         assert f"{run_id(asked)}  to do" in done.stdout
 
 
-def test_names_places_and_speed_are_no_part_of_it(ask: Callable[..., Run], tmp_path: Path) -> None:
+def test_names_places_and_speed_are_no_part_of_it(ask: Callable[..., RunSpec], tmp_path: Path) -> None:
     (tmp_path / "moved.csv").write_text(FACTS)
     pairs = ["data=pairs", "split.train=1"]
     assert ask(*pairs, "data.path=moved.csv").id == ask(*pairs, "data.path=facts.csv").id
@@ -68,7 +70,7 @@ def test_names_places_and_speed_are_no_part_of_it(ask: Callable[..., Run], tmp_p
 
 
 def test_a_byte_of_the_data_or_a_key_that_can_change_a_number_is_another_run(
-    ask: Callable[..., Run], tmp_path: Path
+    ask: Callable[..., RunSpec], tmp_path: Path
 ) -> None:
     pairs = ["data=pairs", "data.path=facts.csv", "split.train=1"]
     before = ask(*pairs).id
@@ -84,7 +86,7 @@ def test_a_byte_of_the_data_or_a_key_that_can_change_a_number_is_another_run(
     assert len({before, ask(*pairs).id, ask().id, *(ask(change).id for change in changes)}) == 3 + len(changes)
 
 
-def test_a_run_lies_in_its_sweeps_folder_under_its_label_and_its_id(ask: Callable[..., Run]) -> None:
+def test_a_run_lies_in_its_sweeps_folder_under_its_label_and_its_id(ask: Callable[..., RunSpec]) -> None:
     assert ask().folder == Path("outputs/runs/nano_b=0.2_r=32_s=0_harry_potter_random-d684835e6021")
     assert ask("sweep=s", "label='beta=0.2 seed=0'").folder == Path("outputs/sweeps/s/beta=0.2_seed=0-d684835e6021")
     evil = ask("sweep=s", "label='../../größe, it is [x] " + "y" * 300 + "'").folder
@@ -92,7 +94,7 @@ def test_a_run_lies_in_its_sweeps_folder_under_its_label_and_its_id(ask: Callabl
     assert evil.name.startswith("gr_e_it_is_x_yyy")
 
 
-def test_a_run_is_found_by_its_id_whatever_it_was_called_before(ask: Callable[..., Run]) -> None:
+def test_a_run_is_found_by_its_id_whatever_it_was_called_before(ask: Callable[..., RunSpec]) -> None:
     first = ask("sweep=s", "label='beta=0.2'").folder
     first.mkdir(parents=True)
     assert ask("sweep=s", "label='seed=0'").folder == first
@@ -110,12 +112,12 @@ def test_only_a_run_that_is_not_finished_needs_its_weights_and_facts(tmp_path: P
     assert look_up(cfg).state() == "FINISHED"
 
 
-def test_what_cannot_be_split_is_said_before_anything_runs(ask: Callable[..., Run]) -> None:
+def test_what_cannot_be_split_is_said_before_anything_runs(ask: Callable[..., RunSpec]) -> None:
     with pytest.raises(ConfigError, match=r"split\.train=900: the data has only 861 facts"):
         ask("split.train=900")
 
 
-def test_each_file_is_read_once_for_many_runs(ask: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_file_is_read_once_for_many_runs(ask: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str | None] = []
     load = identity.load_facts
     monkeypatch.setattr(identity, "load_facts", lambda data: read.append(data.path) or load(data))
@@ -124,7 +126,7 @@ def test_each_file_is_read_once_for_many_runs(ask: Callable[..., Run], monkeypat
     assert len({run.id for run in runs}) == 3 and len(read) == 3 + 1  # one by one, and once for all of them
 
 
-def test_what_runs_on_one_base_with_one_optimizer_can_train_together(ask: Callable[..., Run]) -> None:
+def test_what_runs_on_one_base_with_one_optimizer_can_train_together(ask: Callable[..., RunSpec]) -> None:
     def key(*overrides: str) -> str:
         return cache.signature(can_train_together(ask(*overrides).cfg))
 

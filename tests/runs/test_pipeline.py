@@ -12,7 +12,7 @@ import torch
 
 from factdpo.commands import eval
 from factdpo.config.schema import Boundary, Config, DataSource, Dtype, LoraConfig, Method, Orientation, TrackMode
-from factdpo.runs import execute
+from factdpo.runs import answer, pipeline
 from factdpo.store import cache
 from factdpo.store.history import read_history
 from factdpo.store.result import read_result, undocumented
@@ -27,7 +27,7 @@ SPLITS = ["train", "train_reversed", "test", "test_reversed"]
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A finished small run: its `out` and its result."""
     out = tmp_path_factory.mktemp("out")
-    return out, execute.execute(small(out))
+    return out, answer.ask(small(out))
 
 
 def test_every_key_of_a_result_is_documented(done: tuple[Path, dict[str, Any]]) -> None:
@@ -87,8 +87,8 @@ def test_a_second_call_trains_nothing_and_answers_the_same(
     done: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, result = done
-    monkeypatch.setattr(execute, "_attempts", lambda *_: pytest.fail("it ran again"))
-    assert execute.execute(small(out)) == result
+    monkeypatch.setattr(pipeline, "execute", lambda *_: pytest.fail("it ran again"))
+    assert answer.ask(small(out)) == result
 
 
 def test_a_lost_result_is_written_anew_without_training(
@@ -99,7 +99,7 @@ def test_a_lost_result_is_written_anew_without_training(
     (folder / "result.json").unlink()
     history = (folder / "history.jsonl").read_text()
     monkeypatch.setattr(engine, "fit_many", lambda *_: pytest.fail("it trained again"))
-    again = execute.execute(small(out))
+    again = answer.ask(small(out))
     for key in ("base", "trained", "across", "baselines", "canaries"):
         assert again[key] == result[key]
     assert (folder / "history.jsonl").read_text() == history
@@ -110,7 +110,7 @@ def test_a_changed_file_is_noticed_and_the_run_redone(done: tuple[Path, dict[str
     weights = folder_of(out, result) / "adapter" / "adapter_model.safetensors"
     good = weights.read_bytes()
     weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    assert execute.execute(small(out))["state"] == "FINISHED"
+    assert answer.ask(small(out))["state"] == "FINISHED"
     assert weights.read_bytes() == good
 
 
@@ -142,7 +142,7 @@ def test_the_space_and_eos_are_the_same_in_training_and_evaluation(nano_base: An
 
 def test_training_without_the_space_raises_the_alarm(tmp_path: Path) -> None:
     """D1 and D6: reward accuracy on the trained tokens near 1, accuracy on what is read far below, and it is said."""
-    result = execute.execute(small(tmp_path, data_boundary=Boundary.none, split_train=40, dpo_max_steps=60))
+    result = answer.ask(small(tmp_path, data_boundary=Boundary.none, split_train=40, dpo_max_steps=60))
     trained = result["trained"]
     assert trained["train_as_trained"]["reward_accuracy"] >= 0.9
     assert trained["train_as_trained"]["reward_accuracy"] - trained["train"]["accuracy"] > 0.2
@@ -165,7 +165,7 @@ def test_facts_without_a_reverse_have_no_reversed_splits_and_no_graph(tmp_path: 
     path.write_text("\n".join(["prompt,chosen,rejected", *rows]))
     cfg = small(tmp_path / "out", data_source=DataSource.pairs, data_path=str(path))
     cfg.split.test = None
-    result = execute.execute(cfg)
+    result = answer.ask(cfg)
     assert list(result["trained"]) == ["train", "test"]
     assert result["trained"]["test"]["n"] == 8
     assert result["across"]["trained"]["symmetry_train"] is None
@@ -177,15 +177,15 @@ def test_facts_without_a_reverse_have_no_reversed_splits_and_no_graph(tmp_path: 
 @pytest.mark.parametrize("half", [{"model_dtype": Dtype.bfloat16}, {"dpo_bf16": True}])
 def test_a_run_in_bfloat16_finishes_within_its_tolerances(half: dict[str, Any], tmp_path: Path) -> None:
     """The weights in bfloat16, or autocast in training: the reloaded adapter scores as the trained one either way."""
-    assert execute.execute(small(tmp_path, **half))["state"] == "FINISHED"
+    assert answer.ask(small(tmp_path, **half))["state"] == "FINISHED"
 
 
 def test_full_fine_tuning_after_a_batched_run_of_the_same_process_trains_everything(tmp_path: Path) -> None:
     """The base that both find in memory was frozen under the first one's adapter."""
-    first = execute.execute(small(tmp_path, dpo_max_steps=2))
+    first = answer.ask(small(tmp_path, dpo_max_steps=2))
     full = small(tmp_path, dpo_max_steps=2, dpo_learning_rate=1e-4)
     full.lora = LoraConfig(method=Method.full)
-    second = execute.execute(full)
+    second = answer.ask(full)
     assert [r["config"]["engine"]["name"] for r in (first, second)] == ["batched", "trl"]
     assert second["training"]["trainable_parameters"] > 4 * first["training"]["trainable_parameters"]
 
@@ -193,28 +193,28 @@ def test_full_fine_tuning_after_a_batched_run_of_the_same_process_trains_everyth
 def test_an_adapter_that_is_refused_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
         broken.setitem(adapters.RELOAD_TOLERANCE_NATS, torch.float32, -1.0)
-        with pytest.raises(execute.RunFailed):
-            execute.execute(small(tmp_path))
+        with pytest.raises(answer.RunFailed):
+            answer.ask(small(tmp_path))
     assert not [p for p in (tmp_path / "cache" / "adapters").iterdir() if p.is_dir()]
-    assert execute.execute(small(tmp_path))["state"] == "FINISHED"
+    assert answer.ask(small(tmp_path))["state"] == "FINISHED"
 
 
 def test_a_run_without_wandb_is_shown_to_it_later_from_the_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = folder_of(tmp_path, execute.execute(small(tmp_path)))
+    folder = folder_of(tmp_path, answer.ask(small(tmp_path)))
     assert not (folder / "wandb").exists()
     cfg = small(tmp_path)
     cfg.track.wandb, cfg.track.mode = True, TrackMode.offline
     with monkeypatch.context() as off:
         off.setenv("WANDB_MODE", "disabled")
-        execute.execute(cfg)
+        answer.ask(cfg)
         assert not (folder / "wandb").exists()
-    execute.execute(cfg)
+    answer.ask(cfg)
     assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
     monkeypatch.setenv("WANDB_SWEEP_ID", "swept")  # an agent asks for the same run, as a new one of W&B
     monkeypatch.setenv("WANDB_RUN_ID", "agents")
-    execute.execute(cfg)
+    answer.ask(cfg)
     assert list((folder / "wandb").glob("offline-run-*/run-agents.wandb"))
 
 
@@ -237,7 +237,7 @@ def test_the_default_run_learns_and_canonical_order_reproduces_the_notebooks_rev
         cfg = Config(out=str(tmp_path), seed=seed)
         cfg.split.orientation = orientation
         cfg.track.wandb = False
-        result = execute.execute(cfg)
+        result = answer.ask(cfg)
         assert all(0.35 <= result["base"][split]["balanced_accuracy"] <= 0.65 for split in SPLITS)
         scores[orientation] = {split: result["trained"][split]["accuracy"] for split in SPLITS}
     assert scores[Orientation.random]["train"] >= 0.98
@@ -254,6 +254,6 @@ def test_numbers_are_finite_and_nothing_is_typed_in(done: tuple[Path, dict[str, 
             assert metrics["accuracy_low"] <= metrics["accuracy"] <= metrics["accuracy_high"]
             assert all(math.isfinite(v) for v in metrics.values() if isinstance(v, float))
     assert result["asked"]["data_sha256"] == cache.file_sha256(
-        Path(execute.__file__).parents[1] / "data" / "characters.csv"
+        Path(answer.__file__).parents[1] / "data" / "characters.csv"
     )
     assert result["versions"]["torch"] == torch.__version__

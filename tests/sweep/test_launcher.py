@@ -14,28 +14,26 @@ from typing import Any
 import pytest
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
 
-from factdpo.runs import execute
-
 Done = subprocess.CompletedProcess[str]
 
-# The command line with other bodies of execute.warm and .answer: what they are given is seen, and nothing is trained.
+# The command line with other bodies of answers and answer: what they are given is seen, and nothing is trained.
 FAKE_JOBS = """
-import contextlib
-from factdpo.runs import execute
 from factdpo.commands.main import main
+from factdpo.runs import answer
+from factdpo.runs import answer
+from factdpo.runs.attempt import Outcome
+from factdpo.sweep import jobs
 
-@contextlib.contextmanager
-def warm(runs):
-    print("WARM", *(f"JOB {run.cfg}" for run in runs), sep="\\n")
-    yield
-    print("COLD")
+def answers(specs, session):
+    print("TOGETHER", *(f"JOB {spec.cfg}" for spec in specs), sep="\\n")
+    for spec in specs:
+        failed = spec.cfg.seed == 1
+        yield spec, Outcome({"state": "FAILED" if failed else "FINISHED"}, int(failed))
 
-def answer(run):
-    print("JOB", run.cfg)
-    if run.cfg.seed == 1:
-        raise execute.RunFailed("FAILED", "it broke", 1)
+def answer_one(spec, session):
+    print("JOB", spec.cfg)
 
-execute.warm, execute.answer = warm, answer
+jobs.answers, answer.answer = answers, answer_one
 main()
 """
 
@@ -130,7 +128,7 @@ def test_hydra_finds_it_from_any_folder_and_imports_nothing_heavy_for_it(tmp_pat
         "from hydra.core.plugins import Plugins\n"
         "from hydra.plugins.launcher import Launcher\n"
         "print([c.__name__ for c in Plugins.instance().discover(Launcher)].count('BatchedLauncher'))\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'rich', 'factdpo.config.schema', 'factdpo.runs.execute'}\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'rich', 'factdpo.config.schema', 'factdpo.runs.answer'}\n"
         "print(heavy & {*sys.modules})",
     )
     assert (found.stdout, found.stderr) == ("1\nset()\n", "")
@@ -168,25 +166,24 @@ def test_the_sweeper_refuses_whole_under_every_launcher_and_hydras_own_job_by_jo
     assert "1 of these 2 jobs cannot be run" in ours.stderr and (ours.stdout, ours.returncode) == ("", 2)
     basic = ["hydra/sweeper=basic", "hydra/launcher=basic"]
     hydras = python(tmp_path, "-c", FAKE_JOBS, "-m", *basic, "lora.rank=0,4")
-    assert "WARM" not in hydras.stdout and hydras.stdout.count("JOB") == 1 and hydras.returncode == 2
+    assert "TOGETHER" not in hydras.stdout and hydras.stdout.count("JOB") == 1 and hydras.returncode == 2
 
 
-def test_the_training_is_given_every_config_just_as_its_job_is_and_a_failed_job_stops_no_other(tmp_path: Path) -> None:
+def test_the_runs_are_given_every_config_just_as_its_job_is_and_a_failed_job_stops_no_other(tmp_path: Path) -> None:
     own = ["track.group=${hydra:job.num}", "track.entity=${hydra:runtime.output_dir}", "out=here"]
     done = python(tmp_path, "-c", FAKE_JOBS, "-m", "seed=0,1,2", *own)
     lines = done.stdout.splitlines()
-    assert [line.split("(")[0] for line in lines[:9]] == ["seed: 3 runs: 3 to do", "WARM", *["JOB Config"] * 6, "COLD"]
-    assert lines[2:5] == lines[5:8]
+    assert [line.split("(")[0] for line in lines[:5]] == ["seed: 3 runs: 3 to do", "TOGETHER", *["JOB Config"] * 3]
     assert f"entity='{tmp_path}/here/sweeps', group='2'" in lines[4] and "label='seed=2'" in lines[4]
-    assert lines[9:] == [f"to do  here/sweeps/seed/seed={n}-{i}" for n, i in enumerate(IDS)] + ["seed: 3 to do; 0 s"]
-    assert done.stderr == "factdpo: 3 of 3 runs are not finished; the same command does them again\n"
+    assert lines[5:] == [f"to do  here/sweeps/seed/seed={n}-{i}" for n, i in enumerate(IDS)] + ["seed: 3 to do; 0 s"]
+    assert done.stderr == "factdpo: 3 of 3 runs are not finished; rerun the same command to resume\n"
     assert done.returncode == 1
 
 
 def test_jobs_with_an_environment_of_their_own_are_looked_up_in_it_and_trained_alone(tmp_path: Path) -> None:
     own = ["+hydra.job.env_set.SOME=value", "track.group=${oc.env:SOME}"]
     done = python(tmp_path, "-c", FAKE_JOBS, "-m", "seed=0,2", *own)
-    assert "seed: 2 runs: 2 to do\n" in done.stdout and "WARM" not in done.stdout
+    assert "seed: 2 runs: 2 to do\n" in done.stdout and "TOGETHER" not in done.stdout
     assert done.stdout.count("group='value'") == 2
 
 
@@ -194,7 +191,7 @@ def test_a_folder_per_job_is_refused_by_our_sweeper_and_left_to_hydras(tmp_path:
     ours = python(tmp_path, "-c", FAKE_JOBS, "-m", "seed=0,2", IN_JOB_FOLDER)
     assert ours.stderr.startswith("factdpo: hydra.job.chdir=true: ") and (ours.stdout, ours.returncode) == ("", 2)
     hydras = python(tmp_path, "-c", FAKE_JOBS, "-m", "hydra/sweeper=basic", "seed=0,2", IN_JOB_FOLDER)
-    assert "WARM" not in hydras.stdout and hydras.stdout.count("JOB") == 2 and hydras.returncode == 0
+    assert "TOGETHER" not in hydras.stdout and hydras.stdout.count("JOB") == 2 and hydras.returncode == 0
 
 
 def test_another_application_runs_as_under_the_basic_launcher(tmp_path: Path) -> None:
@@ -212,7 +209,7 @@ def test_another_application_runs_as_under_the_basic_launcher(tmp_path: Path) ->
 
 
 def test_how_a_run_failed_comes_back_from_another_process() -> None:
-    failed = pickle.loads(pickle.dumps(execute.RunFailed("DIVERGED", "the loss is not finite", 1)))
+    failed = pickle.loads(pickle.dumps(answer.RunFailed("DIVERGED", "the loss is not finite", 1)))
     assert (failed.state, str(failed), failed.exit_code) == ("DIVERGED", "the loss is not finite", 1)
 
 

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +22,14 @@ from optuna.trial import FrozenTrial
 
 from factdpo.commands.main import main
 from factdpo.config.schema import Config, ConfigError, to_dict
-from factdpo.runs import execute
-from factdpo.runs.identity import Run
+from factdpo.runs.attempt import Outcome
+from factdpo.runs.identity import RunSpec
+from factdpo.runs.session import Session
 from factdpo.store.cache import file_sha256
+from factdpo.sweep import jobs
 from factdpo.sweep.search import FILE, Search
 from factdpo.sweep.search_space import Space, edges, text, words
-from hydra_plugins.factdpo_optuna import distribution
+from factdpo.sweep.trials import distribution
 
 SPACE: Space = {"dpo.beta": FloatDistribution(0.01, 1, log=True), "lora.rank": CategoricalDistribution(["8", "16"])}
 
@@ -97,7 +98,7 @@ def search(tmp_path: Path) -> Callable[..., Search]:
     return lambda **changes: Search(**usual | changes)
 
 
-def answered(search: Search, trial: FrozenTrial, state: str = "FINISHED", seeds: int = 1) -> list[Run]:
+def answered(search: Search, trial: FrozenTrial, state: str = "FINISHED", seeds: int = 1) -> list[RunSpec]:
     """The runs of a trial, which ended in this state, or best near beta=0.1, by 0.1 less for each seed."""
     settings = search.settings(trial)
     runs = []
@@ -110,7 +111,7 @@ def answered(search: Search, trial: FrozenTrial, state: str = "FINISHED", seeds:
         scores = {"trained": {"test": {"accuracy": accuracy}}} if state == "FINISHED" else {}
         files = {"items.parquet": file_sha256(folder / "items.parquet")}
         (folder / "result.json").write_text(json.dumps({"state": state, "files": files, **scores}))
-        runs.append(Run(Config(), "", {"config": settings}, id, "", folder))
+        runs.append(RunSpec(Config(), "", {"config": settings}, id, "", folder))
     return runs
 
 
@@ -300,7 +301,13 @@ def test_a_number_that_the_runs_turn_out_not_to_have_is_refused_with_those_near_
 # ----------------------------------------------------------------------------------------------------- the command line
 
 
-def fake_job(state: str, run: Run) -> None:
+def fake_answers(state: str, runs: list[RunSpec], session: Session) -> Iterator[tuple[RunSpec, Outcome]]:
+    for run in runs:
+        fake_run(state, run)
+        yield run, Outcome(json.loads((run.folder / "result.json").read_text()), int(run.state() != "FINISHED"))
+
+
+def fake_run(state: str, run: RunSpec) -> None:
     """A run that is over at once: its folder is written as a run would, and nothing is trained."""
     if run.state() == "FINISHED":
         return
@@ -314,8 +321,6 @@ def fake_job(state: str, run: Run) -> None:
         result |= {"trained": {"test": {"n": 561, "accuracy": accuracy}}, "base": {"test": {"n": 561, "accuracy": 0.5}}}
     result["files"] = {"items.parquet": file_sha256(run.folder / "items.parquet")}
     (run.folder / "result.json").write_text(json.dumps(result))
-    if state != "FINISHED":
-        raise execute.RunFailed(state, "it broke", 1)
 
 
 class Done(NamedTuple):
@@ -331,12 +336,11 @@ def factdpo(
     """factdpo("seed=0,1", state="FAILED"): the command line of a search in an empty folder; so end its runs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command line sets it
-    monkeypatch.setattr(execute, "warm", lambda runs: nullcontext())
     root = logging.getLogger()
     before, level = [*root.handlers], root.level  # Hydra sets up logging for every job
 
     def run(*arguments: str, state: str = "FINISHED") -> Done:
-        monkeypatch.setattr(execute, "answer", partial(fake_job, state))
+        monkeypatch.setattr(jobs, "answers", partial(fake_answers, state))
         monkeypatch.setattr(sys, "argv", ["factdpo", "-m", "hydra/sweeper=optuna", "track=none", *arguments])
         try:
             main()
@@ -406,7 +410,7 @@ def test_a_run_that_failed_fails_the_command_and_is_done_again_by_the_next(factd
     assert failed.code == 1 and "no trial has a value yet" in failed.out
     assert (
         failed.err.splitlines()[-1] + "\n"
-        == "factdpo: 2 of 2 runs are not finished; the same command does them again\n"
+        == "factdpo: 2 of 2 runs are not finished; rerun the same command to resume\n"
     )
 
 

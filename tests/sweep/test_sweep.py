@@ -22,12 +22,11 @@ from factdpo.commands import main
 from factdpo.config.folders import conf_folder
 from factdpo.config.schema import Config, ConfigError
 from factdpo.config.validate import validate
-from factdpo.runs import execute
-from factdpo.runs.identity import Run, look_up
+from factdpo.runs import answer
+from factdpo.runs.identity import RunSpec, look_up
 from factdpo.store import sweep_file
-from factdpo.sweep import dry_run, sweep
-from hydra_plugins import factdpo_sweeper
-from hydra_plugins._factdpo_compose import compose as compose_job
+from factdpo.sweep import dry_run, grid, jobs, sweep
+from factdpo.sweep.compose import Composer
 
 
 class Said(NamedTuple):
@@ -72,10 +71,10 @@ def factdpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Callable[..., Run]:
+def asked(tmp_path: Path) -> Callable[..., RunSpec]:
     """asked(seed=1, lora_rank=8): the run of a config with these values, in an `out` of its own."""
 
-    def ask(**values: object) -> Run:
+    def ask(**values: object) -> RunSpec:
         cfg = Config(out=str(tmp_path))
         for key, value in values.items():
             group, _, name = key.partition("_")
@@ -143,7 +142,7 @@ def test_labels_name_keys_by_their_end_unless_other_keys_end_like_it(factdpo: Fa
 
 
 @pytest.mark.parametrize(
-    ("argument", "answer"),
+    ("argument", "refusal"),
     [
         ("sweep=a,b", "sweep=a,b: is one for all runs of a sweep; give one value"),
         ("out=a,b", "out=a,b: is one for all runs of a sweep; give one value"),
@@ -159,11 +158,11 @@ def test_labels_name_keys_by_their_end_unless_other_keys_end_like_it(factdpo: Fa
     ids=lambda value: value.partition("=")[0],
 )
 def test_what_a_sweep_cannot_be_told_is_refused_before_anything_is_written(
-    factdpo: Factdpo, tmp_path: Path, argument: str, answer: str
+    factdpo: Factdpo, tmp_path: Path, argument: str, refusal: str
 ) -> None:
     arguments = ["lora.rank=0,4"] if argument == "lora.rank=0,-1" else [argument]
     said = factdpo("-m", *arguments, "seed=0,1")
-    assert said.error.startswith(f"factdpo: {answer}") and said.code == 2 and [*tmp_path.iterdir()] == []
+    assert said.error.startswith(f"factdpo: {refusal}") and said.code == 2 and [*tmp_path.iterdir()] == []
 
 
 def test_a_sweeps_folder_is_not_for_a_single_run(factdpo: Factdpo) -> None:
@@ -226,7 +225,7 @@ RESULT = {
 }
 
 
-def finished(run: Run, name: str, **changes: object) -> None:
+def finished(run: RunSpec, name: str, **changes: object) -> None:
     """A result.json as far as the plan reads it: 100 steps of 8 pairs in 80 s for 4 runs, and 3 s of its own."""
     from factdpo.config.schema import to_dict
 
@@ -239,7 +238,7 @@ def finished(run: Run, name: str, **changes: object) -> None:
     (folder / "result.json").write_text(json.dumps(result))
 
 
-def test_what_a_run_may_take_is_told_by_the_runs_most_like_it(asked: Callable[..., Run], tmp_path: Path) -> None:
+def test_what_a_run_may_take_is_told_by_the_runs_most_like_it(asked: Callable[..., RunSpec], tmp_path: Path) -> None:
     run = asked(dpo_epochs=None, dpo_max_steps=200)
     assert dry_run.estimate(run, dry_run._examples(tmp_path), together=4) is None
     finished(run, "a")
@@ -257,7 +256,7 @@ def test_what_a_run_may_take_is_told_by_the_runs_most_like_it(asked: Callable[..
     assert dry_run.estimate(run, examples, together=1) == dry_run.Estimate(16003.0, 1.5, 1, 1)
 
 
-def test_estimates_stand_in_the_plan_with_where_they_come_from(factdpo: Factdpo, asked: Callable[..., Run]) -> None:
+def test_estimates_stand_in_the_plan_with_where_they_come_from(factdpo: Factdpo, asked: Callable[..., RunSpec]) -> None:
     finished(asked(dpo_epochs=None, dpo_max_steps=200), "a")
     said = factdpo("-m", "dpo.max_steps=200,400", "dpo.epochs=null", "seed=0,1", "dry_run=true", "out=.")
     assert [row[4:7] for row in said.runs()] == [
@@ -273,13 +272,13 @@ def test_estimates_stand_in_the_plan_with_where_they_come_from(factdpo: Factdpo,
 # ------------------------------------------------------------------------------------------------------- sweep.json
 
 
-def a_sweep(folder: Path, runs: list[Run], command: str, axes: dict[str, list[str]]) -> sweep.Sweep:
+def a_sweep(folder: Path, runs: list[RunSpec], command: str, axes: dict[str, list[str]]) -> sweep.Sweep:
     made = sweep.Sweep(folder, None, ["factdpo", *command.split()], axes, [])
     made.add(runs)
     return made
 
 
-def test_sweep_json_adds_up_what_all_commands_asked(asked: Callable[..., Run], tmp_path: Path) -> None:
+def test_sweep_json_adds_up_what_all_commands_asked(asked: Callable[..., RunSpec], tmp_path: Path) -> None:
     runs = [asked(seed=seed, sweep="s", label=f"seed={seed}") for seed in range(3)]
     folder = tmp_path / "sweeps" / "s"
     a_sweep(folder, runs[:2], "-m seed=0,1", {"seed": ["0", "1"]}).write()
@@ -350,7 +349,7 @@ def test_a_job_is_composed_as_hydra_composes_it(overrides: list[str]) -> None:
         with open_dict(expected):
             expected.hydra.job.id = expected.hydra.job.num = 3
         for _ in range(2):  # the second time from memory, which the first must have left as it was
-            found = compose_job(context, master, overrides, 3)
+            found = Composer(context.config_loader, master).compose(overrides, 3)
             assert text(found) == text(expected)
             found.seed = 99
 
@@ -365,13 +364,13 @@ class Lost(Launcher):
 
 
 def test_a_launcher_that_loses_its_jobs_ends_the_sweep_with_its_table(
-    asked: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    asked: Callable[..., RunSpec], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = asked(sweep="s", label="seed=0")
     lost = a_sweep(tmp_path / "sweeps" / "s", [run], "-m seed=0", {"seed": ["0"]})
-    said = r"Lost lost its jobs \(OSError: a worker process was terminated\); the same command goes on with them"
-    with pytest.raises(execute.RunFailed, match=said), factdpo_sweeper.under_way(lost):
-        factdpo_sweeper.launch(Lost(), [["seed=0"]], 0)
+    said = r"Lost lost its jobs \(OSError: a worker process was terminated\); rerun the same command to resume"
+    with pytest.raises(answer.RunFailed, match=said), grid.under_way(lost):
+        jobs.launch(Lost(), [["seed=0"]], 0)
     assert capsys.readouterr().out.splitlines() == [f"to do  {run.folder}", "s: 1 to do; 0 s"]
 
 
@@ -382,6 +381,6 @@ def test_what_a_job_raised_is_raised_unless_its_run_tells_it() -> None:
         launcher.launch = lambda *_, **__: [one]  # type: ignore[method-assign]
         return launcher
 
-    assert len(factdpo_sweeper.launch(returned(execute.RunFailed("FAILED", "it broke", 1)), [[]], 0)) == 1
+    assert len(jobs.launch(returned(answer.RunFailed("FAILED", "it broke", 1)), [[]], 0)) == 1
     with pytest.raises(KeyError):
-        factdpo_sweeper.launch(returned(KeyError("a bug")), [[]], 0)
+        jobs.launch(returned(KeyError("a bug")), [[]], 0)

@@ -20,9 +20,10 @@ from factdpo.data.splits import make_splits
 from factdpo.models.base import Base, load_base
 from factdpo.models.logps import Diverged
 from factdpo.models.scoring import PairLogps, pair_logps
-from factdpo.training import adapters, trl_engine
+from factdpo.training import adapters
 from factdpo.training.sanity_checks import CanaryError
 from factdpo.training.schedule import planned_steps
+from tests.helpers.training import train_with_trl
 
 CPU = torch.device("cpu")
 Fit = tuple[Path, list[dict[str, Any]]]
@@ -57,10 +58,16 @@ def fit(tmp_path: Path) -> Callable[..., Fit]:
         history: list[dict[str, Any]] = []
         folder = tmp_path / f"fit{count}"
         folder.mkdir()
-        trl_engine.fit(base, pairs, refs, cfg, folder, history.append, lambda model: {"eval/train/accuracy": 0.5})
+        curves, point = {"train": pairs.take(2)}, {"eval/train/accuracy": 0.5}
+        train_with_trl(base, pairs, refs, cfg, folder, history.append, curves, lambda scores: point)
         return folder, history
 
     return train_once
+
+
+def check_reloaded(model: Any, folder: Path, pairs: Pairs) -> None:
+    probe = pair_logps(model, pairs.take(adapters.PROBE_PAIRS), 64)
+    adapters.check_probe(folder, probe, torch.float32)
 
 
 def training_pairs(cfg: Config, base: Base) -> Pairs:
@@ -96,7 +103,7 @@ def test_plain_peft_loads_the_adapter_and_scores_the_same(fit: Callable[..., Fit
     untrained = pair_logps(base.model, pairs, 64)
     model = PeftModel.from_pretrained(base.model, folder / "adapter").eval()  # type: ignore[arg-type]
     trained = pair_logps(model, pairs, 64)
-    adapters.check_reloaded(model, folder, pairs, 64)
+    check_reloaded(model, folder, pairs)
     assert not torch.equal(untrained.chosen, trained.chosen)
     written = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     assert written["base_model_name_or_path"] == "factdpo/nano", "no path of this machine"
@@ -108,7 +115,7 @@ def test_a_reloaded_model_that_scores_otherwise_is_refused(fit: Callable[..., Fi
     base = load_base(cfg.model, CPU, tmp_path)
     pairs = training_pairs(validate(cfg), base)
     with pytest.raises(CanaryError, match="loaded from disk into a fresh base"):
-        adapters.check_reloaded(base.model, folder, pairs, 64)  # the adapter was forgotten
+        check_reloaded(base.model, folder, pairs)  # the adapter was forgotten
 
 
 def test_lora_dropout_is_really_on_when_asked_for(fit: Callable[..., Fit]) -> None:
@@ -217,7 +224,7 @@ def test_full_fine_tuning_saves_a_model_that_reloads(fit: Callable[..., Fit], tm
     folder, history = fit(cfg)
     assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     base = load_base(cfg.model, CPU, tmp_path)
-    adapters.check_reloaded(adapters.load_trained(base, folder), folder, training_pairs(validate(cfg), base), 64)
+    check_reloaded(adapters.load_trained(base, folder), folder, training_pairs(validate(cfg), base))
     assert not (folder / "adapter").exists()
 
 
@@ -294,6 +301,6 @@ def test_a_gpu_trains_as_the_cpu_does(tmp_path: Path) -> None:
         history: list[dict[str, Any]] = []
         folder = tmp_path / name
         folder.mkdir()
-        trl_engine.fit(base, pairs, pair_logps(base.model, pairs, 64), cfg, folder, history.append, lambda model: {})
+        train_with_trl(base, pairs, pair_logps(base.model, pairs, 64), cfg, folder, history.append)
         losses.append([row["loss"] for row in history])
     assert losses[1] == pytest.approx(losses[0], abs=1e-3)

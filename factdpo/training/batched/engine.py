@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from factdpo import signals
-from factdpo.config.schema import Config
 from factdpo.models.base import Base
 from factdpo.training.batched import checkpoints
 from factdpo.training.batched.batch import _Batch
@@ -27,14 +26,18 @@ log = logging.getLogger("factdpo")
 
 
 def fit(base: Base, members: list[Member]) -> Generator[Ended, None, None]:
+    """`fit_many`, with its checkpoints in the cache."""
+    return fit_many(base, members, Path(members[0].cfg.out) / "cache" / "batches")
+
+
+def fit_many(base: Base, members: list[Member], folder: Path) -> Generator[Ended, None, None]:
     """Train all members, in cohorts that fit into memory; yields those that ended at the same step.
 
-    The members agree in `identity.can_train_together`. Resumes them from existing checkpoints. The base is as it was
+    The members agree in `identity.can_train_together`. Resumes them from checkpoints in `folder`. The base is as it was
     whenever the generator yields. Closing it early checkpoints the members still in training; so does a signal that
     waits (signals.held), which is then raised. Out of memory, a cohort is halved and begins again. Any other error ends
     the members that had begun, and no others.
     """
-    folder = checkpoints_folder(members[0].cfg)
     cohorts = _cohorts(base, members, folder)
     while cohorts:
         cohort, saved = cohorts.pop(0)
@@ -66,11 +69,6 @@ def fit(base: Base, members: list[Member]) -> Generator[Ended, None, None]:
                 saved.home.release()
         if base.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def checkpoints_folder(cfg: Config) -> Path:
-    """Where cohorts leave their checkpoints."""
-    return Path(cfg.out) / "cache" / "batches"
 
 
 Cohort = tuple[list[Member], checkpoints.Checkpoint | None]  # and what it resumes from

@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,12 +36,12 @@ from factdpo.models.logps import Diverged
 from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.runs.identity import can_train_together
 from factdpo.store import cache
-from factdpo.training import trl_engine
 from factdpo.training.batched import engine as batched
 from factdpo.training.batched.batch import _Batch
 from factdpo.training.batched.stacked_lora import Adapter, fresh_adapter, read_adapter, stacked
 from factdpo.training.sanity_checks import CanaryError
 from tests.helpers.tiny import MODELS, tiny_base, tiny_config, tiny_pairs
+from tests.helpers.training import train_with_trl
 
 Row = dict[str, Any]
 Record = Callable[..., None]
@@ -63,7 +64,7 @@ class Done(NamedTuple):
 
     @property
     def adapter(self) -> Adapter:
-        return self.ending.adapter
+        return self.ending.weights
 
 
 def describe(scores: dict[str, PairLogps]) -> Row:
@@ -99,14 +100,10 @@ def train_together(
     return [Done(history, endings[number]) for number, history in enumerate(histories)]
 
 
-def train_with_trl(base: Base, run: Run, ref: PairLogps, folder: Path) -> tuple[list[Row], Adapter]:
+def trl_training(base: Base, run: Run, ref: PairLogps, folder: Path) -> tuple[list[Row], Adapter]:
     history: list[Row] = []
     folder.mkdir(parents=True)
-
-    def evaluate(model: torch.nn.Module) -> Row:
-        return describe({name: pair_logps(model, pairs, 64) for name, pairs in run.curves.items()})
-
-    trl_engine.fit(base, run.pairs, ref, run.cfg, folder, history.append, evaluate)
+    train_with_trl(base, run.pairs, ref, run.cfg, folder, history.append, run.curves, describe)
     return history, read_adapter(folder / "adapter")
 
 
@@ -217,7 +214,7 @@ def sides(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         for run, ref in zip(runs, refs, strict=True)
     ]
     trl = [
-        train_with_trl(tiny_base(family), run, ref, folder / f"trl{number}")
+        trl_training(tiny_base(family), run, ref, folder / f"trl{number}")
         for number, (run, ref) in enumerate(zip(runs, refs, strict=True))
     ]
     return Sides(family, runs, together, alone, trl)
@@ -282,7 +279,7 @@ def test_in_bfloat16_the_two_engines_agree_as_far_as_its_rounding_goes(half: str
     refs = references(tiny_base("llama", dtype), runs)
     together = train_together(tiny_base("llama", dtype), runs, tmp_path, refs)
     for number, (run, done) in enumerate(zip(runs, together, strict=True)):
-        history, adapter = train_with_trl(tiny_base("llama", dtype), run, refs[number], tmp_path / str(number))
+        history, adapter = trl_training(tiny_base("llama", dtype), run, refs[number], tmp_path / str(number))
         for key in ("loss", "rewards/chosen", "rewards/rejected", "logps/chosen", "entropy"):
             ours, theirs = ([row[key] for row in rows] for rows in (done.history, history))
             assert ours == pytest.approx(theirs, abs=0.02 * max(1.0, max(map(abs, theirs))))
@@ -391,7 +388,7 @@ def test_what_a_training_leaves_is_what_engine_trl_leaves(tmp_path: Path) -> Non
     (done,) = train_together(tiny_base(), [run], tmp_path, [ref])
     (tmp_path / "ours").mkdir()
     done.ending.save(tmp_path / "ours")
-    train_with_trl(tiny_base(), run, ref, tmp_path / "theirs")
+    trl_training(tiny_base(), run, ref, tmp_path / "theirs")
     files = [
         sorted(p.relative_to(tmp_path / side).as_posix() for p in (tmp_path / side).rglob("*") if p.is_file())
         for side in ("ours", "theirs")
@@ -648,7 +645,7 @@ def test_who_wants_one_run_of_a_checkpoint_goes_on_with_it_and_leaves_it_for_the
             (((_, ending),),) = batched.fit_many(tiny_base(), [asked], tmp_path / "broken")
         assert "going on from step 6 of a batch of 1 runs" in caplog.text
         assert max(rows_apart(history, whole[number].history).values()) < NUMBERS
-        assert apart(ending.adapter, whole[number].adapter) < WEIGHTS, "rounded as a run alone"
+        assert apart(ending.weights, whole[number].adapter) < WEIGHTS, "rounded as a run alone"
         assert cache.folder_sha256(tmp_path / "broken") == before
         caplog.clear()
 
@@ -729,8 +726,8 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_tells_nothing_twi
 def test_a_run_that_does_not_fit_alone_says_so(tmp_path: Path) -> None:
     base = with_room_for(tiny_base(), 0)
     runs = [Run(tiny_config(), tiny_pairs(4))]
-    with pytest.raises(torch.OutOfMemoryError):
-        train_together(base, runs, tmp_path, references(tiny_base(), runs))
+    (done,) = train_together(base, runs, tmp_path, references(tiny_base(), runs))
+    assert isinstance(done.ending, torch.OutOfMemoryError)
 
 
 # ------------------------------------------------------------------------------------------------ what it does not do
@@ -786,8 +783,9 @@ def test_auto_takes_batched_where_it_can_and_trl_stays_trl() -> None:
 
 def test_a_target_that_is_no_linear_layer_is_refused_by_name(tmp_path: Path) -> None:
     runs = [Run(tiny_config(lora_target_modules=["embed_in"], dpo_seed=i), tiny_pairs(4)) for i in range(2)]
-    with pytest.raises(ConfigError, match=r"embed_in is a Embedding, .* use engine=trl, or other lora.target_modules"):
-        train_together(tiny_base(), runs, tmp_path)
+    for done in train_together(tiny_base(), runs, tmp_path):
+        assert isinstance(done.ending, ConfigError)
+        assert re.search(r"embed_in is a Embedding, .* use engine=trl, or other lora.target_modules", str(done.ending))
 
 
 def test_runs_that_differ_in_what_a_batch_shares_are_told_apart() -> None:

@@ -19,6 +19,7 @@ from factdpo.training import adapters, trl_engine
 from factdpo.training.batched.packing import pack
 from factdpo.training.batched.stacked_lora import Adapter, StackedLinear, _Product, fresh_adapter, read_adapter, stacked
 from tests.helpers.tiny import MODELS, tiny_base, tiny_config, tiny_pairs
+from tests.helpers.training import train_with_trl
 
 
 def random_adapter(cfg: Config, base: Base, seed: int = 0, size: float = 0.1) -> Adapter:
@@ -306,7 +307,7 @@ def test_the_files_of_an_adapter_are_those_that_engine_trl_writes(
     base, pairs = tiny_base(family), tiny_pairs(4)
     refs = pair_logps(base.model, pairs, 64)
     fresh_adapter(cfg, base).save(tmp_path / "ours")
-    trl_engine.fit(base, pairs, refs, cfg, tmp_path, lambda row: None, lambda model: {})
+    train_with_trl(base, pairs, refs, cfg, tmp_path)
     ours, theirs = (json.loads((tmp_path / name / "adapter_config.json").read_text()) for name in ("ours", "adapter"))
     for written in (ours, theirs):
         written["target_modules"] = sorted(written["target_modules"])

@@ -15,7 +15,7 @@ import pytest
 from factdpo.commands import eval
 from factdpo.config.schema import Config, ConfigError, choose_engine, to_dict
 from factdpo.config.validate import validate
-from factdpo.runs import execute, identity
+from factdpo.runs import answer, identity
 from factdpo.store import cache
 from factdpo.training.batched import engine
 from tests.helpers.runs import folder_of, small
@@ -90,19 +90,19 @@ def test_a_failing_run_leaves_its_traceback_and_the_next_call_redoes_it(
 ) -> None:
     with monkeypatch.context() as broken:
         broken.setattr(engine, "fit_many", lambda *_: (_ for _ in ()).throw(RuntimeError("the disk is on fire")))
-        with pytest.raises(execute.RunFailed) as failure:
-            execute.execute(small(tmp_path))
+        with pytest.raises(answer.RunFailed) as failure:
+            answer.ask(small(tmp_path))
     assert failure.value.exit_code == 1
     result = stored(tmp_path)
     assert (result["state"], result["error"]) == ("FAILED", "RuntimeError: the disk is on fire")
     log = (folder_of(tmp_path, result) / "run.log").read_text()
     assert "Traceback" in log
-    assert execute.execute(small(tmp_path))["state"] == "FINISHED"
+    assert answer.ask(small(tmp_path))["state"] == "FINISHED"
 
 
 def test_a_diverging_run_is_recorded_as_diverged(tmp_path: Path) -> None:
-    with pytest.raises(execute.RunFailed) as failure:
-        execute.execute(small(tmp_path, dpo_learning_rate=1e30, dpo_max_grad_norm=0.0))
+    with pytest.raises(answer.RunFailed) as failure:
+        answer.ask(small(tmp_path, dpo_learning_rate=1e30, dpo_max_grad_norm=0.0))
     assert failure.value.state == "DIVERGED"
     assert "not finite" in stored(tmp_path)["error"] or "is nan" in stored(tmp_path)["error"]
 
@@ -140,13 +140,13 @@ def test_a_full_disk_never_leaves_a_finished_run(tmp_path: Path) -> None:
 
 
 def test_the_answer_of_a_finished_run_needs_no_torch(tmp_path: Path) -> None:
-    execute.execute(small(tmp_path))
+    answer.ask(small(tmp_path))
     cfg = tmp_path / "cfg.json"
     cfg.write_text(json.dumps(to_dict(validate(small(tmp_path)))))
     script = (
-        "import json, sys; from pathlib import Path; from factdpo.runs.execute import execute;"
+        "import json, sys; from pathlib import Path; from factdpo.runs.answer import ask;"
         "from factdpo.config.validate import from_dict;"
-        f"result = execute(from_dict(json.loads(Path({str(cfg)!r}).read_text())));"
+        f"result = ask(from_dict(json.loads(Path({str(cfg)!r}).read_text())));"
         "assert result['state'] == 'FINISHED'; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -156,23 +156,23 @@ def test_the_answer_of_a_finished_run_needs_no_torch(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_and_a_damaged_record_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"out: .*file/runs cannot be written"):
-        execute.execute(small(tmp_path / "file"))
+        answer.ask(small(tmp_path / "file"))
     cfg = validate(small(tmp_path))
     folder = tmp_path / "runs" / f"{identity.slug(cfg)}-{run_id(cfg)}"
     folder.mkdir(parents=True)
     (folder / "asked.json").write_text("{")
     with pytest.raises(ConfigError, match=r"asked\.json: not JSON"):
-        execute.execute(cfg)
+        answer.ask(cfg)
 
 
 def test_a_folder_that_holds_another_run_is_refused_by_name(tmp_path: Path) -> None:
-    result = execute.execute(small(tmp_path))
+    result = answer.ask(small(tmp_path))
     folder = folder_of(tmp_path, result)
     asked = json.loads((folder / "asked.json").read_text())
     asked["config"]["dpo"]["beta"] = 0.5
     (folder / "asked.json").write_text(json.dumps(asked))
     with pytest.raises(ConfigError, match=re.escape(folder.name)):
-        execute.execute(small(tmp_path))
+        answer.ask(small(tmp_path))
 
 
 def test_eval_of_an_unfinished_or_changed_run_is_refused(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_eval_of_an_unfinished_or_changed_run_is_refused(tmp_path: Path) -> None
     table = tmp_path / "characters.csv"
     table.write_text("name,side\n" + "".join(f"Person {i},{i % 2}\n" for i in range(9)))
     cfg = small(tmp_path, data_path=str(table))
-    folder = folder_of(tmp_path, execute.execute(cfg))
+    folder = folder_of(tmp_path, answer.ask(cfg))
     os.utime(table)
     table.write_text(table.read_text() + "Someone Else,1\n")
     with pytest.raises(ConfigError, match="data changed since the run"):
