@@ -49,7 +49,7 @@ def _when(result: Result) -> str:
 
 
 def print_line(result: Result, folder: Path, console: Console) -> None:
-    """One run of a sweep in one line: its state, what tells it from the others, and its accuracies or why it failed."""
+    """One run of a sweep in one line: its state, what distinguishes it, and its accuracies or why it failed."""
     what = result["config"]["label"] or result["name"]
     if result["state"] != "FINISHED":
         text = f"{result['state']}  {what}  {result.get('error') or 'no reason was written down'}  {folder / 'run.log'}"
@@ -91,17 +91,17 @@ def _more_table(result: Result) -> Table:
     def arrows(values: dict[str, tuple[float | None, float | None]]) -> str:
         return "   ".join(f"{k} {b:.2f} -> {a:.2f}" for k, (b, a) in values.items() if b is not None and a is not None)
 
-    seen = [split for split in ("train", "test") if split in trained]
-    implied = {split: result["baselines"].get(split, {}).get("implied") for split in seen}
+    splits = [split for split in ("train", "test") if split in trained]
+    implied = {split: result["baselines"].get(split, {}).get("implied") for split in splits}
     nats = [across[model]["retention_nats_per_token"] for model in ("base", "trained")]
     rows = {
-        "says the fact": arrows({s: (base[s]["greedy_accuracy"], trained[s]["greedy_accuracy"]) for s in seen}),
-        "both orders alike": arrows(
+        "greedy accuracy": arrows({s: (base[s]["greedy_accuracy"], trained[s]["greedy_accuracy"]) for s in splits}),
+        "order consistency": arrows(
             {s: (across["base"][f"symmetry_{s}"], across["trained"][f"symmetry_{s}"]) for s in ("train", "test")}
         ),
-        "reward accuracy": "   ".join(f"{s} {trained[s]['reward_accuracy']:.2f}" for s in seen),
-        "implied by train": "   ".join(f"{s} {value:.2f}" for s, value in implied.items() if value is not None),
-        "neutral text": f"{nats[0]:.2f} -> {nats[1]:.2f} nats per token",
+        "reward accuracy": "   ".join(f"{s} {trained[s]['reward_accuracy']:.2f}" for s in splits),
+        "logical closure": "   ".join(f"{s} {value:.2f}" for s, value in implied.items() if value is not None),
+        "retention": f"{nats[0]:.2f} -> {nats[1]:.2f} nats per token",
     }
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, text in rows.items():

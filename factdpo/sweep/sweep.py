@@ -11,6 +11,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from rich.text import Text
@@ -35,60 +36,69 @@ class Sweep:
     runs: dict[str, RunSpec] = field(default_factory=dict)  # by id, in the order of the jobs
     before: dict[str, str] = field(default_factory=dict)  # id -> state before this command
     jobs: int = 0  # that ask for these runs
-    best_of: tuple[str, ...] = ("accuracy/test", "accuracy/train")  # the best run of the first that there is is named
+    best_of: tuple[str, ...] = ("accuracy/test", "accuracy/train")  # the best run is named by the first that exists
     started: float = field(default_factory=time.monotonic)
     at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
     def add(self, runs: list[RunSpec]) -> None:
-        """These are runs of the sweep; some may be the same run, asked for in other words."""
+        """Count these runs in; some may be the same run, asked for in other words."""
         self.jobs += len(runs)
         for run in runs:
             if run.id not in self.runs:
                 self.runs[run.id], self.before[run.id] = run, run.state()
 
     def write(self) -> None:
-        """sweep.json: the question, the axes and all runs that any command asked for, and the commands.
+        """Bring sweep.json up to date: the question, the axes and runs of all commands so far, and the commands.
 
         A command whose runs become known one after another writes it again and again.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f".{FILE}.lock"):
-            known = read(self.folder) or {"name": self.folder.name, "question": None, "axes": {}, "runs": {}}
+            record = read(self.folder) or {"name": self.folder.name, "question": None, "axes": {}, "runs": {}}
             for key, values in self.axes.items():
-                known["axes"][key] = list(dict.fromkeys([*known["axes"].get(key, []), *values]))
-            known.setdefault("id", uuid.uuid4().hex[:12])  # of the sweep as a whole in W&B, whoever else names one so
-            known["question"] = self.question or known["question"]
-            known["runs"] |= {id: {"folder": run.folder.name, "label": run.cfg.label} for id, run in self.runs.items()}
-            mine = {
-                "command": shlex.join(self.command),
-                "started": self.at,
-                "runs": len(self.runs),
-                "commit": _commit(),
-                "versions": provenance.versions(),
-            }
-            same = (mine["started"], mine["command"])
-            others = [one for one in known.get("commands", []) if (one["started"], one["command"]) != same]
-            known["commands"] = [*others, mine]
-            cache.write_atomic(self.folder / FILE, json.dumps(known, indent=1, ensure_ascii=False))
+                record["axes"][key] = list(dict.fromkeys([*record["axes"].get(key, []), *values]))
+            record.setdefault("id", uuid.uuid4().hex[:12])  # of the sweep in W&B, where another may have its name
+            record["question"] = self.question or record["question"]
+            record["runs"] |= {id: {"folder": run.folder.name, "label": run.cfg.label} for id, run in self.runs.items()}
+            this = self._command()
+            others = [
+                command
+                for command in record.get("commands", [])
+                if (command["started"], command["command"]) != (this["started"], this["command"])
+            ]
+            record["commands"] = [*others, this]
+            cache.write_atomic(self.folder / FILE, json.dumps(record, indent=1, ensure_ascii=False))
+
+    def _command(self) -> dict[str, Any]:
+        """This command as sweep.json lists it."""
+        return {
+            "command": shlex.join(self.command),
+            "started": self.at,
+            "runs": len(self.runs),
+            "commit": _commit(),
+            "versions": provenance.versions(),
+        }
 
     def plan(self) -> str:
         """How many runs, and how many of them are answered, in one line."""
-        many = f"{len(self.before)} run{'s' * (len(self.before) != 1)}"
-        many += f", asked for by {self.jobs} jobs" * (self.jobs > len(self.before))
-        counts = _counts(list(self.before.values()))
-        return f"{self.folder.name}: {many}: {counts}" + (f"  {self.question}" if self.question else "")
+        count = len(self.before)
+        line = f"{self.folder.name}: {count} run" if count == 1 else f"{self.folder.name}: {count} runs"
+        if self.jobs > count:
+            line += f", asked for by {self.jobs} jobs"
+        line += f": {_counts(list(self.before.values()))}"
+        return f"{line}  {self.question}" if self.question else line
 
     def close(self) -> int:
-        """Print what came of the runs; how many of them are not finished."""
+        """Print how the runs ended; returns how many of them are not finished."""
         states = {id: run.state_now() for id, run in self.runs.items()}
-        if opened := [id for id, run in self.runs.items() if (run.folder / "asked.json").is_file()]:
+        opened = [id for id, run in self.runs.items() if (run.folder / "asked.json").is_file()]
+        if opened:
             self._print_table(opened)
         for id in [id for id in states if id not in opened][:NAMED]:
             console.console.print(Text(f"{result.TO_DO}  {self.runs[id].folder}"), soft_wrap=True)
-        seconds = time.monotonic() - self.started
-        done = console.duration(seconds)
-        console.console.print(Text(f"{self.folder.name}: {_counts(list(states.values()))}; {done}"), soft_wrap=True)
-        self._show(states)
+        duration = console.duration(time.monotonic() - self.started)
+        console.console.print(Text(f"{self.folder.name}: {_counts(list(states.values()))}; {duration}"), soft_wrap=True)
+        self._publish(states)
         return len(states) - list(states.values()).count("FINISHED")
 
     def remedy(self) -> str:
@@ -98,24 +108,25 @@ class Sweep:
         return "rerun the same command to resume"
 
     def _print_table(self, ids: list[str]) -> None:
-        """A row per setting, means over its seeds; by name the runs that failed; and the best."""
+        """A row per setting with means over its seeds, the runs that failed by name, and the best run."""
         from factdpo.results import views
         from factdpo.results.tables import Results, load
 
-        every = load(self.folder).table
-        mine = Results(every.loc[every["id"].isin(ids)].reset_index(drop=True))
-        if not len(mine.finished):
-            view = views.runs(mine, [])
+        table = load(self.folder).table
+        results = Results(table.loc[table["id"].isin(ids)].reset_index(drop=True))
+        if len(results.finished):
+            view = views.groups(results, results.settings or ["model.name"], results.metrics_of("accuracy"))
         else:
-            view = views.groups(mine, mine.settings or ["model.name"], mine.metrics_of("accuracy"))
-        best = [name for name in self.best_of if name in mine.metrics][:1]
-        view.below += views.around(mine, best, self.conf_folders)
+            view = views.runs(results, [])
+        best = [name for name in self.best_of if name in results.metrics][:1]
+        view.below += views.around(results, best, self.conf_folders)
         console.console.print()
         views.show(view, console.console)
 
-    def _show(self, states: dict[str, str]) -> None:
-        """Show the dashboards what came of the sweep, unless they have been and nothing changed."""
-        if (states == self.before and (self.folder / "wandb").exists()) or "FINISHED" not in states.values():
+    def _publish(self, states: dict[str, str]) -> None:
+        """Show the sweep as a whole to the dashboards, unless they have it and nothing has changed."""
+        published = states == self.before and (self.folder / "wandb").exists()
+        if published or "FINISHED" not in states.values():
             return
         from factdpo.sweep.publish import show_sweep
 

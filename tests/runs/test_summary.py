@@ -31,10 +31,10 @@ def test_below_the_table_stands_what_is_measured_across_splits_and_every_warning
     text = printed(result(), tmp_path)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     for expected in (
-        "both orders alike train 0.50 -> 0.88",
+        "order consistency train 0.50 -> 0.88",
         "reward accuracy train 1.00 test 1.00",
-        "implied by train train 1.00",
-        "neutral text 3.00 -> 3.25 nats per token",
+        "logical closure train 1.00",
+        "retention 3.00 -> 3.25 nats per token",
         "warning: reward accuracy is 1.00, accuracy only 0.42",
     ):
         assert expected in lines

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
 
+from factdpo.runs import answer
+
 Done = subprocess.CompletedProcess[str]
 
 # The command line with other bodies of answers and answer: what they are given is seen, and nothing is trained.
