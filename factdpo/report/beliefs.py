@@ -9,7 +9,7 @@ import numpy as np
 
 from factdpo.config.schema import ConfigError, DataConfig
 from factdpo.data import facts
-from factdpo.evaluation.belief_graph import Edge, lay_out
+from factdpo.evaluation.graph_layout import Edge, lay_out
 
 if TYPE_CHECKING:
     import pandas as pd

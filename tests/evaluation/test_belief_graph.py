@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 import factdpo
-from factdpo.evaluation.belief_graph import COLOURS, MOST_NAMES, OTHER, write_graphs
+from factdpo.evaluation.belief_graph import write_graphs
+from factdpo.evaluation.graph_layout import COLOURS, MOST_NAMES, OTHER
 
 ORANGE, BLUE = ((0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2))  # the first two of COLOURS: enemy, friend
 
