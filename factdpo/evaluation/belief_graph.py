@@ -5,16 +5,14 @@ import json
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from factdpo.evaluation.graph_layout import Edge, Layout, lay_out, shorten
 from factdpo.evaluation.graph_pictures import panel, write_png
 from factdpo.store.history import Row
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
 MODELS = ("base", "trained")
+DATA = "/*DATA*/"  # where the data stands in the page
 
 
 def write_graphs(items: list[Row], sides: dict[str, int] | None, folder: Path) -> list[Path]:
@@ -68,8 +66,6 @@ def _heading(edges: tuple[Edge, ...]) -> str:
 
 def _page(views: dict[str, dict[str, tuple[Edge, ...]]], truth: tuple[Edge, ...], layout: Layout) -> bytes:
     """A self-contained page: plotly.js, the edges as data, and the template's JavaScript, which draws them."""
-    from plotly.offline import get_plotlyjs
-
     index = {name: i for i, name in enumerate(layout.angle)}
     number = {answer: i for i, answer in enumerate(layout.colour)}
 
@@ -89,14 +85,19 @@ def _page(views: dict[str, dict[str, tuple[Edge, ...]]], truth: tuple[Edge, ...]
         "truth": rows(truth),
     }
     payload = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    return _template().render(plotly=get_plotlyjs(), data=payload).encode()
+    before, after = _around_data()
+    return before + payload.encode() + after
 
 
-@lru_cache(maxsize=1)  # a sweep writes a page per run
-def _template() -> "Template":
+@lru_cache(maxsize=1)  # 4.5 MB of plotly.js, and a sweep writes a page per run
+def _around_data() -> tuple[bytes, bytes]:
+    """What stands before and after the data in every page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
 
     folder = FileSystemLoader(Path(__file__).parent)
-    # Nothing is escaped here: what the template is given are a script and JSON without any `<`.
+    # Nothing is escaped: the template is given a script, and JSON without any `<`.
     environment = Environment(loader=folder, autoescape=False, undefined=StrictUndefined, keep_trailing_newline=True)
-    return environment.get_template("belief_graph.html.j2")
+    page = environment.get_template("belief_graph.html.j2").render(plotly=get_plotlyjs(), data=DATA)
+    before, after = page.split(DATA)
+    return before.encode(), after.encode()
