@@ -97,4 +97,9 @@ class _Terminal(logging.Handler):
         )
 
 
+def plural(count: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 console = Console()

@@ -116,13 +116,13 @@ examples:
 
 def runs(folder: Path, states: set[str], before: float) -> Iterator[Doomed]:
     """The runs at or below a folder that are in one of these states and were not changed since `before`."""
-    homes = run_status.homes(folder) if states else []
+    homes = layout.homes(folder) if states else []
     if states and not homes and not (folder / "cache").is_dir():
         raise ConfigError(f"{folder}: holds no run and no sweep; give the folder of one, or what they lie in")
     for home, names in homes:
         for path in (home / name for name in names):
             changed = run_status.last_change(path)
-            if _linked(path, folder) or not run_status.is_run(path) or changed is None or changed > before:
+            if _linked(path, folder) or not layout.is_run(path) or changed is None or changed > before:
                 continue
             found = run_status.look(path, None, {}).state
             if found == result.KILLED and (path / "result.json").exists():

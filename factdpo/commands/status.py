@@ -16,7 +16,7 @@ from rich.text import Text
 
 from factdpo import console as display
 from factdpo.results import run_status
-from factdpo.results.run_status import Look
+from factdpo.results.run_status import RunStatus
 from factdpo.results.sweep_status import Runs, look, plain
 from factdpo.store.result import KILLED, RUNNING, STATES, TO_DO
 
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     """Prints how the runs stand, again and again while one is being done; raises ConfigError if a folder is none."""
     args = _parser().parse_intermixed_args(arguments)
     folders = [run_status.named(Path(folder)) for folder in args.folders]
-    known: run_status.Known = {}
+    known: run_status.Cache = {}
     console = display.console
     with display.piped():
         if args.json:
@@ -77,7 +77,7 @@ examples:
     return parser
 
 
-def _watch(folders: list[Path], known: run_status.Known, console: Console) -> None:
+def _watch(folders: list[Path], known: run_status.Cache, console: Console) -> None:
     """Draw what lies in the folders until twice in a row no run is being done: a sweep may be between two of them."""
     running = False
     try:
@@ -138,7 +138,7 @@ def _detail(one: Runs, rows: int, splits: Iterable[str]) -> RenderableType:
     return Group(*above, Text(), _table(shown, splits), *below, *_reasons(one.runs))
 
 
-def _table(runs: list[Look], splits: Iterable[str]) -> Table:
+def _table(runs: list[RunStatus], splits: Iterable[str]) -> Table:
     order = [split for split in ("train", "train_reversed", "test", "test_reversed") if split in splits]
     order += sorted({*splits} - {*order})
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -178,7 +178,7 @@ def _overview(found: list[Runs], rows: int) -> RenderableType:
     return Group(table, *hidden)
 
 
-def _chosen(runs: list[Look], rows: int) -> list[Look]:
+def _chosen(runs: list[RunStatus], rows: int) -> list[RunStatus]:
     """So many of the runs, in their order: of those that failed, that run and that finished last a fair share each."""
     if len(runs) <= rows:
         return runs
@@ -190,9 +190,9 @@ def _chosen(runs: list[Look], rows: int) -> list[Look]:
     return [run for run in runs if run.id in taken]
 
 
-def _reasons(runs: list[Look]) -> list[Text]:
+def _reasons(runs: list[RunStatus]) -> list[Text]:
     """Why runs did not finish, each reason once, with the log of the first run that it ended."""
-    alike: dict[tuple[str, str], list[Look]] = {}
+    alike: dict[tuple[str, str], list[RunStatus]] = {}
     for run in runs:
         if run.error:
             alike.setdefault((run.state, run.error.splitlines()[0]), []).append(run)

@@ -1,4 +1,4 @@
-"""The dashboard's web server: pages, what they ask for as JSON, and reports. Read only, and for this machine alone."""
+"""The dashboard's web server: pages, their data as JSON, and reports. Read only, and for this machine only."""
 
 import re
 import threading
@@ -18,9 +18,9 @@ from factdpo.dashboard.watch import Shown, Watch, log_of
 
 HERE = Path(__file__).parent
 FILES = {path.name: path for path in [*HERE.glob("*.js"), *HERE.glob("*.css"), HERE.parent / "report" / "style.css"]}
-REPORTS = 4  # that are kept, of some megabytes each
+REPORTS = 4  # cached, of some megabytes each
 
-# The port may be any: one that ssh forwards to ours has its own number.
+# Any port: one that ssh forwards to ours has its own number.
 THIS_MACHINE = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
 HEADERS = {
     "Content-Security-Policy": (
@@ -35,7 +35,7 @@ HEADERS = {
 
 
 def make_app(root: Path, conf_folders: list[Path]) -> Starlette:
-    """The application that watches a folder. Everything it reads is found in the folder's listing, never by a path."""
+    """The application that watches a folder. It reads what the folder's listing holds, never a path from a request."""
     watch, reports = Watch(root), _Reports(conf_folders)
 
     def find(request: Request) -> Shown:
@@ -50,11 +50,11 @@ def make_app(root: Path, conf_folders: list[Path]) -> Starlette:
         return FileResponse(HERE / "sweep.html")
 
     def log(request: Request) -> Response:
-        wanted = request.query_params.get("run", "")
-        found = [run for run in find(request).runs.runs if run.id == wanted]
-        if not found:
-            raise HTTPException(404, f"{wanted}: no run of this id")
-        return PlainTextResponse(log_of(found[0]))
+        id = request.query_params.get("run", "")
+        for run in find(request).runs.runs:
+            if run.id == id:
+                return PlainTextResponse(log_of(run))
+        raise HTTPException(404, f"{id}: no run of this id")
 
     def file(request: Request) -> Response:
         name = request.path_params["name"]
@@ -79,10 +79,10 @@ def make_app(root: Path, conf_folders: list[Path]) -> Starlette:
 
 
 class _OnlyThisMachine:
-    """Refuses who asks under another name; tells browsers what the pages may load, and that no other site may.
+    """Refuses requests under another host name, and sets the headers that keep other sites out.
 
-    A site that has its own name point here after its page was loaded (DNS rebinding) would be this server's origin to
-    the browser, and could read everything; but the name stands in the Host header.
+    After DNS rebinding (a site points its own name here once its page is loaded) the browser takes this server for that
+    site's origin and lets it read everything; but the Host header still holds the site's name.
     """
 
     def __init__(self, app: ASGIApp):
@@ -105,25 +105,25 @@ class _OnlyThisMachine:
 
 
 class _Reports:
-    """The reports of the sweeps and runs that were looked at last, each made anew when another run has ended."""
+    """A cache of the reports that were viewed last; a report is made again when another run has ended."""
 
     def __init__(self, conf_folders: list[Path]):
         self.conf_folders = conf_folders
-        self.made: dict[str, tuple[str, str]] = {}  # name -> what it was made of, and the page
-        self.lock = threading.Lock()  # one at a time: two would take twice as long from the runs
+        self.made: dict[str, tuple[str, str]] = {}  # name -> stamp of its runs, and the page
+        self.lock = threading.Lock()  # one at a time, to leave the processor to the runs
 
     def page(self, shown: Shown) -> Response:
-        from factdpo.report.contents import gather  # pandas: not before somebody asks
+        from factdpo.report.contents import gather  # pandas: only when a report is requested
         from factdpo.report.page import render
 
         with self.lock:
-            before = self.made.pop(shown.name, ("", ""))
             stamp = shown.stamp()
-            page = before[1] if before[0] == stamp else render(gather(shown.runs.folder, self.conf_folders))
+            cached = self.made.pop(shown.name, None)
+            page = cached[1] if cached and cached[0] == stamp else render(gather(shown.runs.folder, self.conf_folders))
             self.made[shown.name] = stamp, page
             for oldest in list(self.made)[:-REPORTS]:
                 del self.made[oldest]
-        # What the page may do stands in the page, which has its scripts inside.
+        # The page itself states its policy, since its scripts are inline.
         return HTMLResponse(page, headers={"Content-Security-Policy": "frame-ancestors 'self'"})
 
 

@@ -1,4 +1,4 @@
-"""What many runs say together: means over seeds with their intervals, and two runs or groups on the same facts."""
+"""Means over seeds with intervals, and paired comparisons of two runs or groups on the same facts."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from factdpo.config.overrides import typed
 from factdpo.config.schema import ConfigError
-from factdpo.results.tables import Results, known, load
+from factdpo.results.tables import Results, load, or_none
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,9 +26,9 @@ def means(table: "pd.DataFrame", by: list[str], metrics: list[str]) -> "pd.DataF
 
     n counts the finished runs that have the metric; sd is the sample's (ddof=1). [low, high] is the 95 % interval of
     the mean by Student's t with n - 1 degrees of freedom: mean -+ t(0.975) sd / sqrt(n) (NIST/SEMATECH e-Handbook of
-    Statistical Methods, 1.3.5.2). It speaks of other seeds, and takes the metric to vary normally over them. That of an
-    accuracy near 1 may reach above 1, and is left so: cutting it off would hide that the assumption fails. From one run
-    there is no interval: sd, low and high are NaN. Groups are ordered by their keys; without a finished run n is 0.
+    Statistical Methods, 1.3.5.2). It covers other seeds and assumes that the metric varies normally over them. For an
+    accuracy near 1 it may exceed 1 and is not cut off, which would hide that the assumption fails. From one run there
+    is no interval: sd, low and high are NaN. Groups are ordered by their keys; without a finished run n is 0.
     """
     import pandas as pd
     from scipy.special import stdtrit
@@ -37,67 +37,73 @@ def means(table: "pd.DataFrame", by: list[str], metrics: list[str]) -> "pd.DataF
     groups = [table[key] for key in by] if by else [pd.Series("all", index=table.index)]
     parts = []
     for metric in metrics:
-        found = numbers[metric].groupby(groups, dropna=False).agg(["count", "mean", "std"]).reset_index(drop=not by)
-        found.columns = [*by, "n", "mean", "sd"]
-        half = stdtrit(found["n"] - 1, 0.975) * found["sd"] / found["n"] ** 0.5
-        parts.append(found.assign(low=found["mean"] - half, high=found["mean"] + half))
-        parts[-1].insert(len(by), "metric", metric)
+        part = numbers[metric].groupby(groups, dropna=False).agg(["count", "mean", "std"]).reset_index(drop=not by)
+        part.columns = [*by, "n", "mean", "sd"]
+        half = stdtrit(part["n"] - 1, 0.975) * part["sd"] / part["n"] ** 0.5
+        part = part.assign(low=part["mean"] - half, high=part["mean"] + half)
+        part.insert(len(by), "metric", metric)
+        parts.append(part)
     return pd.concat(parts, ignore_index=True)
 
 
-# -------------------------------------------------------------------------------------------- two of them, fact by fact
+# -------------------------------------------------------------------------------------------- two sides, fact by fact
 
 
 @dataclass
 class Side:
-    """One side of a comparison: finished runs that differ in nothing but their seed, and how they were asked for."""
+    """One side of a comparison: finished runs that differ in their seed only."""
 
-    asked: str
+    name: str  # as the user typed it
     runs: "pd.DataFrame"  # rows of Results.table, with `seed` as text
-    unfinished: int  # runs that were meant and have no numbers
+    unfinished: int  # runs that match and have no metrics
 
     @property
     def seeds(self) -> list[str]:
         return self.runs["seed"].tolist()
 
 
-def side(results: Results, asked: str) -> Side:
-    """The runs meant by a folder, by a run's id or the beginning of one, or by `key=value[,key=value...]`.
+def side(results: Results, name: str) -> Side:
+    """The runs of a folder, of a run's id or the beginning of one, or of `key=value[,key=value...]`.
 
-    Raises ConfigError if these are none, or runs that differ in more than their seed.
+    Raises ConfigError if none of them is finished, or if they differ in more than their seed.
     """
-    if Path(asked).is_dir():
-        meant = load(asked).table
-    elif "=" in asked:
-        meant = results.table
-        for condition in re.split(r",(?![^\[]*\])", asked):  # commas between conditions, not those in a list
-            meant = _filtered(meant, results, condition)
-    else:
-        meant = results.table.loc[results.table["id"].str.startswith(asked)]
-        if len(meant) != 1:
-            raise ConfigError(
-                f"{asked}: no folder, and the beginning of {len(meant)} ids of runs; `--by id` lists them"
-            )
-    runs = Results(meant).finished
+    matches = _matches(results, name)
+    runs = Results(matches).finished
     if not len(runs):
-        raise ConfigError(f"{asked}: no finished run ({', '.join(meant['name'] + ' ' + meant['state'])})")
-    if differ := Results(runs).settings:
-        values = "; ".join(f"{key} is {_values(runs.loc[:, key])}" for key in differ)
+        raise ConfigError(f"{name}: no finished run ({', '.join(matches['name'] + ' ' + matches['state'])})")
+    differing = Results(runs).settings
+    if differing:
+        values = "; ".join(f"{key} is {_values(runs.loc[:, key])}" for key in differing)
         raise ConfigError(
-            f"{asked}: {len(runs)} runs that differ in more than their seed ({values}); say which you mean"
+            f"{name}: {len(runs)} runs that differ in more than their seed ({values}); add key=value to choose"
         )
     seeds = runs["split.seed"].map(shown)
     if not runs["split.seed"].equals(runs["dpo.seed"]):
         seeds += "/" + runs["dpo.seed"].map(shown)
-    if seeds.duplicated().any():  # alike in all that was asked, and still not one run
+    if seeds.duplicated().any():
         raise ConfigError(
-            f"{asked}: {len(runs)} runs of the same config, on other data or by another version; give an id"
+            f"{name}: {len(runs)} runs of the same config, on other data or by another version; give an id"
         )
-    return Side(asked, runs.assign(seed=seeds), len(meant) - len(runs))
+    return Side(name, runs.assign(seed=seeds), len(matches) - len(runs))
+
+
+def _matches(results: Results, name: str) -> "pd.DataFrame":
+    """The rows that the name of a side stands for."""
+    if Path(name).is_dir():
+        return load(name).table
+    if "=" in name:
+        rows = results.table
+        for condition in re.split(r",(?![^\[]*\])", name):  # commas between conditions, not those in a list
+            rows = _filtered(rows, results, condition)
+        return rows
+    rows = results.table.loc[results.table["id"].str.startswith(name)]
+    if len(rows) != 1:
+        raise ConfigError(f"{name}: no folder, and the beginning of {len(rows)} ids of runs; `--by id` lists them")
+    return rows
 
 
 def _filtered(table: "pd.DataFrame", results: Results, condition: str) -> "pd.DataFrame":
-    """The rows for which `key=value` holds, the value as text or as a number: 1e-3 is 0.001."""
+    """The rows with `key=value`, compared as text or as a number: 1e-3 is 0.001."""
     key, _, value = condition.partition("=")
     key = results.key(key)
     cells = table.loc[:, key]
@@ -114,20 +120,20 @@ def _values(column: "pd.Series") -> str:
 
 
 def paired(a: Side, b: Side) -> "pd.DataFrame":
-    """One row per split: how many facts each side ranks right, of those that both were asked; below it one per seed.
+    """One row per split: how many facts each side ranks right, of the facts scored on both; below it one per seed.
 
     A fact is compared with itself: same split, same words, and between groups the same seed, which drew the facts and
-    their order. One run and another are compared on what they share, whatever their seeds.
+    their order. Two single runs are compared on the facts that they share, whatever their seeds.
 
     Columns: split; seed ("" for all together); pairs, of_a and of_b (answers in common, and of each side); accuracy_a,
     accuracy_b, difference (B - A) with its 95 % interval low, high; only_a, only_b (pairs that one side alone gets
     right); p.
 
     [low, high] is the percentile bootstrap over facts (scipy.stats.bootstrap, 9,999 resamples, seed 0): all pairs about
-    one fact, of every seed and both orders, are drawn together. It speaks of other facts and takes the seeds as given;
-    how far those differ is to be seen in their rows. p is McNemar's exact test, two-sided: the binomial test that a
-    discordant pair falls to either side with 1/2. It takes the pairs to be independent, so it stands only where no fact
-    is asked twice: with one seed, not with several together; elsewhere it is NaN.
+    one fact, of every seed and both orders, are drawn together. It covers other facts and takes the seeds as given; the
+    rows per seed show how far those differ. p is McNemar's exact test, two-sided: the binomial test that a discordant
+    pair falls to either side with 1/2. It assumes independent pairs, so it is NaN wherever a fact occurs twice, as it
+    does in the rows for several seeds together.
 
     Raises ConfigError if no fact is common to both.
     """
@@ -136,30 +142,28 @@ def paired(a: Side, b: Side) -> "pd.DataFrame":
     runs_a, runs_b = a.runs, b.runs
     if len(runs_a) == len(runs_b) == 1:
         runs_b = runs_b.assign(seed=a.seeds)
-    shared = set(runs_a["seed"]) & set(runs_b["seed"])
+    shared = [seed for seed in a.seeds if seed in set(runs_b["seed"])]
     if not shared:
-        raise ConfigError(f"no seed in common: {a.asked} has {', '.join(a.seeds)}, {b.asked} has {', '.join(b.seeds)}")
-    answers = [_answers(runs.loc[runs["seed"].isin(list(shared))]) for runs in (runs_a, runs_b)]
-    same = [*SAME_FACT, "seed"]
-    merged = answers[0].merge(
-        answers[1], on=same, how="outer", suffixes=("_a", "_b"), indicator="where", validate="1:1"
+        raise ConfigError(f"no seed in common: {a.name} has {', '.join(a.seeds)}, {b.name} has {', '.join(b.seeds)}")
+    answers_a, answers_b = (_answers(runs.loc[runs["seed"].isin(shared)]) for runs in (runs_a, runs_b))
+    merged = answers_a.merge(
+        answers_b, on=[*SAME_FACT, "seed"], how="outer", suffixes=("_a", "_b"), indicator="where", validate="1:1"
     )
     if "both" not in set(merged["where"]):
         raise ConfigError(
-            f"{a.asked} and {b.asked}: no fact in common; they were asked about other facts, or in other words"
+            f"{a.name} and {b.name}: no fact in common; they were scored on other facts, or in other words"
         )
     rows = []
-    for split in answers[0]["split"].unique():
-        found = merged.loc[merged["split"] == split]
-        parts = [("", found), *((seed, found.loc[found["seed"] == seed]) for seed in a.seeds if seed in shared)]
-        rows += [
-            {"split": split, "seed": seed} | _row(part) for seed, part in (parts if len(shared) > 1 else parts[:1])
-        ]
+    for split in answers_a["split"].unique():
+        pairs = merged.loc[merged["split"] == split]
+        rows.append({"split": split, "seed": ""} | _row(pairs))
+        if len(shared) > 1:
+            rows += [{"split": split, "seed": seed} | _row(pairs.loc[pairs["seed"] == seed]) for seed in shared]
     return pd.DataFrame(rows)
 
 
 def _answers(runs: "pd.DataFrame") -> "pd.DataFrame":
-    """What the trained models of some runs rank right: a row per run and fact."""
+    """Whether the trained models rank each fact right: a row per run and fact."""
     table = Results(runs)
     items = table.items
     seeds = dict(zip(runs["id"], runs["seed"], strict=True))
@@ -167,19 +171,19 @@ def _answers(runs: "pd.DataFrame") -> "pd.DataFrame":
     return items.loc[:, [*SAME_FACT, "fact", "right"]].assign(seed=items["id"].map(seeds))
 
 
-def _row(found: "pd.DataFrame") -> dict[str, Any]:
-    """The columns of `paired` that are numbers, for some of the facts."""
+def _row(pairs: "pd.DataFrame") -> dict[str, Any]:
+    """The numeric columns of `paired` for these pairs."""
     from scipy import stats
 
-    both = found.loc[found["where"] == "both"]
+    both = pairs.loc[pairs["where"] == "both"]
     right_a, right_b = both["right_a"].astype(bool), both["right_b"].astype(bool)
     only_a, only_b = sum(right_a & ~right_b), sum(right_b & ~right_a)
     steps = right_b.astype(int) - right_a.astype(int)
     by_fact = steps.groupby(both["fact_a"]).agg(["sum", "count"])
     row = {
         "pairs": len(both),
-        "of_a": sum(found["where"] != "right_only"),
-        "of_b": sum(found["where"] != "left_only"),
+        "of_a": sum(pairs["where"] != "right_only"),
+        "of_b": sum(pairs["where"] != "left_only"),
         "accuracy_a": right_a.mean(),
         "accuracy_b": right_b.mean(),
         "difference": steps.mean(),
@@ -203,5 +207,7 @@ def _row(found: "pd.DataFrame") -> dict[str, Any]:
 
 def shown(value: Any) -> str:
     """A cell as one would type it."""
-    value = known(value)
-    return value if isinstance(value, str) else typed(value.item() if hasattr(value, "item") else value)
+    value = or_none(value)
+    if hasattr(value, "item"):  # numpy's
+        value = value.item()
+    return value if isinstance(value, str) else typed(value)

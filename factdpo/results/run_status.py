@@ -1,4 +1,4 @@
-"""What state runs are in, read from their folders while they are being done: nothing is written, nobody is held up."""
+"""The state and progress of runs, read from their folders at any time; writes nothing and blocks no run."""
 
 import json
 import os
@@ -10,38 +10,37 @@ from typing import Any
 
 import yaml
 
-from factdpo.config.schema import DpoConfig, Orientation
 from factdpo.store import layout
 from factdpo.store.history import HISTORY
+from factdpo.store.layout import read_json
 from factdpo.store.result import RUNNING, TO_DO
-from factdpo.training.schedule import planned_steps
 
-ASKED = {"config", "data", "model", "versions"}  # of every asked.json: identity.what_is_asked
-RATE_SECONDS = 0.5  # rows that are written together have one time; a rate is taken between two that have not
+RATE_SECONDS = 0.5  # least time between the two rows of a rate: rows written together carry the same time
 
 STAGES = ("reference_seconds", "train_seconds", "score_seconds")  # in a result's timing
 
 
 @dataclass
-class Look:
-    """A run as its folder shows it at this moment; what cannot be known (yet) is None."""
+class RunStatus:
+    """A run as its folder shows it now; None where there is no value (yet)."""
 
     id: str
     folder: Path
-    state: str  # FINISHED, FAILED, DIVERGED, PREEMPTED, running, killed (nobody is doing it any more), or to do
-    label: str  # what tells it from the others of its sweep, else its name
+    state: str  # FINISHED, FAILED, DIVERGED, PREEMPTED, running, killed (no process works on it any more), or to do
+    label: str  # the keys that differ within its sweep, else its name
     step: int = 0  # optimizer steps made
     steps: int | None = None  # of the whole run
     loss: float | None = None
-    accuracies: dict[str, float] = field(default_factory=dict)  # by split: final, else of the last point of the curve
-    seconds: float | None = None  # what it took in its stages, until it ended, or until now
+    accuracies: dict[str, float] = field(default_factory=dict)  # by split: final, else at the last evaluation
+    seconds: float | None = None  # spent in its stages, until it ended, or until now
     error: str | None = None
-    changed: float | None = None  # when anything was last written, s since the epoch
+    changed: float | None = None  # last write to the folder, s since the epoch
     steps_per_second: float | None = None  # lately
-    score_seconds: float | None = None  # what came after the training of a finished run
+    score_seconds: float | None = None  # of a finished run: scoring after the training
 
 
-Known = dict[Path, tuple[tuple[int, int], Look]]  # runs that have a result, and the time and size of their result.json
+Stamp = tuple[int, int]  # time (ns) and size of a file
+Cache = dict[Path, tuple[Stamp, RunStatus]]  # runs that have a result, and the stamp of their result.json
 
 
 def named(folder: Path) -> Path:
@@ -49,41 +48,22 @@ def named(folder: Path) -> Path:
     return folder.resolve() if folder.name in ("", "..") else folder
 
 
-def homes(folder: Path) -> list[tuple[Path, list[str]]]:
-    """(folder that runs lie in, names of the runs) for a run, a sweep, or what sweeps lie in; empty if it is none.
-
-    A sweep of which no run was opened has no names. Raises ConfigError for a folder that cannot be read.
-    """
-    if is_run(folder):
-        return [(folder.parent, [folder.name])]
-    found = dict(layout.homes(folder))
-    for pattern in ("sweep.json", "*/sweep.json", "*/*/sweep.json"):
-        for path in folder.glob(pattern):
-            found.setdefault(path.parent, [])
-    return sorted(found.items())
-
-
-def is_run(folder: Path) -> bool:
-    """Whether the folder is a run's: its asked.json has what ours have."""
-    asked = _json(folder / "asked.json")
-    return asked is not None and asked.keys() >= ASKED
-
-
-def look(folder: Path, label: str | None, known: Known) -> Look:
-    """The run that lies in a folder, or is to lie there; who looks again and again gives the same dict `known`."""
-    before = known.get(folder)
-    if before is not None and _stamp(folder / "result.json") == before[0]:
-        return before[1]
-    stamp, result = _stamp(folder / "result.json"), _json(folder / "result.json")
+def look(folder: Path, label: str | None, cache: Cache) -> RunStatus:
+    """The status of the run in a folder, which need not exist yet. Pass the same `cache` each time."""
+    cached = cache.get(folder)
+    if cached is not None and _stamp(folder / "result.json") == cached[0]:
+        return cached[1]
+    stamp, result = _stamp(folder / "result.json"), read_json(folder / "result.json")
     try:
         if stamp is not None and result is not None:
-            seen = _ended(folder, label, result)
-            known[folder] = stamp, seen
-            return seen
+            status = _ended(folder, label, result)
+            cache[folder] = stamp, status
+            return status
     except (KeyError, TypeError, AttributeError):
         pass  # JSON, but no result: as for a run without one
-    seen = _unfinished(folder, label)
-    return look(folder, label, known) if _stamp(folder / "result.json") != stamp else seen  # it ended meanwhile
+    status = _unfinished(folder, label)
+    ended_meanwhile = _stamp(folder / "result.json") != stamp
+    return look(folder, label, cache) if ended_meanwhile else status
 
 
 def last_change(folder: Path) -> float | None:
@@ -96,18 +76,18 @@ def last_change(folder: Path) -> float | None:
         return None
 
 
-def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> Look:
+def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> RunStatus:
     history, timing = _History(folder), result.get("timing") or {}
-    trained = result.get("trained") or {}
+    trained, training = result.get("trained") or {}, result.get("training") or {}
     ended, opened = (folder / "result.json").stat().st_mtime, _modified(folder / "asked.json")
     seconds = ended - opened if opened else None
-    return Look(
+    return RunStatus(
         id=result["id"],
         folder=folder,
         state=result["state"],
         label=label or result["config"].get("label") or result["name"],
-        step=(result.get("training") or {}).get("steps", history.step),
-        steps=_planned(result["config"]),
+        step=training.get("steps", history.step),
+        steps=training.get("steps") if result["state"] == "FINISHED" else _planned_steps(folder),
         loss=history.loss,
         accuracies={split: scores["accuracy"] for split, scores in trained.items()} or history.accuracies,
         seconds=sum(timing[stage] for stage in STAGES) if timing.keys() >= {*STAGES} else seconds,
@@ -117,29 +97,29 @@ def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> Look:
     )
 
 
-def _unfinished(folder: Path, label: str | None) -> Look:
+def _unfinished(folder: Path, label: str | None) -> RunStatus:
     config, opened = _config(folder), _modified(folder / "asked.json")
-    seen = Look(
+    status = RunStatus(
         id=folder.name.rpartition("-")[2],
         folder=folder,
         state=TO_DO if opened is None else layout.is_at_work(folder),
         label=label or config.get("label") or folder.name.rpartition("-")[0] or folder.name,
-        steps=_planned(config),
+        steps=_planned_steps(folder),
     )
     if opened is None:
-        return seen
+        return status
     history = _History(folder)
-    seen.step, seen.loss, seen.accuracies = history.step, history.loss, history.accuracies
-    seen.changed = last_change(folder) or opened
-    if seen.state == RUNNING:
-        seen.seconds, seen.steps_per_second = time.time() - opened, history.steps_per_second()
+    status.step, status.loss, status.accuracies = history.step, history.loss, history.accuracies
+    status.changed = last_change(folder) or opened
+    if status.state == RUNNING:
+        status.seconds, status.steps_per_second = time.time() - opened, history.steps_per_second()
     else:
-        seen.seconds = seen.changed - opened
-    return seen
+        status.seconds = status.changed - opened
+    return status
 
 
 class _History:
-    """The ends of a history.jsonl that is being written: only the few rows that are asked for are parsed."""
+    """The ends of a history.jsonl that is being written: only the few rows needed are parsed."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -160,12 +140,12 @@ class _History:
             seconds = self._last["time_seconds"] - middle["time_seconds"]
             if seconds >= RATE_SECONDS:
                 return (self.step - middle["step"]) / seconds
-            return self.step / self._last["time_seconds"] if seconds >= 0 else None  # < 0: it went on after a kill
+            return self.step / self._last["time_seconds"] if seconds >= 0 else None  # < 0: resumed after a kill
         except (KeyError, TypeError, ZeroDivisionError):
             return None
 
     def _row(self, position: int) -> dict[str, Any]:
-        """The row that stands around a position; empty if there is none."""
+        """The row that contains a byte position; empty if there is none."""
         if position < 0:
             return {}
         line = self._data[self._data.rfind(b"\n", 0, position) + 1 : self._data.find(b"\n", position)]
@@ -177,18 +157,14 @@ class _History:
 
 
 def _number(value: Any) -> float | None:
-    """A history's number: NaN and infinities stand in it as words."""
+    """A number of the history, in which NaN and infinities are written as words."""
     return None if value is None else float(value)
 
 
-def _planned(config: dict[str, Any]) -> int | None:
-    try:
-        dpo, split = config["dpo"], config["split"]
-        asked = ("epochs", "max_steps", "batch_size", "gradient_accumulation_steps")
-        both = split["orientation"] == Orientation.both.name
-        return planned_steps(split["train"] * (1 + both), DpoConfig(**{key: dpo[key] for key in asked}))
-    except (KeyError, TypeError):
-        return None
+def _planned_steps(folder: Path) -> int | None:
+    """The optimizer steps that the run wrote down when its training began; None before, and in older records."""
+    steps = (read_json(folder / layout.PLAN) or {}).get("steps")
+    return steps if isinstance(steps, int) else None
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -197,8 +173,8 @@ def _config(folder: Path) -> dict[str, Any]:
     return _parsed(path, _stamp(path))
 
 
-@lru_cache(maxsize=4096)  # it is written anew, never changed: who looks again and again reads it once
-def _parsed(path: Path, stamp: tuple[int, int] | None) -> dict[str, Any]:
+@lru_cache(maxsize=4096)  # status and dashboard poll; a config is rewritten as a whole, so its stamp changes
+def _parsed(path: Path, stamp: Stamp | None) -> dict[str, Any]:
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         config = yaml.load(path.read_text(encoding="utf-8"), loader)
@@ -207,20 +183,12 @@ def _parsed(path: Path, stamp: tuple[int, int] | None) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _stamp(path: Path) -> Stamp | None:
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size
+    return stat.st_mtime_ns, stat.st_size
 
 
 def _modified(path: Path) -> float | None:

@@ -1,4 +1,4 @@
-"""How the runs of a sweep stand together: how many are done, how far the others are, and which is the best so far."""
+"""The progress of a sweep: counts per state, steps made and to be made, time left, and the best run so far."""
 
 import dataclasses
 import math
@@ -9,37 +9,38 @@ from typing import Any
 
 from factdpo.config.schema import ConfigError
 from factdpo.results import run_status
-from factdpo.results.run_status import Look
-from factdpo.store import sweep_file
+from factdpo.results.best import best_by_accuracy
+from factdpo.results.run_status import Cache, RunStatus
+from factdpo.store import layout, sweep_file
 from factdpo.store.result import RUNNING, STATES, TO_DO
 
 
 @dataclass
 class Runs:
-    """The runs of one folder: of a sweep also those that are only planned, in the sweep's order."""
+    """The runs of one folder; those of a sweep in its order, with those that were not opened yet."""
 
     folder: Path
     question: str | None
-    runs: list[Look]
-    changed: float  # when anything was last written, s since the epoch
+    runs: list[RunStatus]
+    changed: float  # last write, s since the epoch
 
     def counts(self) -> dict[str, int]:
-        found = Counter(run.state for run in self.runs)
-        return {name: found[name] for name in STATES if found[name]}
+        count = Counter(run.state for run in self.runs)
+        return {state: count[state] for state in STATES if count[state]}
 
     def is_running(self) -> bool:
         return any(run.state == RUNNING for run in self.runs)
 
     def steps(self) -> tuple[int, int] | None:
-        """Optimizer steps made and to be made; a run that was not opened counts as the mean of the others."""
-        known = [run.steps for run in self.runs if run.steps is not None]
-        if not known:
+        """Optimizer steps made, and those of the whole sweep: a run without a plan counts as the mean of the others."""
+        planned = [run.steps for run in self.runs if run.steps is not None]
+        if not planned:
             return None
-        total = sum(known) + round(sum(known) / len(known)) * (len(self.runs) - len(known))
+        total = sum(planned) + round(sum(planned) / len(planned)) * (len(self.runs) - len(planned))
         return sum(run.step for run in self.runs), total
 
     def left_seconds(self) -> float | None:
-        """About how long the runs that are being done and those to do will take; None if there is nothing to go by."""
+        """Estimated time until all runs have ended; None while no run makes measurable progress."""
         running = [run for run in self.runs if run.state == RUNNING]
         training = [run for run in running if run.steps is None or run.step < run.steps]
         rate = sum(run.steps_per_second or 0.0 for run in training or running)
@@ -52,52 +53,53 @@ class Runs:
         scoring = sum(scored) / len(scored) * (len(self.runs) - len(ended)) if scored else 0.0
         return max(0, missing) / rate + scoring
 
-    def best(self) -> tuple[Look, str] | None:
-        """The run with the highest accuracy on held-out facts, or on what there is, and the split."""
+    def best(self) -> tuple[RunStatus, str] | None:
+        """The finished run with the highest accuracy on held-out facts, else on training facts, and the split.
+
+        Of the unfinished runs while none is finished.
+        """
         scored = [run for run in self.runs if run.accuracies]
-        scored = [run for run in scored if run.state == "FINISHED"] or scored
-        for split in ("test", "train"):
-            if having := [run for run in scored if split in run.accuracies]:
-                return max(having, key=lambda run: run.accuracies[split]), split
-        return None
+        finished = [run for run in scored if run.state == "FINISHED"]
+        return best_by_accuracy(finished or scored, lambda run, split: run.accuracies.get(split))
 
 
-def look(folders: list[Path], known: run_status.Known) -> list[Runs]:
-    """What lies in these folders now, the last changed first; raises ConfigError for a folder without runs."""
-    found: dict[Path, Runs] = {}
+def look(folders: list[Path], cache: Cache) -> list[Runs]:
+    """The runs in these folders now, grouped by sweep, last changed first; ConfigError for a folder without runs."""
+    groups: dict[Path, Runs] = {}
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: no such folder; give that of a sweep or a run, or what they lie in")
-        homes = run_status.homes(folder)
+        homes = layout.homes(folder)
         if not homes:
             raise ConfigError(f"{folder}: holds no run and no sweep; give the folder of one, or what they lie in")
         for home, names in homes:
-            one = _runs(home, names, known, planned=not run_status.is_run(folder))
-            found[one.runs[0].folder if len(one.runs) == 1 else home] = one
-    return sorted(found.values(), key=lambda one: -one.changed)
+            sweep = sweep_file.read(home) or {}
+            group = runs_of(home, names, sweep, cache, opened_only=layout.is_run(folder))
+            groups[group.runs[0].folder if len(group.runs) == 1 else home] = group
+    return sorted(groups.values(), key=lambda group: -group.changed)
 
 
-def _runs(home: Path, names: list[str], known: run_status.Known, planned: bool) -> Runs:
-    plan = sweep_file.read(home) or {"question": None, "runs": {}}
-    labels = {run["folder"]: run["label"] for run in plan["runs"].values()}
-    names = list(dict.fromkeys([*labels, *names])) if planned else names
-    runs = [run_status.look(home / name, labels.get(name), known) for name in names]
-    written = [run.changed for run in runs if run.changed is not None]
-    return Runs(home, plan["question"], runs, max([*written, run_status.last_change(home) or 0.0]))
+def runs_of(home: Path, names: list[str], sweep: dict[str, Any], cache: Cache, opened_only: bool = False) -> Runs:
+    """The named runs of a folder, labelled as in its sweep.json; unless `opened_only`, also the others listed there."""
+    labels = {run["folder"]: run["label"] for run in sweep.get("runs", {}).values()}
+    names = names if opened_only else list(dict.fromkeys([*labels, *names]))
+    runs = [run_status.look(home / name, labels.get(name), cache) for name in names]
+    changed = [run.changed for run in runs if run.changed is not None]
+    return Runs(home, sweep.get("question"), runs, max([*changed, run_status.last_change(home) or 0.0]))
 
 
-def plain(one: Runs) -> dict[str, Any]:
-    """As JSON has it: a loss that is not finite as a word, as in history.jsonl."""
-    best = one.best()
-    runs: list[dict[str, Any]] = [dataclasses.asdict(run) | {"folder": str(run.folder)} for run in one.runs]
+def plain(group: Runs) -> dict[str, Any]:
+    """For JSON: as in history.jsonl, a loss that is not finite is a word."""
+    best = group.best()
+    runs: list[dict[str, Any]] = [dataclasses.asdict(run) | {"folder": str(run.folder)} for run in group.runs]
     for run in runs:
         if run["loss"] is not None and not math.isfinite(run["loss"]):
             run["loss"] = str(run["loss"])
     return {
-        "folder": str(one.folder),
-        "question": one.question,
-        "counts": one.counts(),
-        "left_seconds": one.left_seconds(),
+        "folder": str(group.folder),
+        "question": group.question,
+        "counts": group.counts(),
+        "left_seconds": group.left_seconds(),
         "best": {"id": best[0].id, "split": best[1], "accuracy": best[0].accuracies[best[1]]} if best else None,
         "runs": runs,
     }

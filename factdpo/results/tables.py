@@ -1,20 +1,15 @@
-"""Many runs as tables: pandas DataFrames of what stands in each run's folder."""
+"""Many runs as tables: pandas DataFrames of the records in the runs' folders."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-from collections.abc import Callable
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from factdpo.config.overrides import decides
 from factdpo.config.schema import ConfigError
+from factdpo.results.best import best_by_accuracy
 from factdpo.store import index, layout
 from factdpo.store.history import HISTORY, read_history
 from factdpo.store.index import ABOUT
@@ -27,9 +22,9 @@ SEEDS = ["seed", "split.seed", "dpo.seed"]
 
 @dataclass
 class Results:
-    """Runs and what was measured in them."""
+    """Runs with their configs and metrics."""
 
-    table: "pd.DataFrame"  # one row per run, every column there is: ABOUT, config keys, metrics
+    table: "pd.DataFrame"  # one row per run; columns: ABOUT, config keys, metrics
     repeated: int = 0  # runs left out because the same run lies in another of the folders too
 
     @cached_property
@@ -45,14 +40,14 @@ class Results:
     @cached_property
     def keys(self) -> list[str]:
         """The config keys that differ between the runs; one `seed` where it is the seed of everything."""
-        read = self.table.loc[:, self.config_keys].dropna(how="all")  # of the other runs no config could be read
-        differ = [key for key in self.config_keys if decides(key) and read[key].nunique(dropna=False) > 1]
-        one_seed = all(read[key].equals(read["seed"]) for key in SEEDS if key in read)
+        configs = self._configs
+        differ = [key for key in self.config_keys if decides(key) and configs[key].nunique(dropna=False) > 1]
+        one_seed = all(configs[key].equals(configs["seed"]) for key in SEEDS if key in configs)
         return [key for key in differ if key not in SEEDS or (key == "seed") == one_seed]
 
     @cached_property
     def settings(self) -> list[str]:
-        """The keys that make groups of runs: those that differ, less seeds and what follows from the others."""
+        """The keys that make groups of runs: those that differ, less seeds and keys that follow from the others."""
         keys = [key for key in self.keys if key not in SEEDS]
         for derived in ("model.source", "model.id", "engine.name"):
             others = [key for key in keys if key != derived]
@@ -63,10 +58,14 @@ class Results:
 
     @cached_property
     def shared(self) -> dict[str, Any]:
-        """The config keys that have one value in all runs, with it; lists as one types them, null as None."""
-        read = self.table.loc[:, self.config_keys].dropna(how="all")
-        values = {key: read[key].unique().tolist() for key in self.config_keys}
-        return {key: known(found[0]) for key, found in values.items() if len(found) == 1}
+        """The config keys that have the same value in all runs, with it; lists as one types them, null as None."""
+        values = {key: self._configs[key].unique().tolist() for key in self.config_keys}
+        return {key: or_none(distinct[0]) for key, distinct in values.items() if len(distinct) == 1}
+
+    @cached_property
+    def _configs(self) -> "pd.DataFrame":
+        """The config columns of the runs whose config could be read."""
+        return self.table.loc[:, self.config_keys].dropna(how="all")
 
     @property
     def finished(self) -> "pd.DataFrame":
@@ -75,27 +74,33 @@ class Results:
 
     @property
     def runs(self) -> "pd.DataFrame":
-        """One row per run: who it is, the config keys that differ, every metric."""
+        """One row per run: ABOUT, the config keys that differ, every metric."""
         return self.table.loc[:, [*ABOUT, *self.keys, *self.metrics]]
 
-    def key(self, asked: str) -> str:
-        """The column that is meant by a config key, by `model` or `engine`, or by one of ABOUT; else ConfigError."""
-        for name in (asked, f"{asked}.name"):
-            if name in self.config_keys or name in ABOUT:
-                return name
+    def best_run(self) -> dict[str, Any] | None:
+        """The row of the finished run with the highest accuracy on held-out facts, else on training facts."""
+        rows = self.finished.to_dict("records")
+        best = best_by_accuracy(rows, lambda row, split: or_none(row.get(f"accuracy/{split}")))
+        return best[0] if best else None
+
+    def key(self, name: str) -> str:
+        """The column of a config key, of `model` or `engine` for short, or of one of ABOUT; else ConfigError."""
+        for column in (name, f"{name}.name"):
+            if column in self.config_keys or column in ABOUT:
+                return column
         raise ConfigError(
-            f"{asked}: no such key{_perhaps(asked, self.config_keys)}; differing are {_listed(self.keys)}"
+            f"{name}: no such key{_suggestion(name, self.config_keys)}; differing are {_listed(self.keys)}"
         )
 
-    def metrics_of(self, asked: str) -> list[str]:
-        """The metrics that are meant by a name, or by its part before the split: `accuracy` is all of accuracy/...."""
-        found = [name for name in self.metrics if name == asked or name.rpartition("/")[0] == asked]
-        if not found:
-            kinds = dict.fromkeys(name.rpartition("/")[0] for name in self.metrics)
+    def metrics_of(self, name: str) -> list[str]:
+        """The metrics of this name, or with this part before the split: `accuracy` gives all of accuracy/...."""
+        metrics = [metric for metric in self.metrics if metric == name or metric.rpartition("/")[0] == name]
+        if not metrics:
+            kinds = dict.fromkeys(metric.rpartition("/")[0] for metric in self.metrics)
             raise ConfigError(
-                f"{asked}: no such metric{_perhaps(asked, [*self.metrics, *kinds])}; there are {_listed(kinds)}"
+                f"{name}: no such metric{_suggestion(name, [*self.metrics, *kinds])}; there are {_listed(kinds)}"
             )
-        return found
+        return metrics
 
     @cached_property
     def splits(self) -> "pd.DataFrame":
@@ -110,13 +115,13 @@ class Results:
                     parts.setdefault((split, model), {})[name] = metric
             elif metric not in ("across", "timing"):
                 parts.setdefault((split, "base" if name.startswith("base/") else "trained"), {})[name] = metric
-        who = self.finished.loc[:, ["id", *self.keys]]
+        runs = self.finished.loc[:, ["id", *self.keys]]
         tables = [
-            who.assign(split=split, model=model).join(self.finished.loc[:, list(columns)].rename(columns=columns))
+            runs.assign(split=split, model=model).join(self.finished.loc[:, list(columns)].rename(columns=columns))
             for (split, model), columns in parts.items()
         ]
-        tables = [table.loc[table["n"].notna()] for table in tables if "n" in table]  # a split may be other runs' only
-        return pd.concat(tables, ignore_index=True) if tables else who
+        tables = [table.loc[table["n"].notna()] for table in tables if "n" in table]  # not every run has every split
+        return pd.concat(tables, ignore_index=True) if tables else runs
 
     @cached_property
     def items(self) -> "pd.DataFrame":
@@ -133,7 +138,7 @@ class Results:
         return self._of_each_run(HISTORY, lambda path: pd.DataFrame(read_history(path)))
 
     def _of_each_run(self, file: str, read: "Callable[[Path], pd.DataFrame]") -> "pd.DataFrame":
-        """What `read` makes of a file of each finished run, under the run's id and the keys that differ."""
+        """The same file of each finished run in one table, with the run's id and the keys that differ in front."""
         import pandas as pd
 
         tables = []
@@ -150,40 +155,52 @@ class Results:
 def load(*places: str | Path) -> Results:
     """The runs in folders: a run's, a sweep's, or any above (`outputs`, the default).
 
-    Only result.json is read; that a run's other files are still as they were written is not checked. Raises ConfigError
-    if a folder is not there or holds no run.
+    Reads result.json only; whether the other files are unchanged is not checked. Raises ConfigError if a folder is
+    missing or holds no run.
     """
     import pyarrow as pa
 
-    homes: dict[Path, set[str]] = {}  # folder that runs lie in -> their names
-    whole: set[Path] = set()  # of these all runs were asked for, so that their index can be written
-    for place in map(Path, places or ("outputs",)):
+    names_of, complete = _find(map(Path, places or ("outputs",)))
+    tables = []
+    for home, names in names_of.items():
+        table = index.read_home(home, sorted(names), write=home in complete)
+        shown = home.relative_to(Path.cwd()) if home.is_relative_to(Path.cwd()) else home
+        folders = pa.array([str(shown / name) for name in table["folder"].to_pylist()])
+        tables.append(table.set_column(table.schema.get_field_index("folder"), "folder", folders))
+    table = index.concat(tables).drop_columns(["mtime_ns", "size"]).to_pandas()
+    # A run that lies in two folders is one run, and must not count twice.
+    finished_first = table.sort_values("state", key=lambda state: state != "FINISHED", kind="stable")
+    unique = finished_first.drop_duplicates("id").sort_index().reset_index(drop=True)
+    columns = [*ABOUT, *(name for name in unique.columns if name not in ABOUT)]
+    return Results(unique.loc[:, columns], repeated=len(table) - len(unique))
+
+
+def _find(places: Iterable[Path]) -> tuple[dict[Path, set[str]], set[Path]]:
+    """Folder that runs lie in -> names of the runs; and the folders of which all runs are meant."""
+    names_of: dict[Path, set[str]] = {}
+    complete: set[Path] = set()  # their index may be written
+    for place in places:
         if not place.is_dir():
             raise ConfigError(f"{place}: no such folder; give a run's, a sweep's, or the one that is their out=")
-        if layout.is_run(place):
-            found = [(place.absolute().parent, [place.absolute().name])]
-        else:
-            found = list(layout.homes(place))
-            whole |= {home.resolve() for home, _ in found}
-        if not found:
+        homes = [(home, names) for home, names in layout.homes(place.absolute()) if names]
+        if not homes:
             raise ConfigError(f"{place}: no run in it; give a run's folder, a sweep's, or the one that is their out=")
-        for home, names in found:
-            homes.setdefault(home.resolve(), set()).update(names)
-    tables = []
-    for home, names in homes.items():
-        read = index.read_home(home, sorted(names), write=home in whole)
-        shown = home.relative_to(Path.cwd()) if home.is_relative_to(Path.cwd()) else home
-        folders = pa.array([str(shown / name) for name in read["folder"].to_pylist()])
-        tables.append(read.set_column(read.schema.get_field_index("folder"), "folder", folders))
-    table = index.concat(tables).drop_columns(["mtime_ns", "size"]).to_pandas()
-    # The same question asked in two folders is one run, and must not count as two.
-    finished_first = table.sort_values("state", key=lambda state: state != "FINISHED", kind="stable")
-    once = finished_first.drop_duplicates("id").sort_index().reset_index(drop=True)
-    return Results(once.loc[:, [*ABOUT, *(name for name in once.columns if name not in ABOUT)]], len(table) - len(once))
+        if not layout.is_run(place):
+            complete |= {home.resolve() for home, _ in homes}
+        for home, names in homes:
+            names_of.setdefault(home.resolve(), set()).update(names)
+    return names_of, complete
 
 
-def _perhaps(asked: str, names: Iterable[str]) -> str:
-    close = get_close_matches(asked, list(names), n=2, cutoff=0.7)
+def or_none(value: Any) -> Any:
+    """A cell's value; None where it is missing."""
+    import pandas as pd
+
+    return None if pd.isna(value) else value
+
+
+def _suggestion(name: str, names: Iterable[str]) -> str:
+    close = get_close_matches(name, list(names), n=2, cutoff=0.7)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
@@ -191,14 +208,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def known(value: Any) -> Any:
-    """A cell's value, with None for what is missing."""
-    import pandas as pd
-
-    return None if pd.isna(value) else value
-
-
-# What a reader calls the splits, in the order of every table.
+# The splits as readers see them, in the order of every table.
 SPLITS = {
     "train": "training facts",
     "train_reversed": "training facts, names swapped",

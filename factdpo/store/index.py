@@ -1,7 +1,7 @@
-"""What was read of many result.json, kept beside the runs: results.parquet in the folder that they lie in.
+"""results.parquet: a cache of many result.json, in the folder that the runs lie in.
 
-It is a cache: one row per run with all that factdpo/results.py shows, and the time and size of the result.json that it
-was read from. Only new and changed ones are read again. Delete it and it is made again.
+One row per run with everything that tables show, and the time and size of the result.json that it was read from, so
+that only new and changed ones are read again. Deleting the file is harmless: it is rebuilt.
 """
 
 import json
@@ -15,7 +15,7 @@ import yaml
 
 from factdpo.config.overrides import flat, typed
 from factdpo.store.history import Row
-from factdpo.store.layout import homes, is_at_work
+from factdpo.store.layout import is_at_work, run_names
 from factdpo.store.result import KILLED, RUNNING, summary
 
 if TYPE_CHECKING:
@@ -23,20 +23,27 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("factdpo")
 
-
 FILE = "results.parquet"
-VERSION = b"1"  # bumped by hand when _read gives other columns or values
-ABOUT = ["id", "name", "folder", "state", "error", "started", "warnings"]  # columns that are neither key nor metric
-WITHOUT_RESULT = (RUNNING, KILLED)  # states of runs that have no numbers yet, and are looked at anew each time
-CHUNK = 500  # runs held as Python's objects at once; thousands cost more time in its garbage collector than in reading
+VERSION = b"1"  # bump when _read returns other columns or values
+ABOUT = [
+    "id",
+    "name",
+    "folder",
+    "state",
+    "error",
+    "started",
+    "warnings",
+]  # columns that are neither config key nor metric
+WITHOUT_RESULT = (RUNNING, KILLED)  # states of runs without metrics: read anew each time, never indexed
+CHUNK = 500  # runs held as Python objects at once; with thousands, garbage collection takes longer than reading
 
 
 def update_index(home: Path) -> None:
-    """Bring the index of the folder that runs lie in up to date; whatever goes wrong costs one warning, no more."""
+    """Update the index of the folder that runs lie in; any error is logged as a warning."""
     try:
-        for _, names in homes(home, deeper=0):
+        if names := run_names(home):
             read_home(home, names, write=True)
-    except Exception as error:  # a sweep calls this as its runs finish, and an index is not worth one of them
+    except Exception as error:  # called as the runs of a sweep finish: an index is not worth failing one of them
         _warn(home, error)
 
 
@@ -48,40 +55,41 @@ def read_home(home: Path, names: list[str], write: bool) -> "pa.Table":
     stamps = {name: _stamp(home / name) for name in names}
     index = _read_index(home / FILE)
     tables: list[pa.Table] = []
-    known: set[str] = set()
+    indexed: set[str] = set()
     if index is not None:
-        read = zip(*(index[name].to_pylist() for name in ("folder", "mtime_ns", "size")), strict=True)
-        fresh = [stamps.get(folder) == (mtime_ns, size) for folder, mtime_ns, size in read]
+        entries = zip(*(index[name].to_pylist() for name in ("folder", "mtime_ns", "size")), strict=True)
+        fresh = [stamps.get(folder) == (mtime_ns, size) for folder, mtime_ns, size in entries]
         tables = [index if all(fresh) else index.filter(pa.array(fresh, pa.bool_()))]
-        known = {*tables[0]["folder"].to_pylist()}
-    left: list[Row] = []
-    missing = [name for name in names if name not in known]
-    for some in (missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)):
-        rows = [_read(home / name, stamps[name]) for name in some]
-        left += [row for row in rows if row["state"] in WITHOUT_RESULT]
-        if ended := [row for row in rows if row["state"] not in WITHOUT_RESULT]:
+        indexed = {*tables[0]["folder"].to_pylist()}
+    unfinished: list[Row] = []
+    missing = [name for name in names if name not in indexed]
+    for chunk in (missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)):
+        rows = [_read(home / name, stamps[name]) for name in chunk]
+        unfinished += [row for row in rows if row["state"] in WITHOUT_RESULT]
+        ended = [row for row in rows if row["state"] not in WITHOUT_RESULT]
+        if ended:
             tables.append(_table(ended))
-    if write and tables and tables != [index]:  # else it is up to date
+    if write and tables and tables != [index]:  # else the index is up to date
         try:
             _write_index(home / FILE, concat(tables))
         except OSError as error:
             _warn(home, error)
-    if left:
-        tables.append(_table(left))
+    if unfinished:
+        tables.append(_table(unfinished))
     return concat(tables).sort_by("folder")
 
 
 def _stamp(folder: Path) -> tuple[int, int] | None:
-    """Time and size of a result.json: it is written anew, never changed."""
+    """Time and size of a result.json, which is replaced as a whole when it changes."""
     try:
-        found = os.stat(f"{folder}/result.json")
+        stat = os.stat(f"{folder}/result.json")
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size
+    return stat.st_mtime_ns, stat.st_size
 
 
 def _read(folder: Path, stamp: tuple[int, int] | None) -> Row:
-    """One run as a flat row; without a readable result.json what can be known of it."""
+    """One run as a flat row; without a readable result.json its state, and its config if that can be read."""
     try:
         result = json.loads((folder / "result.json").read_bytes())
         row = {name: result.get(name) for name in ABOUT} | {
@@ -92,7 +100,7 @@ def _read(folder: Path, stamp: tuple[int, int] | None) -> Row:
         row |= {key: _cell(value) for key, value in flat(result["config"]).items()} | summary(result)
     except FileNotFoundError:
         row = _without_result(folder, None)
-        if (now := _stamp(folder)) != stamp:  # it ended meanwhile
+        if (now := _stamp(folder)) != stamp:  # the run ended meanwhile
             return _read(folder, now)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         row = _without_result(folder, f"result.json: not a result ({type(error).__name__}: {error})")
@@ -101,7 +109,7 @@ def _read(folder: Path, stamp: tuple[int, int] | None) -> Row:
 
 
 def _without_result(folder: Path, reason: str | None) -> Row:
-    """One that is running, was killed, or (`reason`) has a result.json that is damaged."""
+    """The row of a run that is running or was killed, or whose result.json is damaged (`reason`)."""
     row: Row = dict.fromkeys(ABOUT)
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -115,7 +123,7 @@ def _without_result(folder: Path, reason: str | None) -> Row:
 
 
 def _cell(value: Any) -> Any:
-    """A config value as a table can group by it: a list as one types it."""
+    """A config value that a table can group by: a list becomes the text that one would type."""
     return typed(value) if isinstance(value, list) else value
 
 
@@ -140,17 +148,17 @@ def concat(tables: "list[pa.Table]") -> "pa.Table":
     for field in (field for table in tables for field in table.schema if not pa.types.is_null(field.type)):
         types.setdefault(field.name, set()).add(field.type)
     numbers = {pa.int64(), pa.float64()}
-    mixed = {name for name, found in types.items() if len(found) > 1 and not found <= numbers}
+    mixed = {name for name, distinct in types.items() if len(distinct) > 1 and not distinct <= numbers}
 
-    def agreed(table: pa.Table) -> pa.Table:
+    def with_text(table: pa.Table) -> pa.Table:
         fields = [field.with_type(pa.string()) if field.name in mixed else field for field in table.schema]
         return table.cast(pa.schema(fields))
 
-    return pa.concat_tables(map(agreed, tables), promote_options="permissive")
+    return pa.concat_tables(map(with_text, tables), promote_options="permissive")
 
 
 def _read_index(path: Path) -> "pa.Table | None":
-    """What an index holds; None if there is none, or a damaged one, or one of another version: it is made anew."""
+    """The index; None if it is missing, damaged, or of another version: then it is rebuilt."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -162,7 +170,7 @@ def _read_index(path: Path) -> "pa.Table | None":
 
 
 def _write_index(path: Path, table: "pa.Table") -> None:
-    """Whole or not at all, whoever else writes it: the last one wins, and what its index lacks is read again."""
+    """Write the index atomically. If two processes write, the last wins; rows that it lacks are read again."""
     import pyarrow.parquet
 
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
@@ -178,7 +186,7 @@ _warned: set[Path] = set()
 
 
 def _warn(home: Path, error: Exception) -> None:
-    """Once per folder: a sweep would say it after each of its runs."""
+    """Log once per folder, not after every run of a sweep."""
     if home not in _warned:
         _warned.add(home)
         log.warning("%s cannot be written (%s); reading these runs takes longer without it", home / FILE, error)

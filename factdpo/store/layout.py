@@ -1,17 +1,23 @@
-"""Which folders are runs, where they lie, and who is at work on them."""
+"""Which folders are runs, where they lie, which files mark them, and whether a process is working on them."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from factdpo.config.schema import ConfigError
-from factdpo.store import cache, result
+from factdpo.store import cache, result, sweep_file
+
+PLAN = "plan.json"  # in a run's folder from the beginning of its training on: {"steps": optimizer steps of the run}
+SPEC_KEYS = {"config", "data", "model", "versions"}  # of every asked.json (runs.identity.what_is_asked)
+DEPTH = 2  # levels below a folder that are searched for runs: outputs/sweeps/<name>
 
 PLAN = "plan.json"  # in a run's folder once its training begins: {"steps": its optimizer steps}
 
 
 def lock_file(folder: Path) -> Path:
-    """Beside a run's folder, by its id alone: who does the run holds a lock on it, whatever the folder is called."""
+    """The lock that a process holds while it works on a run: beside the run's folder, named by the run's id alone."""
     return folder.with_name(f".{folder.name.rpartition('-')[2]}.lock")
 
 
@@ -20,20 +26,58 @@ def is_at_work(folder: Path) -> str:
     return result.RUNNING if cache.is_held(lock_file(folder)) else result.KILLED
 
 
-def is_run(folder: Path | str) -> bool:
+def has_record(folder: Path | str) -> bool:
+    """Whether a folder among others is taken for a run's: cheap, since thousands are listed."""
     return os.path.exists(f"{folder}/result.json") or os.path.exists(f"{folder}/asked.json")
 
 
-def homes(folder: Path, deeper: int = 2) -> Iterator[tuple[Path, list[str]]]:
-    """(folder that runs lie in, their names): this one, and those up to `deeper` levels below it."""
+def is_run(folder: Path) -> bool:
+    """Whether a folder surely is a run's: its asked.json has the keys of ours. Needed before anything is deleted."""
+    spec = read_json(folder / "asked.json")
+    return spec is not None and spec.keys() >= SPEC_KEYS
+
+
+def homes(folder: Path) -> list[tuple[Path, list[str]]]:
+    """(folder that runs lie in, names of the runs) for a run, a sweep, or what sweeps lie in; [] if there is none.
+
+    A sweep of which no run was opened has no names. Raises ConfigError for a folder that cannot be read.
+    """
+    if is_run(folder):
+        return [(folder.parent, [folder.name])]
+    names_of = dict(_homes_below(folder, DEPTH))
+    for depth in range(DEPTH + 1):
+        for path in folder.glob("*/" * depth + sweep_file.FILE):
+            names_of.setdefault(path.parent, [])
+    return sorted(names_of.items())
+
+
+def run_names(home: Path) -> list[str]:
+    """The names of the runs that lie in a folder, sorted; raises ConfigError if it cannot be read."""
+    return [name for name in _subfolders(home) if has_record(f"{home}/{name}")]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A file's JSON object; None if the file is not there, or holds anything else."""
     try:
-        with os.scandir(folder) as entries:
-            below = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be read ({error})") from None
-    runs = [name for name in below if is_run(f"{folder}/{name}")]
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _homes_below(folder: Path, depth: int) -> Iterator[tuple[Path, list[str]]]:
+    below = _subfolders(folder)
+    runs = [name for name in below if has_record(f"{folder}/{name}")]
     if runs:
         yield folder, runs
-    if deeper:
+    if depth:
         for name in sorted({*below} - {*runs}):
-            yield from homes(folder / name, deeper - 1)
+            yield from _homes_below(folder / name, depth - 1)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read ({error})") from None

@@ -1,4 +1,4 @@
-"""What a result was made with: versions of Python and the packages that matter, and the machine."""
+"""What a result was computed with: versions of Python and of the packages that matter, and the machine."""
 
 import importlib.metadata
 import os
@@ -7,8 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import factdpo
 
+CGROUP = Path("/sys/fs/cgroup")  # of a container: its own limits, which the machine's memory does not show
 VERSIONED = (
     "torch",
     "transformers",
@@ -36,9 +39,20 @@ def versions() -> dict[str, str | None]:
 
 
 def hardware() -> dict[str, Any]:
+    """CPU model, number of cores, and operating system."""
     info = Path("/proc/cpuinfo")  # Linux's platform.processor() is empty
-    names = (
-        re.findall(r"^model name\s*: (.*)$", info.read_text(encoding="utf-8"), re.MULTILINE) if info.exists() else []
-    )
-    cpu = names[0] if names else platform.processor() or platform.machine()
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    cpu = model[1] if model else platform.processor() or platform.machine()
     return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform()}
+
+
+def memory_bytes(cgroup: Path = CGROUP) -> tuple[int, int]:
+    """Total and available memory of the machine, or of the container if its limit (cgroup v2) leaves less."""
+    machine = psutil.virtual_memory()
+    try:
+        limit = int((cgroup / "memory.max").read_text())  # `max` where there is no limit
+        free = limit - int((cgroup / "memory.current").read_text())
+    except (OSError, ValueError):
+        return machine.total, machine.available
+    return min(machine.total, limit), max(0, min(machine.available, free))

@@ -1,4 +1,4 @@
-"""sweep.json: what a sweep asked, read back."""
+"""sweep.json: the question, axes, runs and commands of a sweep."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,13 @@ FILE = "sweep.json"
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """A sweep's sweep.json; None if there is none. Raises ConfigError for one that cannot be read."""
+    """The sweep.json in a folder; None if there is none. Raises ConfigError for one that cannot be read."""
     path = folder / FILE
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); move it away, and it is written anew") from None
+        raise ConfigError(
+            f"{path}: cannot be read ({error}); move it away and rerun the sweep's command, which writes a new one"
+        ) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from factdpo.config.schema import ConfigError
-from factdpo.results.tables import Results, known, load
+from factdpo.results.tables import Results, load, or_none
 from factdpo.tracking.wandb_tracker import default_entity
 
 CURVES = ("accuracy", "margin_nats", "chosen_logp_nats", "rejected_logp_nats", "p_other")  # eval/<split>/...
@@ -27,7 +27,7 @@ def save(folder: Path) -> str:
     import wandb_workspaces.workspaces as ws  # pyright: ignore[reportMissingImports]
 
     entity, project, group = (
-        known(results.finished.iloc[0].get(f"track.{key}")) for key in ("entity", "project", "group")
+        or_none(results.finished.iloc[0].get(f"track.{key}")) for key in ("entity", "project", "group")
     )
     made = ws.Workspace(
         entity=entity or default_entity(),

@@ -98,10 +98,11 @@ def test_what_is_left_counts_the_steps_and_the_scoring_of_runs_that_have_not_end
     assert looked_at(home)[0].left_seconds() is None, "nothing runs"
 
 
-def test_a_damaged_result_is_none_and_a_run_without_a_readable_config_has_no_steps(home: Path) -> None:
+def test_a_damaged_result_is_none_and_a_run_without_a_readable_plan_has_no_steps(home: Path) -> None:
     (home / "run-aa/result.json").write_text('{"state": "FINISHED"')
     (home / "run-bb/result.json").write_text('{"state": "FAILED"}')
     (home / "run-ee/config.yaml").write_text("dpo: [")
+    (home / "run-ee/plan.json").write_text('{"steps": 2')
     (one,) = looked_at(home)
     assert [run.state for run in one.runs] == ["killed", "killed", "DIVERGED", "PREEMPTED", "killed", "to do"]
     assert one.runs[4].steps is None and one.runs[4].step == 4
@@ -110,15 +111,30 @@ def test_a_damaged_result_is_none_and_a_run_without_a_readable_config_has_no_ste
 def test_a_result_of_another_version_has_the_state_that_it_says(home: Path) -> None:
     config = {"label": "old"}
     (home / "run-aa/result.json").write_text(json.dumps({"id": "aa", "state": "FINISHED", "config": config}))
+    (home / "run-aa/plan.json").unlink()
     run = run_status.look(home / "run-aa", None, {})
     assert (run.state, run.label, run.steps, run.accuracies, run.error) == ("FINISHED", "old", None, {}, None)
 
 
+def test_the_planned_steps_are_those_that_the_run_wrote_down_and_of_a_finished_run_those_of_its_result(
+    home: Path,
+) -> None:
+    def steps() -> list[int | None]:
+        return [run.steps for run in looked_at(home)[0].runs]
+
+    for name in ("aa", "bb", "ee"):
+        (home / f"run-{name}/plan.json").write_text('{"steps": 7}')
+    assert steps() == [20, 7, 20, 20, 7, None]
+    for name in ("aa", "bb", "ee"):  # as older versions left them
+        (home / f"run-{name}/plan.json").unlink()
+    assert steps() == [20, None, 20, 20, None, None]
+
+
 def test_a_result_is_read_again_only_when_it_was_written_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known: run_status.Known = {}
+    known: run_status.Cache = {}
     before = [run.state for one in sweep_status.look([home], known) for run in one.runs]
-    read, parse = [], run_status._json
-    monkeypatch.setattr(run_status, "_json", lambda path: read.append(path.name) or parse(path))
+    read, parse = [], run_status.read_json
+    monkeypatch.setattr(run_status, "read_json", lambda path: read.append(path.name) or parse(path))
     assert [run.state for one in sweep_status.look([home], known) for run in one.runs] == before
     assert read.count("result.json") == 2, "of the two that have none"
     finished(home, "zz")

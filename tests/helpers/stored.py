@@ -37,13 +37,15 @@ def config(**changes: Any) -> dict[str, Any]:
 
 
 def store(home: Path, id: str, accuracy: float = 0.5, state: str = "FINISHED", warnings=(), **changes: Any) -> Path:
-    """A run's folder with result.json, config.yaml and asked.json; in state killed without the first."""
+    """A run's folder with result.json, config.yaml, asked.json and plan.json; in state killed without the first."""
     folder = home / f"run-{id}"
     folder.mkdir(parents=True)
     made = config(**changes)
     asked = {"config": made, "data": "", "model": {}, "versions": {}}
     (folder / "asked.json").write_text(json.dumps(asked))
     (folder / "config.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
+    if made["dpo"]["max_steps"]:
+        (folder / "plan.json").write_text(json.dumps({"steps": made["dpo"]["max_steps"]}))
     result: dict[str, Any] = {
         "id": id, "name": f"run {id}", "state": state, "error": None, "started": "2026-01-01T00:00:00Z", "config": made,
     }  # fmt: skip
