@@ -1,5 +1,5 @@
 """`factdpo report`: a sweep or a run as one HTML file that can be mailed, read on a phone and printed.
 
-What it says is gathered in contents (with settings, answer, beliefs and curves) as plain Python; page turns that into
-HTML. Charts and the graph are drawn in the browser from numbers that lie in the page; it asks no network for anything.
+contents collects the data (with settings, answer, beliefs and curves) as plain Python, page renders it as HTML. Charts
+and the graph are drawn in the browser from numbers in the page, which loads nothing from the network.
 """

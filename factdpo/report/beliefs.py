@@ -1,4 +1,4 @@
-"""What models believe about each fact, of many runs, small enough to travel in a page; and which facts are hard."""
+"""The margins of many runs on every fact, small enough for a page; and which facts few runs learn."""
 
 import base64
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ COLUMNS = [
     "model", "split", "prompt", "chosen", "rejected", "subject", "object",
     "chosen_logp_nats", "rejected_logp_nats", "ref_chosen_logp_nats", "ref_rejected_logp_nats",
 ]  # fmt: skip
-SHADE = 12.7  # a margin of m nats is kept as round(12.7 sqrt(m)): in one byte to 100 nats, by 0.16 at 1 and 0.7 at 20
+SHADE = 12.7  # a margin of m nats is stored as round(12.7 sqrt(m)): in one byte to 100 nats, by 0.16 at 1 and 0.7 at 20
 LISTED = 12  # facts in a list of hard ones
-NAMED = 3  # runs that are named beside a fact that few learn
+NAMED = 3  # runs that are named beside a fact that few runs learn
 BINS = 5  # of the share of runs that rank a fact right
 
 
@@ -33,11 +33,11 @@ class Beliefs:
 
     prompts: dict[Words, int] = field(default_factory=dict)
     texts: dict[str, int] = field(default_factory=dict)  # bytes of many runs in base64, each text once
-    plans: dict[tuple[Any, ...], int] = field(default_factory=dict)  # which facts stand in which split, each once
-    tallies: dict[tuple[str, int], "_Tally"] = field(default_factory=dict)  # (split, prompt) -> who ranks it right
+    plans: dict[tuple[Any, ...], int] = field(default_factory=dict)  # which facts are in which split, each once
+    tallies: dict[tuple[str, int], "_Tally"] = field(default_factory=dict)  # (split, prompt) -> runs that rank it right
 
     def add(self, run: str, folder: Path, keep: bool) -> dict[str, int] | None:
-        """Take in a run's items.parquet; with `keep` where in `plans` and `texts` its margins are, for its graph.
+        """Add a run's items.parquet; with `keep` returns the places of its margins in `plans` and `texts`.
 
         Raises OSError or ValueError if the file cannot be read.
         """
@@ -53,22 +53,24 @@ class Beliefs:
         order = np.lexsort((numbers, items["split"].map(splits.index)))  # the same facts are the same plan
         items, numbers = items.iloc[order], numbers[order]
         margins = (items["chosen_logp_nats"] - items["rejected_logp_nats"]).to_numpy()
-        before = (items["ref_chosen_logp_nats"] - items["ref_rejected_logp_nats"]).to_numpy()
-        for split, number, margin, was in zip(items["split"], numbers.tolist(), margins, before, strict=True):
+        base_margins = (items["ref_chosen_logp_nats"] - items["ref_rejected_logp_nats"]).to_numpy()
+        for split, number, margin, base_margin in zip(
+            items["split"], numbers.tolist(), margins, base_margins, strict=True
+        ):
             tally = self.tallies.setdefault((split, number), _Tally())
-            tally.asked += 1
-            tally.base += was > 0
+            tally.runs += 1
+            tally.base += base_margin > 0
             if margin > 0:
                 tally.right += 1
-                if len(tally.who) <= NAMED:
-                    tally.who.append(run)
+                if len(tally.names) <= NAMED:
+                    tally.names.append(run)
         if not keep:
             return None
         counts = items["split"].value_counts()
         plan = (tuple((split, int(counts[split])) for split in splits), self._text(numbers.astype("<u4").tobytes()))
         return {
             "plan": self.plans.setdefault(plan, len(self.plans)),
-            "base": self._text(_bytes(before)),
+            "base": self._text(_bytes(base_margins)),
             "trained": self._text(_bytes(margins)),
         }
 
@@ -81,23 +83,23 @@ class Beliefs:
         return self.texts.setdefault(base64.b64encode(data).decode(), len(self.texts))
 
     def hard(self, split: str) -> "Hard":
-        """Which facts of a split are ranked right by few runs or none, the least learned first."""
+        """The facts of a split by the share of runs that rank them right, the least learned first."""
         tallies = {number: tally for (name, number), tally in self.tallies.items() if name == split}
         words = {number: key for key, number in self.prompts.items()}
-        least = sorted(tallies, key=lambda number: (tallies[number].share, -tallies[number].asked, number))
+        least = sorted(tallies, key=lambda number: (tallies[number].share, -tallies[number].runs, number))
         bins = [0] * BINS
         for tally in tallies.values():
             bins[min(int(tally.share * BINS), BINS - 1)] += 1
         return Hard(
             total=len(tallies),
             never=sum(not tally.right for tally in tallies.values()),
-            always=sum(tally.right == tally.asked for tally in tallies.values()),
+            always=sum(tally.right == tally.runs for tally in tallies.values()),
             bins=bins,
             least=[(words[number], tallies[number]) for number in least[:LISTED] if tallies[number].share < 1],
         )
 
     def page(self, data: DataConfig | None) -> dict[str, Any]:
-        """Everything that the page needs to draw a graph; names without a place are not drawn."""
+        """The data from which the page draws graphs; names without a position are not drawn."""
         edges = [Edge(s, o, chosen.strip(), other.strip(), "") for _, chosen, other, s, o in self.prompts if s and o]
         layout = lay_out(edges, edges, _sides(data)) if edges else None
         names = list(layout.angle) if layout else []
@@ -119,23 +121,23 @@ class Beliefs:
 
 @dataclass
 class _Tally:
-    """Of the runs that had a fact in a split: how many, and how many rank it right."""
+    """How many runs have a fact in a split, and how many of them rank it right."""
 
-    asked: int = 0
+    runs: int = 0
     right: int = 0
     base: int = 0  # of these runs, those whose base model ranked it right
-    who: list[str] = field(default_factory=list)  # the first that rank it right, one more than are named
+    names: list[str] = field(default_factory=list)  # of the first that rank it right, one more than is shown
 
     @property
     def share(self) -> float:
-        return self.right / self.asked
+        return self.right / self.runs
 
 
 @dataclass(frozen=True)
 class Hard:
-    """How many of a split's facts runs learn, and those that the fewest do."""
+    """How many facts of a split runs learn, and the facts that the fewest runs learn."""
 
-    total: int  # facts that stand in this split in any run
+    total: int  # facts that are in this split in any run
     never: int
     always: int
     bins: list[int]  # facts by the share of runs that rank them right, in fifths
@@ -143,7 +145,7 @@ class Hard:
 
 
 def _bytes(margins: np.ndarray) -> bytes:
-    """One signed byte per margin: above 0 exactly where the margin is."""
+    """One signed byte per margin, positive exactly where the margin is."""
     size = np.clip(np.round(SHADE * np.sqrt(np.abs(margins))), 1, 127)
     return np.where(margins > 0, size, np.where(margins < 0, -size, 0)).astype(np.int8).tobytes()
 
@@ -151,5 +153,5 @@ def _bytes(margins: np.ndarray) -> bytes:
 def _sides(data: DataConfig | None) -> dict[str, int]:
     try:
         return (data and facts.sides(data)) or {}
-    except ConfigError:  # the file is not there any more; then all names share one circle
+    except ConfigError:  # the file is gone: all names share one circle
         return {}

@@ -116,7 +116,7 @@ const RULES = {majority: 'triangle-up', first_name: 'triangle-left', second_name
 function rules() {
   return Object.entries(RULES).map(([rule, symbol]) => {
     const points = D.splits.map(([split], s) => [see(`baseline/${rule}`, split)[0]?.[1], s]).filter(([value]) => value !== undefined);
-    return {x: points.map(p => p[0]), y: points.map(p => p[1] - .18), mode: 'markers', name: rule.replace('_', ' '),
+    return {x: points.map(p => p[0]), y: points.map(p => p[1] - .18), mode: 'markers', name: D.baselines[rule],
       marker: {symbol, size: 8, color: css('--muted'), line: {width: 1.5, color: css('--muted')}}, hoverinfo: 'x+name', visible: points.length ? true : 'legendonly'};
   });
 }
@@ -245,7 +245,7 @@ function scatter(id, xs, ys, xText, yText, extra) {
     showlegend: Boolean(name) && some.length > 0, hoverinfo: 'text+x+y'});
   const traces = [
     trace(points.filter(p => !alarm(p)), {size: 8, color: css('--muted'), opacity: .55}, ''),
-    trace(points.filter(alarm), {size: 9, symbol: 'x-thin', line: {width: 2, color: css('--bad')}}, 'apart by more than 0.2'),
+    trace(points.filter(alarm), {size: 9, symbol: 'x-thin', line: {width: 2, color: css('--bad')}}, 'differ by more than 0.2'),
     ...points.filter(mine).slice(0, DRAWN).map(p => trace([p], {size: 14, symbol: 'circle-open', color: colour(state.slots.get(p.at)), line: {width: 2.5}}, '')),
     ...(extra.traces ?? []),
   ];
@@ -267,6 +267,6 @@ if ($('f-flips')) onChange(['split', 'runs'], () => {
     shapes: [{type: 'line', x0: 0, y0: 0, x1: 1, y1: 1, line: {color: css('--line'), width: 1.5}}, {type: 'line', x0: .2, y0: 0, x1: 1, y1: .8, line: {color: css('--bad'), width: 1, dash: 'dash'}}]});
   const base = finite(D.metrics['base/across/retention_nats_per_token'] ?? []), was = finite(column('base/accuracy') ?? D.metrics[`base/accuracy/${state.split}`] ?? []);
   const mean = values => values.reduce((a, b) => a + b, 0) / values.length;
-  scatter('f-retention', D.metrics['across/retention_nats_per_token'], column('accuracy'), 'nats per token of neutral text', 'accuracy', {
+  scatter('f-retention', D.metrics['across/retention_nats_per_token'], column('accuracy'), 'retention, nats per token', 'accuracy', {
     traces: base.length && was.length ? [{x: [mean(base)], y: [mean(was)], mode: 'markers', name: 'base model', marker: {symbol: 'diamond-open', size: 11, color: css('--fg'), line: {width: 2}}, hoverinfo: 'name+x+y'}] : []});
 });

@@ -1,4 +1,4 @@
-"""What a report says, gathered from the folders of runs: plain data, ready to be written into a page."""
+"""The contents of a report as plain data, read from the folders of runs."""
 
 import json
 import re
@@ -14,6 +14,7 @@ from typing import Any
 from factdpo.config.overrides import command, decides
 from factdpo.config.schema import ConfigError, DataConfig
 from factdpo.config.validate import from_dict
+from factdpo.console import plural
 from factdpo.report.answer import Answer, answer
 from factdpo.report.beliefs import Beliefs, Hard
 from factdpo.report.settings import Axis, Setting, axes, has_config, settings
@@ -25,14 +26,14 @@ from factdpo.store import sweep_file
 from factdpo.store.history import HISTORY
 from factdpo.store.index import WITHOUT_RESULT
 
-DETAILED = 200  # runs with curves, graph and generations in the page; of more the settings take turns
+DETAILED = 200  # runs with curves, graph and generations in the page; if there are more, each setting's in turn
 PER_SPLIT = (
     "accuracy", "balanced_accuracy", "greedy_accuracy", "reward_accuracy", "margin_nats", "chosen_logp_nats",
     "rejected_logp_nats", "p_other", "wrong_to_right", "right_to_wrong", "n",
 )  # fmt: skip
 ACROSS = ("across/symmetry_train", "across/symmetry_test", "across/retention_nats_per_token")
-ITEMS, SAID = "items.parquet", "generations.json"
-NOT_SHOWN = {"label", "out", "sweep"}  # keys that say where a run lies, which is no difference between two
+ITEMS, GENERATIONS = "items.parquet", "generations.json"
+NOT_SHOWN = {"label", "out", "sweep"}  # keys that only name a run or place it
 
 
 @dataclass
@@ -43,11 +44,13 @@ class Run:
     label: str
     state: str
     error: str  # its first line
-    setting: int | None  # its place among the settings
+    setting: int | None  # index into the settings
     values: dict[str, Any]  # the keys that differ
     metrics: dict[str, float | None]
-    command: str  # that asks for it again; empty if that cannot be told
-    detail: dict[str, Any] = field(default_factory=dict)  # its graph, curves and generations, if they are in the page
+    command: str  # that repeats it; empty for a config that this version cannot read
+    detail: dict[str, Any] = field(
+        default_factory=dict
+    )  # graph, curves and generations, of runs that are shown in detail
 
 
 @dataclass
@@ -66,41 +69,38 @@ class Contents:
     metrics: list[str]
     runs: list[Run]
     states: dict[str, int]
-    never_begun: list[str]  # labels of runs that sweep.json knows and no folder holds
+    never_begun: list[str]  # labels of runs in sweep.json that have no folder
     hard: dict[str, Hard]
     graph: dict[str, Any]
     differing: dict[str, list[str | None]]  # config key -> its value in each run
     shared: dict[str, str]
     commands: list[dict[str, Any]]  # of the sweep, as sweep.json has them
-    hardware: list[tuple[int, dict[str, Any]]]  # runs on it, and what it is
+    hardware: list[tuple[int, dict[str, Any]]]  # number of runs on it, and what it is
     versions: list[tuple[int, dict[str, Any]]]
-    warnings: list[tuple[int, str]]  # runs that have it, and what it says
-    left_out: list[str]  # sentences
+    warnings: list[tuple[int, str]]  # number of runs that have it, and its text
+    left_out: list[str]  # sentences about files and runs that are not shown
 
 
 def gather(folder: Path, conf_folders: list[Path]) -> Contents:
     """Read everything below a sweep's or a run's folder; ConfigError if no run is there."""
-    results = load(folder)
-    asked = sweep_file.read(folder) or {}
-    results = _in_order(results)
-    splits = [split for split in SPLITS if f"accuracy/{split}" in results.metrics]
-    splits += [m.split("/")[1] for m in results.metrics if m.startswith("accuracy/") and m.split("/")[1] not in SPLITS]
-    wanted = [f"{metric}/{split}" for split in splits for metric in PER_SPLIT]
-    wanted += [f"base/accuracy/{split}" for split in splits]
-    wanted += [m for m in results.metrics if m.startswith("baseline/")]
-    wanted += [name for metric in ACROSS for name in (metric, f"base/{metric}")]
-    metrics = [metric for metric in wanted if metric in results.metrics]
+    results = _in_order(load(folder))
+    sweep = sweep_file.read(folder) or {}
+    splits = _splits(results)
+    metrics = _metrics(results, splits)
     compared = settings(results, metrics)
-    left_out: list[str] = []
-    place = {id: number for number, setting in enumerate(compared) for id in setting.ids}
+    index = {id: number for number, setting in enumerate(compared) for id in setting.ids}
     rows = results.table.to_dict("records")
-    runs = [_run(row, place.get(row["id"]), results.keys, metrics) for row in rows]
-    stored = _stored(results, runs, conf_folders)
+    runs = [_run(row, index.get(row["id"]), results.keys, metrics) for row in rows]
+    records = _records(results, runs)
+    for run in runs:
+        if run.id in records:
+            run.command = _command(records[run.id], conf_folders)
+    left_out: list[str] = []
     beliefs = _details(results, runs, left_out)
     return Contents(
         folder=folder,
-        title=str(asked.get("name") or (runs[0].label if len(runs) == 1 else folder.resolve().name)),
-        question=asked.get("question"),
+        title=str(sweep.get("name") or (runs[0].label if len(runs) == 1 else folder.resolve().name)),
+        question=sweep.get("question"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         answer=answer(results, compared, splits),
         results=results,
@@ -110,36 +110,62 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
         metrics=metrics,
         runs=runs,
         states=dict(Counter(run.state for run in runs).most_common()),
-        never_begun=[
-            str(run.get("label") or run.get("folder"))
-            for id, run in (asked.get("runs") or {}).items()
-            if id not in {run.id for run in runs}
-        ],
+        never_begun=_never_begun(sweep, runs),
         hard={split: beliefs.hard(split) for split in splits if any(s == split for s, _ in beliefs.tallies)},
-        graph=beliefs.page(_data(stored)),
-        differing={
-            key: [shown(value) if decided else None for value, decided in zip(column, has_config(results), strict=True)]
-            for key, column in results.table.loc[:, results.config_keys].items()
-            if key not in NOT_SHOWN and not str(key).startswith("track.") and column.nunique(dropna=False) > 1
-        },
+        graph=beliefs.page(_data(records)),
+        differing=_differing(results),
         shared={key: shown(value) for key, value in results.shared.items() if decides(key)},
-        commands=asked.get("commands") or [],
-        hardware=_counted(stored, "hardware"),
-        versions=_counted(stored, "versions"),
+        commands=sweep.get("commands") or [],
+        hardware=_counted(records, "hardware"),
+        versions=_counted(records, "versions"),
         warnings=_warnings(results),
         left_out=left_out,
     )
 
 
+def _splits(results: Results) -> list[str]:
+    """The splits that any run was scored on, those of SPLITS first."""
+    scored = [metric.split("/")[1] for metric in results.metrics if metric.startswith("accuracy/")]
+    return [*(split for split in SPLITS if split in scored), *(split for split in scored if split not in SPLITS)]
+
+
+def _metrics(results: Results, splits: list[str]) -> list[str]:
+    """The metrics that the page shows, of those that any run has."""
+    wanted = [f"{metric}/{split}" for split in splits for metric in PER_SPLIT]
+    wanted += [f"base/accuracy/{split}" for split in splits]
+    wanted += [metric for metric in results.metrics if metric.startswith("baseline/")]
+    wanted += [name for metric in ACROSS for name in (metric, f"base/{metric}")]
+    return [metric for metric in wanted if metric in results.metrics]
+
+
+def _never_begun(sweep: dict[str, Any], runs: list[Run]) -> list[str]:
+    ids = {run.id for run in runs}
+    planned = sweep.get("runs") or {}
+    return [str(run.get("label") or run.get("folder")) for id, run in planned.items() if id not in ids]
+
+
+def _differing(results: Results) -> dict[str, list[str | None]]:
+    """Config key -> its value in each run, None where the config could not be read."""
+    readable = has_config(results)
+    return {
+        key: [shown(value) if read else None for value, read in zip(column, readable, strict=True)]
+        for key, column in results.table.loc[:, results.config_keys].items()
+        if key not in NOT_SHOWN and not str(key).startswith("track.") and column.nunique(dropna=False) > 1
+    }
+
+
 def _warnings(results: Results) -> list[tuple[int, str]]:
-    """The runs' warnings, the most frequent first; those that differ in numbers alone only once."""
+    """The runs' warnings, the most frequent first; those that differ only in numbers are counted as one."""
     texts = results.finished["warnings"].dropna().str.split("\n").explode().tolist()
-    alike = {re.sub(r"\d+(\.\d+)?", "#", text): text for text in reversed(texts)}
-    return [(count, alike[key]) for key, count in Counter(re.sub(r"\d+(\.\d+)?", "#", t) for t in texts).most_common()]
+    kinds = [re.sub(r"\d+(\.\d+)?", "#", text) for text in texts]
+    first: dict[str, str] = {}  # of each kind
+    for kind, text in zip(kinds, texts, strict=True):
+        first.setdefault(kind, text)
+    return [(count, first[kind]) for kind, count in Counter(kinds).most_common()]
 
 
 def _in_order(results: Results) -> Results:
-    """The runs by their swept keys and then their seeds; by folder where those are alike or not known."""
+    """The runs ordered by their swept keys, then seeds, then folders."""
     keys = [key for key in [*results.settings, *results.keys] if len({*map(type, results.table[key])}) == 1]
     table = results.table.sort_values(list(dict.fromkeys(keys)), kind="stable") if keys else results.table
     return Results(table.reset_index(drop=True), results.repeated)
@@ -160,54 +186,65 @@ def _run(row: dict[str, Any], setting: int | None, keys: list[str], metrics: lis
     )
 
 
-def _stored(results: Results, runs: list[Run], conf_folders: list[Path]) -> list[dict[str, Any]]:
-    """The runs' result.json; and the runs' commands from them."""
-    found = []
-    for folder, run in zip(results.table["folder"], runs, strict=True):
-        if run.state in WITHOUT_RESULT:  # it has none that can be read
-            continue
-        found.append(json.loads((Path(folder) / "result.json").read_text(encoding="utf-8")))
-        with suppress(ConfigError):  # asked for by another version, in keys that today's does not know: no command
-            run.command = command(found[-1]["config"], conf_folders)
-    return found
+def _records(results: Results, runs: list[Run]) -> dict[str, dict[str, Any]]:
+    """The result.json of each run that has one, by id."""
+    return {
+        run.id: json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
+        for folder, run in zip(results.table["folder"], runs, strict=True)
+        if run.state not in WITHOUT_RESULT
+    }
 
 
-def _data(stored: list[dict[str, Any]]) -> DataConfig | None:
-    """Where the facts come from, which tells who stands on which side; None if today's version cannot say."""
-    with suppress(ConfigError, IndexError):
-        return from_dict(stored[0]["config"]).data
+def _command(record: dict[str, Any], conf_folders: list[Path]) -> str:
+    with suppress(ConfigError):  # another version's keys
+        return command(record["config"], conf_folders)
+    return ""
+
+
+def _data(records: dict[str, dict[str, Any]]) -> DataConfig | None:
+    """The data of the first run, which holds the camps of the names; None if this version cannot read its config."""
+    with suppress(ConfigError, StopIteration):
+        return from_dict(next(iter(records.values()))["config"]).data
     return None
 
 
 def _details(results: Results, runs: list[Run], left_out: list[str]) -> Beliefs:
-    """What is read from the finished runs' own files: into `run.detail`, and what is known of each fact."""
-    kept = _in_turns(runs)
+    """Read the finished runs' own files, into `run.detail` for some of them; returns the margins of all.
+
+    Appends to `left_out` a sentence for each kind of file that could not be read.
+    """
+    detailed = _in_turns(runs)
     beliefs = Beliefs()
     unread: dict[str, list[str]] = {}
     for run, folder in zip(runs, map(Path, results.table["folder"]), strict=True):
         if run.state != "FINISHED":
             continue
-        readers: dict[str, Callable[[], Any]] = {ITEMS: partial(beliefs.add, run.label, folder, run.id in kept)}
-        if run.id in kept:
-            readers |= {HISTORY: partial(curves.read, folder), SAID: partial(_said, folder)}
-        found: dict[str, Any] = {}
+        readers: dict[str, Callable[[], Any]] = {ITEMS: partial(beliefs.add, run.label, folder, run.id in detailed)}
+        if run.id in detailed:
+            readers |= {HISTORY: partial(curves.read, folder), GENERATIONS: partial(_generations, folder)}
+        contents: dict[str, Any] = {}
         for file, read in readers.items():
             try:
-                found[file] = read()
+                contents[file] = read()
             except (OSError, ValueError) as error:
                 reason = "not there" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
                 unread.setdefault(file, []).append(f"{run.label}: {reason}")
-        if run.id in kept:
-            run.detail = {"graph": found.get(ITEMS), "curves": found.get(HISTORY), "said": found.get(SAID)}
-    for file, lines in unread.items():
+        if run.id in detailed:
+            run.detail = {
+                "graph": contents.get(ITEMS),
+                "curves": contents.get(HISTORY),
+                "generations": contents.get(GENERATIONS),
+            }
+    for file, problems in unread.items():
+        others = " and others" if len(problems) > 1 else ""
         left_out.append(
-            f"{file} of {len(lines)} finished run{'s' * (len(lines) > 1)} cannot be read, and what it says is left out "
-            f"({lines[0]}{' and others' * (len(lines) > 1)})."
+            f"{file} of {plural(len(problems), 'finished run')} cannot be read, so its contents are left out "
+            f"({problems[0]}{others})."
         )
     finished = sum(run.state == "FINISHED" for run in runs)
-    if finished > len(kept):
+    if finished > len(detailed):
         left_out.append(
-            f"Curves, graphs and generations are here for {len(kept)} of {finished} finished runs, each setting's "
+            f"Curves, graphs and generations are here for {len(detailed)} of {finished} finished runs, each setting's "
             "in turn; tables, means and the counts per fact are of all runs."
         )
     return beliefs
@@ -224,15 +261,16 @@ def _in_turns(runs: list[Run]) -> set[str]:
     return {id for _, _, id in sorted(order)[:DETAILED]}
 
 
-def _said(folder: Path) -> list[list[Any]]:
-    rows = json.loads((folder / SAID).read_text(encoding="utf-8"))
+def _generations(folder: Path) -> list[list[Any]]:
+    """(split, prompt, fact, continuation by the base, by the trained model) of each row; ValueError for other JSON."""
+    rows = json.loads((folder / GENERATIONS).read_text(encoding="utf-8"))
     try:
         return [[row[key] for key in ("split", "prompt", "fact", "base", "trained")] for row in rows]
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a list of generations ({type(error).__name__}: {error})") from None
 
 
-def _counted(stored: list[dict[str, Any]], key: str) -> list[tuple[int, dict[str, Any]]]:
-    """The different values that runs have, the most frequent first."""
-    counts = Counter(json.dumps(result[key]) for result in stored if result.get(key))
+def _counted(records: dict[str, dict[str, Any]], key: str) -> list[tuple[int, dict[str, Any]]]:
+    """The distinct values of a key of the records with the number of runs, the most frequent first."""
+    counts = Counter(json.dumps(result[key]) for result in records.values() if result.get(key))
     return [(count, json.loads(value)) for value, count in counts.most_common()]

@@ -85,13 +85,13 @@
   }
 
   function drawSaid() {
-    const {said, label} = D.runs[Number($('said-run').value)] ?? {}, body = $('said-table').tBodies[0];
-    $('said-table').caption.textContent = label ?? '';
+    const {generations, label} = D.runs[Number($('generations-run').value)] ?? {}, body = $('generations-table').tBodies[0];
+    $('generations-table').caption.textContent = label ?? '';
     const cell = (text, fact, model) => {
       const begins = fact && text.trim().toLowerCase().startsWith(String(fact).trim().toLowerCase());
       return element('td', {'data-of': model}, begins ? element('strong', {}, text) : text);
     };
-    const rows = said?.map(([split, prompt, fact, base, trained]) => element('tr', {}, element('th', {scope: 'row'}, prompt + ' ', element('small', {}, split === 'fixed' ? 'fixed prompt' : title(split))),
+    const rows = generations?.map(([split, prompt, fact, base, trained]) => element('tr', {}, element('th', {scope: 'row'}, prompt + ' ', element('small', {}, split === 'fixed' ? 'fixed prompt' : title(split))),
       element('td', {'data-of': 'fact:'}, fact ?? ''), cell(base, fact, 'base:'), cell(trained, fact, 'trained:')));
     body.replaceChildren(...rows ?? [element('tr', {}, element('td', {colspan: 4}, 'No generations of this run can be read.'))]);
   }

@@ -1,4 +1,4 @@
-"""The report as one HTML file: the template filled, style, scripts, plotly.js and all numbers inside it."""
+"""Renders the report as one HTML file that contains its style, scripts, plotly.js and data."""
 
 import json
 import math
@@ -16,26 +16,32 @@ from factdpo.report.contents import Contents, Run
 from factdpo.report.settings import SHARES, Score, Setting
 from factdpo.results.compare import shown
 from factdpo.results.curves import short
-from factdpo.results.tables import SPLITS, known
+from factdpo.results.tables import SPLITS, or_none
 
 HERE = Path(__file__).parent
 SCRIPTS = ("page.js", "table.js", "charts.js", "graph.js")
-MOST_SETTINGS = 40  # rows of a table of settings; of more the best and the worst on held-out facts
+MOST_SETTINGS = 40  # rows of a table of settings; of more, the best and the worst on held-out facts
 WORST = 10  # of these
-TRACK = 96  # width of the little scale in a table's cell, in pixels
+TRACK = 96  # width of the small scale in a table's cell, in pixels
 
-# Metrics that a chart can show, with what its axis says.
+# Metrics that a chart can show, with the title of its axis.
 CHARTED = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
-    "greedy_accuracy": "says the fact (greedy decoding)",
+    "greedy_accuracy": "greedy accuracy (exact match)",
     "reward_accuracy": "reward accuracy",
     "margin_nats": "margin, nats",
     "chosen_logp_nats": "log p(fact), nats",
     "rejected_logp_nats": "log p(fiction), nats",
     "p_other": "probability of neither answer",
 }
-RULES = ("majority", "first_name", "second_name", "additive", "implied")
+BASELINES = {
+    "majority": "majority",
+    "first_name": "first name",
+    "second_name": "second name",
+    "additive": "additive",
+    "implied": "logical closure",
+}
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,11 @@ class Column:
     key: str
     title: str
     numeric: bool
-    hidden: bool = False  # until the reader asks for it
+    hidden: bool = False  # until the reader selects it
 
 
 def render(contents: Contents) -> str:
-    """The whole page; text from data is escaped wherever it stands."""
+    """The whole page; text from data is escaped everywhere."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
@@ -65,11 +71,17 @@ def render(contents: Contents) -> str:
         "unbroken": _unbroken,
         "breakable": _breakable,
     }
-    environment.globals |= {"scale_at": _scale, "isnan": math.isnan, "RULES": RULES, "TRACK": TRACK, "NAMED": NAMED}
-    few, left_out = _few(contents)
+    environment.globals |= {
+        "scale_at": _scale,
+        "isnan": math.isnan,
+        "BASELINES": BASELINES,
+        "TRACK": TRACK,
+        "NAMED": NAMED,
+    }
+    tabled, left_out = _tabled(contents)
     return environment.get_template("page.html.j2").render(
         c=contents,
-        settings=few,
+        settings=tabled,
         settings_left_out=left_out,
         columns=_columns(contents),
         cells=_cells,
@@ -82,18 +94,18 @@ def render(contents: Contents) -> str:
 
 
 def embedded(data: Any) -> str:
-    """JSON that can stand inside a script element, whatever the texts in it are."""
+    """JSON that is safe inside a script element, whatever texts it holds."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_jsonable)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _data(contents: Contents) -> dict[str, Any]:
-    """What the scripts draw from."""
-    charted = {*contents.metrics}
+    """The data that the scripts draw."""
     return {
         "title": contents.title,
         "splits": [[split, _split(split)] for split in contents.splits],
         "charted": CHARTED,
+        "baselines": BASELINES,
         "shares": sorted(SHARES),
         "axes": [asdict(axis) | {"short": _short_key(axis.key)} for axis in contents.axes],
         "settings": [
@@ -105,11 +117,11 @@ def _data(contents: Contents) -> dict[str, Any]:
             for metric in contents.metrics
         },
         "runs": [_run_data(run) for run in contents.runs],
-        "metrics": {metric: [run.metrics[metric] for run in contents.runs] for metric in charted},
+        "metrics": {metric: [run.metrics[metric] for run in contents.runs] for metric in contents.metrics},
         "graph": contents.graph,
         "differing": contents.differing,
         "chosen": _chosen(contents),
-        "few": [contents.settings.index(setting) for setting in _few(contents)[0]],
+        "few": [contents.settings.index(setting) for setting in _tabled(contents)[0]],
     }
 
 
@@ -118,15 +130,16 @@ def _run_data(run: Run) -> dict[str, Any]:
 
 
 def _chosen(contents: Contents) -> list[int]:
-    """Runs that are selected when the page opens: the first of the best, the middle and the worst setting."""
+    """Indices of the runs selected at first: one each of the best, the middle and the worst setting."""
     ranked = _ranked(contents)
     picked = list(dict.fromkeys([*ranked[:1], *ranked[len(ranked) // 2 :][:1], *ranked[-1:]]))
-    place = {run.id: number for number, run in enumerate(contents.runs) if run.detail}
-    firsts = [next((place[id] for id in setting.ids if id in place), None) for setting in picked]
+    index = {run.id: number for number, run in enumerate(contents.runs) if run.detail}
+    firsts = [next((index[id] for id in setting.ids if id in index), None) for setting in picked]
     return [number for number in firsts if number is not None]
 
 
 def _held_out(contents: Contents) -> str:
+    """The accuracy by which settings are ranked: on held-out facts, else on the first split there is."""
     return next((f"accuracy/{split}" for split in ("test", *contents.splits) if split in contents.splits), "")
 
 
@@ -137,31 +150,31 @@ def _ranked(contents: Contents) -> list[Setting]:
     return sorted(scored, key=lambda setting: -setting.scores[metric].mean)
 
 
-def _few(contents: Contents) -> tuple[list[Setting], int]:
-    """The settings that a table shows, in their order, and how many it leaves out."""
+def _tabled(contents: Contents) -> tuple[list[Setting], int]:
+    """The settings that a table shows, and how many it leaves out."""
     if len(contents.settings) <= MOST_SETTINGS:
         return contents.settings, 0
     ranked = _ranked(contents)
     ranked += [setting for setting in contents.settings if setting not in ranked]
-    kept = [*ranked[: MOST_SETTINGS - WORST], *ranked[-WORST:]]
-    return kept, len(contents.settings) - len(kept)
+    tabled = [*ranked[: MOST_SETTINGS - WORST], *ranked[-WORST:]]
+    return tabled, len(contents.settings) - len(tabled)
 
 
 def _columns(contents: Contents) -> list[Column]:
     keys = contents.results.keys
-    told = len(contents.states) == 1 and "FINISHED" in contents.states  # at the top of the page, and all alike
-    columns = [Column("run", "run", numeric=False), Column("state", "state", numeric=False, hidden=told)]
-    values = {key: [known(run.values[key]) for run in contents.runs] for key in keys}
+    all_finished = len(contents.states) == 1 and "FINISHED" in contents.states  # which the top of the page shows
+    columns = [Column("run", "run", numeric=False), Column("state", "state", numeric=False, hidden=all_finished)]
+    values = {key: [or_none(run.values[key]) for run in contents.runs] for key in keys}
     columns += [Column(key, _short_key(key), all(map(_is_number, values[key]))) for key in keys]
     metrics = [(f"accuracy/{split}", f"accuracy, {_split(split)}", False) for split in contents.splits]
     for kind in ("reward_accuracy", "greedy_accuracy", "margin_nats", "p_other"):
         metrics += [
-            (f"{kind}/{split}", f"{CHARTED[kind].replace(' (greedy decoding)', '')}, {_split(split)}", True)
+            (f"{kind}/{split}", f"{CHARTED[kind].replace(' (exact match)', '')}, {_split(split)}", True)
             for split in ("train", "test")
         ]
     metrics += [
-        ("across/symmetry_test", "both orders alike, held-out facts", True),
-        ("across/retention_nats_per_token", "neutral text, nats per token", False),
+        ("across/symmetry_test", "order consistency, held-out facts", True),
+        ("across/retention_nats_per_token", "retention, nats per token", False),
         ("timing/total_seconds", "seconds", True),
     ]
     measured = {name for run in contents.runs for name, value in run.metrics.items() if value is not None}
@@ -170,14 +183,14 @@ def _columns(contents: Contents) -> list[Column]:
 
 
 def _cells(run: Run, columns: Iterable[Column]) -> list[tuple[Column, str, str]]:
-    """(column, what is shown, what is sorted by) of a run's row."""
+    """(column, text, sort key) of each cell in a run's row."""
     cells = []
     for column in columns:
         if column.key in ("run", "state", "id"):
             text = {"run": run.label, "state": run.state, "id": run.id}[column.key]
             cells.append((column, text, text))
         elif column.key in run.values:
-            value = known(run.values[column.key])
+            value = or_none(run.values[column.key])
             cells.append((column, shown(value) if value is not None else "", "" if value is None else str(value)))
         else:
             value = run.metrics[column.key]
@@ -187,7 +200,7 @@ def _cells(run: Run, columns: Iterable[Column]) -> list[tuple[Column, str, str]]
 
 
 def _scale(score: Score) -> dict[str, float]:
-    """Where a score and its interval stand on a scale from 0 to 1, in pixels."""
+    """The positions of a score and its interval on a scale from 0 to 1, in pixels."""
     at = {"mean": score.mean, "low": score.low, "high": score.high}
     return {k: math.nan if math.isnan(v) else round(3 + (TRACK - 6) * min(max(v, 0), 1), 1) for k, v in at.items()}
 
@@ -197,12 +210,12 @@ def _numbers(score: Score | None) -> list[float | int | None] | None:
 
 
 def _unbroken(text: str) -> str:
-    """An interval stays on one line."""
+    """Keeps an interval on one line."""
     return re.sub(r" \[(\S+), (\S+)\]", "\u00a0[\\1,\u00a0\\2]", text)
 
 
 def _breakable(key: str) -> Markup:
-    """A long key may go on in the next line after an underscore."""
+    """Allows a long key to wrap after an underscore."""
     return escape(key).replace("_", Markup("_<wbr>"))
 
 
@@ -227,7 +240,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _jsonable(value: Any) -> Any:
-    """numpy's numbers as Python's; anything else is a mistake of ours."""
+    """numpy's numbers as Python's; TypeError for anything else, which is a bug."""
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"{type(value).__name__} in the page's data")

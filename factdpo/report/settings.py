@@ -1,4 +1,4 @@
-"""The settings that a sweep compares, each with its scores over seeds, and the axes that they lie on."""
+"""The settings that a sweep compares, each with its scores over seeds, and the axes that they vary along."""
 
 import math
 from collections.abc import Iterable
@@ -7,13 +7,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from factdpo.results.compare import means, shown
-from factdpo.results.tables import Results, known
+from factdpo.results.tables import Results, or_none
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHARES = {"accuracy", "balanced_accuracy", "greedy_accuracy", "reward_accuracy", "p_other"}  # from 0 to 1
-WILSON = "facts"  # what an interval speaks of: other facts (one run), or other seeds
+WILSON = "facts"  # what an interval covers: other facts (one run), or other seeds
 STUDENT = "seeds"
 
 
@@ -25,17 +25,17 @@ class Score:
     mean: float
     low: float  # NaN where there is no interval
     high: float
-    over: str  # what the interval speaks of: STUDENT or WILSON
+    over: str  # what the interval covers: STUDENT or WILSON
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """Runs that differ in nothing but their seed."""
+    """Runs that differ in their seed only."""
 
-    values: dict[str, Any]  # swept key -> value; empty if nothing but the seed was swept
+    values: dict[str, Any]  # swept key -> value; empty if only the seed was swept
     label: str  # `dpo.beta=0.1 lora.rank=8`
     ids: list[str]  # of its runs, finished or not
-    scores: dict[str, Score]  # metric -> score; none for a metric that no run has
+    scores: dict[str, Score]  # metric -> score, of metrics that any of its runs has
 
 
 @dataclass(frozen=True)
@@ -43,61 +43,61 @@ class Axis:
     """A swept key."""
 
     key: str
-    values: list[Any]  # in order; text where they are no numbers
+    values: list[Any]  # in order; as text if any is no number
     numeric: bool
     log: bool  # the values are spread evenly by ratio rather than by difference
 
 
 def with_config(results: Results) -> "pd.DataFrame":
-    """The rows of runs whose config could be read; the others belong to no setting."""
+    """The rows of runs whose config could be read; other runs belong to no setting."""
     return results.table.loc[has_config(results)]
 
 
 def has_config(results: Results) -> list[bool]:
+    """For each run whether its config could be read."""
     return [any(row) for row in results.table.loc[:, results.config_keys].notna().to_numpy()]
 
 
 def settings(results: Results, metrics: list[str]) -> list[Setting]:
-    """One per combination of the swept keys that was asked for, ordered by their values."""
+    """One per combination of values of the swept keys, ordered by these values."""
     table, keys = with_config(results), results.settings
     if not len(table):
         return []
     rows = means(table, keys, metrics).to_dict("records") if metrics else []
     groups = table.groupby(keys, dropna=False) if keys else [((), table)]
-    found = []
+    compared = []
     for number, (_, runs) in enumerate(groups):  # in the order of `means`
-        values = {key: known(runs[key].tolist()[0]) for key in keys}
-        count = len(rows) // len(metrics) if metrics else 0
-        own = [rows[at * count + number] for at in range(len(metrics))]
+        values = {key: or_none(runs[key].tolist()[0]) for key in keys}
+        own = rows[number :: len(groups)]  # the rows of a metric stand together
         scores = {row["metric"]: _score(row, runs) for row in own if row["n"]}
         label = " ".join(f"{key}={shown(value)}" for key, value in values.items())
         label = label or ("all runs" if len(runs) > 1 else "this run")
-        found.append(Setting(values, label, runs["id"].tolist(), scores))
-    return found
+        compared.append(Setting(values, label, runs["id"].tolist(), scores))
+    return compared
 
 
 def _score(row: dict[str, Any], runs: "pd.DataFrame") -> Score:
-    """Over several runs Student's interval, of a share what lies in [0, 1]; over one, for an accuracy, Wilson's."""
+    """Student's interval over several runs, cut to [0, 1] for a share; Wilson's for the accuracy of a single run."""
     low, high, over = row["low"], row["high"], STUDENT
     kind, _, split = row["metric"].rpartition("/")
     if row["n"] == 1 and kind == "accuracy":
         run = runs.loc[runs[row["metric"]].notna() & (runs["state"] == "FINISHED")].iloc[0]
         low, high = (run.get(f"accuracy_{end}/{split}", math.nan) for end in ("low", "high"))
         over = WILSON
-    elif kind.removeprefix("base/") in SHARES:  # no model ranks more than all facts right
+    elif kind.removeprefix("base/") in SHARES:  # a share cannot lie outside
         low, high = max(low, 0.0), min(high, 1.0)
     return Score(int(row["n"]), float(row["mean"]), float(low), float(high), over)
 
 
 def axes(settings: list[Setting]) -> list[Axis]:
-    """The swept keys with their values in order: numbers first where a key has numbers and null."""
-    found = []
+    """The swept keys with their values, numbers in ascending order."""
+    swept = []
     for key in settings[0].values if settings else ():
         values = list(dict.fromkeys(setting.values[key] for setting in settings))
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         numbers = sorted(values) if numeric else []
-        found.append(Axis(key, numbers or [shown(value) for value in values], numeric, _by_ratio(numbers)))
-    return found
+        swept.append(Axis(key, numbers or [shown(value) for value in values], numeric, _by_ratio(numbers)))
+    return swept
 
 
 def _by_ratio(values: list[float | int]) -> bool:

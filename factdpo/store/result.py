@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from factdpo.config.overrides import flat
 from factdpo.store.cache import damaged_files
 from factdpo.store.history import Row
 
@@ -15,6 +16,7 @@ RUNNING, KILLED, TO_DO = "running", "killed", "to do"  # of runs without a resul
 STATES = ("FINISHED", RUNNING, "FAILED", "DIVERGED", "PREEMPTED", KILLED, TO_DO)
 
 AS_TRAINED = "train_as_trained"  # a split that only runs with data.boundary=none have
+ACCURACY_GAP = 0.2  # reward accuracy and accuracy on train that differ by more are reported (D6)
 
 # What stands in a result.json. `<split>` is train, train_reversed, test, test_reversed or train_as_trained; `<rest>` is
 # anything below. Log-probs are summed over an answer's tokens; means are over the facts of the split.
@@ -123,30 +125,25 @@ def _matches(path: tuple[str, ...], pattern: list[str]) -> bool:
 
 
 def best_baseline(rules: dict[str, float | None]) -> tuple[str, float] | None:
-    """The best rule that understands nothing, and its accuracy; `implied` is logic, not such a rule."""
+    """The best shallow baseline and its accuracy; `implied`, the logical closure of the training facts, is none."""
     known = {rule: value for rule, value in rules.items() if rule != "implied" and value is not None}
     return max(known.items(), key=lambda pair: pair[1], default=None)
 
 
 def summary(result: Row) -> Row:
     """The flat view of a result: `accuracy/<split>` and the rest after training, the same under `base/` before it."""
-    flat: Row = {"state": result["state"]}
+    row: Row = {"state": result["state"]}
     for prefix, model in (("", "trained"), ("base/", "base")):
         for split, scores in (result.get(model) or {}).items():
-            flat |= {f"{prefix}{metric}/{split}": value for metric, value in _leaves(scores)}
-        flat |= {
-            f"{prefix}across/{name}": value for name, value in _leaves((result.get("across") or {}).get(model) or {})
-        }
+            row |= {f"{prefix}{metric}/{split}": value for metric, value in _present(scores)}
+        across = (result.get("across") or {}).get(model) or {}
+        row |= {f"{prefix}across/{name}": value for name, value in _present(across)}
     for split, scores in (result.get("baselines") or {}).items():
-        flat |= {f"baseline/{rule}/{split}": value for rule, value in _leaves(scores)}
-    flat |= {f"timing/{name}": value for name, value in _leaves(result.get("timing") or {})}
-    return flat
+        row |= {f"baseline/{rule}/{split}": value for rule, value in _present(scores)}
+    row |= {f"timing/{name}": value for name, value in _present(result.get("timing") or {})}
+    return row
 
 
-def _leaves(scores: Row) -> Iterator[tuple[str, Any]]:
-    """(`name` or `name.inner`, value) of a nested dict, less what is unknown (null)."""
-    for name, value in scores.items():
-        if isinstance(value, dict):
-            yield from ((f"{name}.{inner}", leaf) for inner, leaf in _leaves(value))
-        elif value is not None:
-            yield name, value
+def _present(scores: Row) -> list[tuple[str, Any]]:
+    """(`name` or `name.inner`, value) of a nested dict, without nulls."""
+    return [(name, value) for name, value in flat(scores).items() if value is not None]

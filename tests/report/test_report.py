@@ -52,8 +52,8 @@ def test_the_best_setting_is_named_with_how_much_better_it_is_and_how_sure_that_
         "the other setting (0.28 [0.00, 0.59])."
     )
     assert found.more[-1:] == [
-        "On the same facts as dpo.beta=0.5 the base model ranks 0.25 right and the best rule that understands nothing "
-        "(additive) 0.50."
+        "On the same facts as dpo.beta=0.5 the base model ranks 0.25 right and the best shallow baseline (additive) "
+        "0.50."
     ]
     assert found.best and found.best.values == {"dpo.beta": 0.5}
 
@@ -170,7 +170,7 @@ def test_facts_that_few_runs_learn_are_named_with_the_runs_that_do(tmp_path: Pat
         found.add(f"run {number}", leave(store(tmp_path, f"{number}"), right), False)
     hard = found.hard("test")
     assert (hard.total, hard.never, hard.always, hard.bins) == (4, 1, 1, [1, 0, 0, 2, 1])
-    assert [(words[0], tally.right, tally.asked, tally.who) for words, tally in hard.least] == [
+    assert [(words[0], tally.right, tally.runs, tally.names) for words, tally in hard.least] == [
         ("Ben is Cy's", 0, 3, []),
         ("Cy is Di's", 2, 3, ["run 1", "run 2"]),
         ("Di is Ed's", 2, 3, ["run 0", "run 1"]),
@@ -192,7 +192,7 @@ def test_of_too_many_runs_each_setting_has_some_in_detail_and_the_page_says_so(
     found = said(sweep_of(tmp_path, b1=[0.1, 0.2], b5=[0.3, 0.4]))
     assert [bool(run.detail) for run in found.runs] == [True, False, True, False]
     assert found.left_out[0].startswith("Curves, graphs and generations are here for 2 of 4 finished runs")
-    assert found.hard["test"].least[0][1].asked == 4  # of all runs
+    assert found.hard["test"].least[0][1].runs == 4  # of all runs
 
 
 def test_a_damaged_run_costs_what_is_damaged_and_is_told(tmp_path: Path):

@@ -148,7 +148,7 @@ def test_the_graph_and_the_generations_are_those_of_the_run_that_is_chosen(page:
         assert f"{wrong} of 4 wrong" in page.inner_text("#graph-note")
         assert page.locator("#g-belief path[stroke-dasharray]").count() == wrong
         assert page.locator("#g-truth path").count() == 4
-        assert page.locator("#said-run").evaluate("select => select.selectedOptions[0].text") == label
+        assert page.locator("#generations-run").evaluate("select => select.selectedOptions[0].text") == label
     page.select_option("#graph-model", "base")
     assert "4 of 4 wrong" in page.inner_text("#graph-note")
     page.select_option("#graph-model", "trained")
@@ -237,4 +237,4 @@ def test_a_real_sweep_of_27_runs_is_read_at_every_width(browser: Any, real: Path
             right = round(result["trained"]["test"]["accuracy"] * 60)
             assert f"{60 - right} of 60 wrong" in page.inner_text("#graph-note")
             assert page.locator("#g-belief path[stroke-dasharray]").count() == 60 - right
-            assert page.locator("#said-table tbody tr").count() > 3
+            assert page.locator("#generations-table tbody tr").count() > 3

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 import factdpo
 from factdpo.config.schema import ConfigError
-from factdpo.results.tables import known, load
+from factdpo.results.tables import load, or_none
 from factdpo.store import index
 from factdpo.store.layout import lock_file
 from tests.helpers.stored import answers, store
@@ -125,7 +125,7 @@ def test_a_run_that_a_process_is_doing_is_running_and_one_that_ends_meanwhile_ha
     run = store(sweep, "4a", state="killed")
     with FileLock(lock_file(run)):
         row = load(sweep).table.iloc[4]
-    assert (row["state"], known(row["error"])) == ("running", None)
+    assert (row["state"], or_none(row["error"])) == ("running", None)
     assert load(sweep).table["state"].iloc[4] == "killed"
 
     def ends(folder: Path) -> str:
