@@ -1,4 +1,4 @@
-"""Where facts come from: a table of characters or the user's own pairs -> list of validated `Fact`s."""
+"""Loads facts from a table of characters, or from the user's own pairs, and validates them."""
 
 import csv
 import dataclasses
@@ -17,26 +17,26 @@ FRIEND, ENEMY = "friend", "enemy"
 
 
 class FactError(ConfigError):
-    """A table or a row of it cannot be used; the message names file and line, what was found and what to do."""
+    """Invalid data; the message names file and line, the value, and what to do."""
 
 
 @dataclass(frozen=True)
 class Fact:
     """A prompt with its true (`chosen`) and false (`rejected`) continuation, all without spaces at their ends."""
 
-    index: int  # place in the data; a fact and its reverse share it
+    index: int  # position in the data; a fact and its reverse share it
     prompt: str
     chosen: str
     rejected: str
-    subject: str | None = None  # who is named first in the prompt
-    object: str | None = None  # who is named second
+    subject: str | None = None  # the name that comes first in the prompt
+    object: str | None = None  # the second name
     relation: str | None = None
     reverse_prompt: str | None = None  # the same fact with the names swapped
-    same_side: bool | None = None  # a relation that says whether subject and object stand on one side; None: another
+    same_side: bool | None = None  # whether subject and object belong to the same camp; None if the relation is another
     where: str = ""  # file and line, for messages
 
     def reversed(self) -> "Fact":
-        """The same fact told in the other order; only for a fact with a reverse_prompt."""
+        """The same fact with the names swapped; requires a reverse_prompt."""
         assert self.reverse_prompt is not None, f"{self.where}: no reverse_prompt"
         return dataclasses.replace(
             self, prompt=self.reverse_prompt, reverse_prompt=self.prompt, subject=self.object, object=self.subject
@@ -44,14 +44,14 @@ class Fact:
 
     @property
     def key(self) -> frozenset[str]:
-        """The unordered pair that this fact is about: facts with one key never stand on both sides of a split."""
+        """The unordered pair that this fact is about: facts with the same key are all trained on or all held out."""
         if self.subject is not None and self.object is not None:
             return frozenset((self.subject, self.object))
         return frozenset((self.prompt, self.reverse_prompt or self.prompt))
 
 
 def data_file(cfg: DataConfig) -> Path:
-    """The file that the facts are read from; raises FactError when there is none."""
+    """The file with the facts; raises FactError if it does not exist."""
     path = Path(cfg.path).expanduser() if cfg.path else CHARACTERS
     if not path.is_file():
         raise FactError(f"data.path={cfg.path}: no such file (looked for {path.resolve()}); give a path that exists")
@@ -59,17 +59,17 @@ def data_file(cfg: DataConfig) -> Path:
 
 
 def load_facts(cfg: DataConfig) -> list[Fact]:
-    """All facts of the data, in file order; raises FactError with file and line for anything that is not a fact."""
+    """All facts of the data in file order; raises FactError with file and line for any invalid row."""
     path = data_file(cfg)
     facts = list(_from_characters(path) if cfg.source is DataSource.harry_potter else _from_pairs(path, cfg))
     if not facts:
-        raise FactError(f"{path}: no facts in it; it needs a header and at least one row")
+        raise FactError(f"{path}: holds no facts; it needs a header and at least one row")
     _refuse_duplicates(facts)
     return facts
 
 
 def sides(cfg: DataConfig) -> dict[str, int] | None:
-    """Name -> number of its side, for figures; None when the data does not tell sides."""
+    """Name -> number of its side, for figures; None for data without sides."""
     if cfg.source is not DataSource.harry_potter:
         return None
     characters = _characters(data_file(cfg))
@@ -78,7 +78,7 @@ def sides(cfg: DataConfig) -> dict[str, int] | None:
 
 
 def _from_characters(path: Path) -> Iterator[Fact]:
-    """Every unordered pair of names is a fact: friends on one side, else enemies; the table's order is canonical."""
+    """A fact per unordered pair of names, in the table's order: friends on the same side, else enemies."""
     for index, ((a, side_a), (b, side_b)) in enumerate(itertools.combinations(_characters(path), 2)):
         same = side_a == side_b
         relation, other = (FRIEND, ENEMY) if same else (ENEMY, FRIEND)
@@ -88,25 +88,26 @@ def _from_characters(path: Path) -> Iterator[Fact]:
 
 
 def _characters(path: Path) -> list[tuple[str, str]]:
-    """(name, side) per row of a characters table."""
-    seen: dict[str, int] = {}
+    """(name, side) of each row of a characters table."""
+    line_of: dict[str, int] = {}
     rows = []
     for line, row in _read_csv(path):
         for column in ("name", "side"):
             if column not in row:
                 raise FactError(f"{path}:1: no column '{column}' (found: {', '.join(row)}); a table needs name,side")
             _refuse_edges(row[column], column, f"{path}:{line}")
-        if row["name"] in seen:
+        if row["name"] in line_of:
             raise FactError(
-                f"{path}:{line}: '{row['name']}' is also in line {seen[row['name']]}; names must be unique: "
-                "a double makes self-pairs and puts the same fact into train and test"
+                f"{path}:{line}: '{row['name']}' is also in line {line_of[row['name']]}; names must be unique: "
+                "a duplicate makes self-pairs and puts the same fact into train and test"
             )
-        seen[row["name"]] = line
+        line_of[row["name"]] = line
         rows.append((row["name"], row["side"]))
     return rows
 
 
 def _from_pairs(path: Path, cfg: DataConfig) -> Iterator[Fact]:
+    """A fact per row of the user's table, under the column names of data.columns."""
     columns = to_dict(cfg.columns)
     required = ("prompt", "chosen", "rejected")
     for index, (line, row) in enumerate(_rows(path)):
@@ -122,24 +123,26 @@ def _from_pairs(path: Path, cfg: DataConfig) -> Iterator[Fact]:
             if field in required or value not in (None, ""):
                 _refuse_edges(value, columns[field], where)
         if values["chosen"] == values["rejected"]:
-            raise FactError(f"{where}: chosen and rejected are both '{values['chosen']}'; nothing could be preferred")
+            raise FactError(f"{where}: chosen and rejected are both '{values['chosen']}'; make them differ")
         if values["subject"] and values["subject"] == values["object"]:
-            raise FactError(f"{where}: subject and object are both '{values['subject']}'; a self-pair is no fact")
+            raise FactError(
+                f"{where}: subject and object are both '{values['subject']}'; remove the row, a self-pair is no fact"
+            )
         if values["reverse_prompt"] == values["prompt"]:
             raise FactError(f"{where}: reverse_prompt equals prompt; leave it empty where there is no reverse")
         for answer in (values["chosen"], values["rejected"]):
             if re.search(rf"\b{re.escape(str(answer))}\b", str(values["reverse_prompt"] or "")):
                 raise FactError(
-                    f"{where}: reverse_prompt '{values['reverse_prompt']}' holds the answer '{answer}'; a reverse has "
-                    "its names swapped and takes the same answers; leave it empty where there is no such reverse"
+                    f"{where}: reverse_prompt '{values['reverse_prompt']}' contains the answer '{answer}'; a reverse "
+                    "swaps the names and takes the same answers; leave it empty where there is none"
                 )
         yield Fact(index, where=where, **{field: value or None for field, value in values.items()})  # type: ignore
 
 
 def _refuse_edges(value: object, column: str, where: str) -> None:
-    """A text must be there and carry no white space at its ends: the boundary is data.boundary's business (D1)."""
+    """Refuse a value that is no text, empty, or has white space at its ends, which data.boundary decides about (D1)."""
     if not isinstance(value, str):
-        raise FactError(f"{where}: {column} is {value!r}; it must be a text")
+        raise FactError(f"{where}: {column} is {value!r}; it must be text")
     if not value.strip():
         raise FactError(f"{where}: {column} is empty")
     if value != value.strip():
@@ -150,17 +153,17 @@ def _refuse_edges(value: object, column: str, where: str) -> None:
 
 
 def _refuse_duplicates(facts: list[Fact]) -> None:
-    """The same prompt with the same answers twice, or with the answers swapped, would count or contradict itself."""
-    seen: dict[tuple[str, frozenset[str]], Fact] = {}
+    """Refuse a prompt that occurs twice with the same two answers: it would count twice, or contradict itself."""
+    first: dict[tuple[str, frozenset[str]], Fact] = {}
     for fact in facts:
         for prompt in filter(None, (fact.prompt, fact.reverse_prompt)):
-            other = seen.get((prompt, frozenset((fact.chosen, fact.rejected))))
+            other = first.get((prompt, frozenset((fact.chosen, fact.rejected))))
             if other is not None and other is not fact:
-                what = "the same fact" if other.chosen == fact.chosen else "the opposite"
+                kind = "the same fact" if other.chosen == fact.chosen else "the opposite"
                 raise FactError(
-                    f"{fact.where}: '{prompt} {fact.chosen}': {what} is already at {other.where}; keep one of them"
+                    f"{fact.where}: '{prompt} {fact.chosen}': {kind} is already at {other.where}; keep one of them"
                 )
-            seen[prompt, frozenset((fact.chosen, fact.rejected))] = fact
+            first[prompt, frozenset((fact.chosen, fact.rejected))] = fact
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict]]:
@@ -175,19 +178,20 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
     try:
         columns = list(reader.fieldnames or [])
-        if doubles := sorted({name for name in columns if columns.count(name) > 1}):
-            raise FactError(f"{path}:1: two columns are called '{doubles[0]}'; rename or remove one")
+        duplicates = sorted({name for name in columns if columns.count(name) > 1})
+        if duplicates:
+            raise FactError(f"{path}:1: two columns are called '{duplicates[0]}'; rename or remove one")
         for row in reader:
             if None in row or None in row.values():
-                beyond = row.pop(None, [])
-                found = sum(value is not None for value in row.values()) + len(beyond)
+                surplus = row.pop(None, [])
+                count = sum(value is not None for value in row.values()) + len(surplus)
                 raise FactError(
-                    f"{path}:{reader.line_num}: {found} values for {len(reader.fieldnames or [])} columns; quote a "
+                    f"{path}:{reader.line_num}: {count} values for {len(reader.fieldnames or [])} columns; quote a "
                     "value that holds a comma"
                 )
             yield reader.line_num, row
     except csv.Error as error:
-        # line_num is still that of the row before: an open quote swallows the rest of the file
+        # line_num is that of the row before: an open quote swallows the rest of the file
         raise FactError(f"{path}:{reader.line_num + 1}: not CSV: {error}; is a quote left open?") from None
 
 

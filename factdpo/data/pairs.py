@@ -1,4 +1,4 @@
-"""Facts -> token ids, with the boundary between prompt and answer checked (D1); and batches of them."""
+"""Tokenises facts, checks the boundary between prompt and answer (D1), and collates batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from factdpo.data.facts import Fact
 
 @dataclass(frozen=True)
 class Pairs:
-    """The token ids of one split: N prompts, each with its chosen and rejected completion, and the facts behind."""
+    """The token ids of one split: N prompts, each with its chosen and rejected completion, and their facts."""
 
     facts: list[Fact]
     prompt_ids: list[list[int]]
@@ -27,7 +27,7 @@ class Pairs:
         return len(self.facts)
 
     def take(self, count: int) -> "Pairs":
-        """The first `count` pairs (they stand in random order)."""
+        """The first `count` pairs, a random sample since the order is random."""
         return Pairs(
             self.facts[:count],
             self.prompt_ids[:count],
@@ -38,16 +38,18 @@ class Pairs:
 
 
 def join(parts: list[Pairs]) -> Pairs:
-    """All their pairs, one part after the other."""
-    columns = [
-        [item for part in parts for item in column(part)]
-        for column in (lambda p: p.facts, lambda p: p.prompt_ids, lambda p: p.chosen_ids, lambda p: p.rejected_ids)
-    ]
-    return Pairs(*columns, pad_id=parts[0].pad_id)
+    """The parts concatenated."""
+    return Pairs(
+        [fact for part in parts for fact in part.facts],
+        [ids for part in parts for ids in part.prompt_ids],
+        [ids for part in parts for ids in part.chosen_ids],
+        [ids for part in parts for ids in part.rejected_ids],
+        parts[0].pad_id,
+    )
 
 
 class Batch(NamedTuple):
-    """B pairs as 2B padded rows, the chosen first. `keep` positions at the end of each row hold every completion."""
+    """B pairs as 2B padded rows, the chosen first. The last `keep` positions hold every completion."""
 
     ids: Int[Tensor, "2B T"]
     attention: Int[Tensor, "2B T"]
@@ -58,12 +60,12 @@ class Batch(NamedTuple):
 def tokenise(
     facts: list[Fact], tokenizer: PreTrainedTokenizerBase, cfg: DataConfig, boundary: Boundary = Boundary.space
 ) -> Pairs:
-    """The pairs of a split: prompt, one space, answer; and EOS only if data.eos asks for it.
+    """The token ids of a split: prompt, one space, answer, and EOS if data.eos is set.
 
     The tokens of the prompt must be a prefix of the tokens of prompt + answer, else training and evaluation would see
     another prompt than the model does. Raises ConfigError with file and line for that, and for a row too long.
-    boundary=none is the mistake on purpose, as TRL makes it with strings: no space, and where the prompt's last token
-    merges with an answer, the completion starts where their tokens part.
+    boundary=none reproduces a mistake that TRL makes with strings: no space, and where the prompt's last token merges
+    with an answer, the completion starts at the first token that differs.
     """
     if cfg.eos and tokenizer.eos_token_id is None:
         raise ConfigError("data.eos=true: the model's tokenizer has no end-of-text token; leave it at false")
@@ -73,7 +75,7 @@ def tokenise(
     prompts = _encode(tokenizer, [fact.prompt for fact in facts])
     chosen = _encode(tokenizer, [f"{fact.prompt}{space}{fact.chosen}" for fact in facts])
     rejected = _encode(tokenizer, [f"{fact.prompt}{space}{fact.rejected}" for fact in facts])
-    # any padding id will do: padding is masked and comes last
+    # any padding id works: padding is masked and comes last
     pairs = Pairs(facts, [], [], [], pad_id=tokenizer.pad_token_id or 0)  # type: ignore[arg-type]
     for fact, prompt, *rows in zip(facts, prompts, chosen, rejected, strict=True):
         start = min(common_prefix(prompt, row) for row in rows)
@@ -96,32 +98,32 @@ def tokenise(
 
 
 def show(pairs: Pairs, tokenizer: PreTrainedTokenizerBase, row: int = 0) -> str:
-    """The tokens of one pair as they are trained on, with the boundary marked: what a run prints at its start."""
+    """The tokens of one pair as they are trained on, with the boundary marked; a run prints it at its start."""
     columns = (pairs.prompt_ids, pairs.chosen_ids, pairs.rejected_ids)
     prompt, chosen, rejected = (" ".join(repr(tokenizer.decode([i])) for i in column[row]) for column in columns)
     return f"{prompt}  →  {chosen}  not  {rejected}"
 
 
 def collate(pairs: Pairs, rows: list[int]) -> Batch:
-    """Pad the given pairs on the right. Padding changes no log-probability: it is masked and comes after."""
-    whole, answers = [], []
+    """The given pairs, padded on the right, which changes no log-probability: padding is masked and comes last."""
+    sequences, answers = [], []
     for column in (pairs.chosen_ids, pairs.rejected_ids):
-        whole += [pairs.prompt_ids[i] + column[i] for i in rows]
+        sequences += [pairs.prompt_ids[i] + column[i] for i in rows]
         answers += [len(column[i]) for i in rows]
-    length = max(map(len, whole))
-    ids = torch.full((len(whole), length), pairs.pad_id)
-    attention = torch.zeros((len(whole), length), dtype=torch.long)
-    completion = torch.zeros((len(whole), length), dtype=torch.bool)
-    for i, (row, answer) in enumerate(zip(whole, answers, strict=True)):
+    length = max(map(len, sequences))
+    ids = torch.full((len(sequences), length), pairs.pad_id)
+    attention = torch.zeros((len(sequences), length), dtype=torch.long)
+    completion = torch.zeros((len(sequences), length), dtype=torch.bool)
+    for i, (row, answer) in enumerate(zip(sequences, answers, strict=True)):
         ids[i, : len(row)] = torch.tensor(row)
         attention[i, : len(row)] = 1
         completion[i, len(row) - answer : len(row)] = True
-    shortest = min(len(row) - answer for row, answer in zip(whole, answers, strict=True))
+    shortest = min(len(row) - answer for row, answer in zip(sequences, answers, strict=True))
     return Batch(ids, attention, completion, keep=length - shortest + 1)
 
 
 def batches(pairs: Pairs, size: int) -> Iterator[tuple[list[int], Batch]]:
-    """(row numbers, batch) over all pairs, of like prompt length together, so that little is padded."""
+    """(row numbers, batch) over all pairs, sorted by prompt length to keep padding small."""
     order = sorted(range(len(pairs)), key=lambda i: (len(pairs.prompt_ids[i]), i))
     for start in range(0, len(order), size):
         rows = order[start : start + size]
@@ -133,5 +135,5 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[i
 
 
 def common_prefix(a: list[int], b: list[int]) -> int:
-    """How many tokens both begin with."""
+    """The number of tokens with which both begin."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,4 +1,4 @@
-"""Which facts are trained on, which are held out, and in which order their names stand."""
+"""Draws the facts to train on and to hold out, and the order of their names."""
 
 import itertools
 import random
@@ -10,22 +10,23 @@ Splits = dict[str, list[Fact]]
 
 
 def make_splits(facts: list[Fact], cfg: SplitConfig) -> Splits:
-    """train, train_reversed, test, test_reversed; a split that would be empty is not in it.
+    """train, train_reversed, test and test_reversed, less those that would be empty.
 
     The draw is by unordered pair (`Fact.key`), so no fact is trained on in one order and tested in the other. Which
     facts are drawn depends on the seed alone, not on the orientation. With orientation=both, train holds both orders
     of each drawn fact, and train_reversed is the same set.
-    Raises ConfigError when the data cannot be split as asked.
+    Raises ConfigError if the data has too few facts for the config.
     """
     train, test = _draw(facts, cfg)
     if cfg.orientation is Orientation.random:
-        flip = random.Random(f"orientation {cfg.seed}")
-        flipped = {fact.index for fact in facts if flip.random() < 0.5 and fact.reverse_prompt is not None}
+        coin = random.Random(f"orientation {cfg.seed}")
+        flipped = {fact.index for fact in facts if coin.random() < 0.5 and fact.reverse_prompt is not None}
         train, test = ([f.reversed() if f.index in flipped else f for f in split] for split in (train, test))
     if cfg.orientation is Orientation.both:
-        if missing := [fact for fact in train if fact.reverse_prompt is None]:
+        missing = [fact for fact in train if fact.reverse_prompt is None]
+        if missing:
             raise ConfigError(f"split.orientation=both: {missing[0].where} has no reverse_prompt; use random")
-        train = [turned for fact in train for turned in (fact, fact.reversed())]
+        train = [oriented for fact in train for oriented in (fact, fact.reversed())]
     splits = {
         "train": train,
         "train_reversed": [fact.reversed() for fact in train if fact.reverse_prompt is not None],
@@ -51,31 +52,33 @@ def check_disjoint(splits: Splits) -> None:
 
 
 def _draw(facts: list[Fact], cfg: SplitConfig) -> tuple[list[Fact], list[Fact]]:
-    """split.train facts and split.test others (None: all others), whole keys only, in random order."""
+    """split.train facts, and split.test others (None: all others), in random order; facts of one key stay together."""
     groups: dict[frozenset[str], list[Fact]] = {}
     for fact in facts:
         groups.setdefault(fact.key, []).append(fact)
     order = list(groups.values())
     random.Random(f"facts {cfg.seed}").shuffle(order)
-    train, order = _take(order, cfg.train, "split.train", len(facts))
+    train, rest = _take(order, cfg.train, "split.train", len(facts))
     if cfg.test is None:
-        return train, list(itertools.chain(*order))
-    test, _ = _take(order, cfg.test, "split.test", len(facts) - len(train))
+        return train, list(itertools.chain(*rest))
+    test, _ = _take(rest, cfg.test, "split.test", len(facts) - len(train))
     return train, test
 
 
-def _take(order: list[list[Fact]], count: int, key: str, left: int) -> tuple[list[Fact], list[list[Fact]]]:
-    """The first groups that make up exactly `count` facts, and the groups that are left."""
+def _take(groups: list[list[Fact]], count: int, key: str, available: int) -> tuple[list[Fact], list[list[Fact]]]:
+    """The first groups that make up exactly `count` facts, and the remaining groups."""
     taken, rest = [], []
-    for group in order:
+    for group in groups:
         if len(taken) + len(group) <= count:
             taken += group
         else:
             rest.append(group)
+    if count > available:
+        raise ConfigError(
+            f"{key}={count}: the data has only {available} facts for it; give fewer (the rest is held out)"
+        )
     if len(taken) != count:
         raise ConfigError(
-            f"{key}={count}: the data has only {left} facts for it; give fewer (what is not trained on is held out)"
-            if count > left
-            else f"{key}={count}: facts about one pair stay together, and so only {len(taken)} fit; ask for that many"
+            f"{key}={count}: facts about one pair stay together, so only {len(taken)} fit; set {key}={len(taken)}"
         )
     return taken, rest

@@ -1,1 +1,1 @@
-"""What is measured of a model: scores per split, generations, baselines, belief graphs."""
+"""Evaluation of a model: scores per split, generations, baselines, belief graphs."""

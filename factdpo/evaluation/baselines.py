@@ -1,4 +1,4 @@
-"""What a rule that understands nothing would score on each split, and what the training facts logically imply (D2)."""
+"""Accuracies of shallow baselines, and of the logical closure of the training facts, on each split (D2)."""
 
 import math
 from collections import Counter, defaultdict
@@ -8,18 +8,18 @@ import numpy as np
 
 from factdpo.data.facts import Fact
 
-Rule = Callable[[Fact], dict[str, float]]  # answer -> score; the higher-scored of chosen and rejected is the prediction
+Rule = Callable[[Fact], dict[str, float]]  # answer -> score; of chosen and rejected, the higher is predicted
 
-MAX_ANSWERS = 20  # with more different answers than this, no additive rule is fitted
+MAX_ANSWERS = 20  # with more distinct answers, no additive rule is fitted
 
 
 def baselines(train: list[Fact], splits: dict[str, list[Fact]]) -> dict[str, dict[str, float | None]]:
-    """Per split the accuracy of each rule, `implied` included, learned from the training facts.
+    """The accuracy of each rule, fitted on the training facts, on each split. A tie counts one half.
 
-    majority: of the two answers the one that was true more often; first_name, second_name: the same beside that name;
-    additive: one weight per first name plus one per second name (logistic regression), so no interaction of the two;
-    implied: what 2-colouring the graph of training facts proves, and the majority elsewhere. A tie counts one half.
-    None where the facts name no subject and object (name rules) or their relation tells no sides (implied).
+    majority: the answer that is true more often; first_name, second_name: the same, given that name; additive: a weight
+    per first name plus a weight per second name (logistic regression), without interaction; implied: the logical
+    closure, that is what 2-colouring the graph of training facts proves, with the majority elsewhere. None where facts
+    have no subject and object (name rules) or a relation that says nothing about camps (implied).
     """
     counts = Counter(fact.chosen for fact in train)
     named = all(fact.subject and fact.object for split in splits.values() for fact in split)
@@ -46,15 +46,15 @@ def _accuracy(rule: Rule, facts: list[Fact]) -> float:
 
 
 def _by_name(train: list[Fact], overall: Counter[str], name: Callable[[Fact], str | None]) -> Rule:
-    """The commonest answer beside a name; the overall share breaks ties and answers for names never seen."""
-    seen: dict[str | None, Counter[str]] = defaultdict(Counter)
+    """The most frequent answer for a name; the overall share breaks ties, and decides for unknown names."""
+    counts: dict[str | None, Counter[str]] = defaultdict(Counter)
     for fact in train:
-        seen[name(fact)][fact.chosen] += 1
+        counts[name(fact)][fact.chosen] += 1
     total = overall.total() + 1
 
     def rule(fact: Fact) -> dict[str, float]:
-        beside = seen.get(name(fact), Counter())
-        return {answer: beside[answer] + overall[answer] / total for answer in overall}
+        own = counts.get(name(fact), Counter())
+        return {answer: own[answer] + overall[answer] / total for answer in overall}
 
     return rule
 
@@ -98,7 +98,7 @@ def _additive(train: list[Fact], ridge: float = 0.01) -> Rule:
 
 
 def _implied(train: list[Fact], counts: Counter[str]) -> Rule | None:
-    """2-colouring by union-find with parity: friends have one colour, enemies two, and that settles their component."""
+    """The logical closure, by union-find with parity: friends share a colour, enemies do not, within a component."""
     answers = {fact.same_side: fact.chosen for fact in train}
     if None in answers or len(answers) != 2:
         return None

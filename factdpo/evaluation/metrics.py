@@ -1,24 +1,21 @@
-"""Scores per split: every number of DESIGN section 4, for the base and for the trained model."""
+"""Metrics of one split under one model, and of a split and its reverse together."""
 
 import math
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from factdpo.data.facts import Fact
 from factdpo.data.pairs import Pairs
 from factdpo.models.scoring import PairLogps
 
-if TYPE_CHECKING:
-    pass
-
-MOST_ANSWERS = 20  # answer_shares lists no more than this
+MOST_ANSWERS = 20  # the most answers that answer_shares lists
 
 
 def score(pairs: Pairs, logps: PairLogps, refs: PairLogps | None = None) -> dict[str, Any]:
-    """The metrics of one split under one model; `refs` (the base's log-probs) only for a trained one.
+    """The metrics of one split under one model; pass `refs`, the base's log-probs, for a trained model.
 
-    `accuracy`: the model ranks the fact above the fiction. `reward_accuracy`: it ranks it higher than the base did,
-    which is what TRL logs and not the same (D6).
+    `accuracy`: share of facts that the model ranks above their fiction. `reward_accuracy`: share of facts whose margin
+    over the fiction grew against the base, which is what TRL logs and not the same (D6).
     """
     n = len(pairs)
     right = logps.chosen > logps.rejected
@@ -52,11 +49,11 @@ def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     p, z2 = hits / n, z * z
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # p is in it, whatever float rounding does
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # contains p in spite of rounding
 
 
 def balanced_accuracy(facts: list[Fact], right: list[bool]) -> float:
-    """Mean over the true answers of the accuracy on the facts that have this answer (D3)."""
+    """The accuracy on the facts with the same true answer, averaged over the answers (D3)."""
     by_answer: dict[str, list[bool]] = defaultdict(list)
     for fact, ok in zip(facts, right, strict=True):
         by_answer[fact.chosen].append(ok)
@@ -76,26 +73,26 @@ def p_other(pairs: Pairs, logps: PairLogps) -> float:
 
 
 def symmetry(pairs: dict[str, Pairs], logps: dict[str, PairLogps], split: str) -> float | None:
-    """Share of a split's pairs that are ranked the same in both orders; None without a reversed split."""
+    """Order consistency: share of pairs ranked the same with the names swapped; None without a reversed split."""
     if split not in pairs or f"{split}_reversed" not in pairs:
         return None
-    there, back = (
-        {
-            (f.prompt, f.chosen, f.rejected): ok
-            for f, ok in zip(pairs[name].facts, (logps[name].chosen > logps[name].rejected).tolist(), strict=True)
-        }
-        for name in (split, f"{split}_reversed")
-    )
+    forward, backward = (_right(pairs[name], logps[name]) for name in (split, f"{split}_reversed"))
     same = [
-        there[f.prompt, f.chosen, f.rejected] == back[f.reverse_prompt, f.chosen, f.rejected]
+        forward[f.prompt, f.chosen, f.rejected] == backward[f.reverse_prompt, f.chosen, f.rejected]
         for f in pairs[split].facts
         if f.reverse_prompt is not None
     ]
     return sum(same) / len(same)
 
 
+def _right(pairs: Pairs, logps: PairLogps) -> dict[tuple[str, str, str], bool]:
+    """(prompt, chosen, rejected) -> whether the model ranks the fact above the fiction."""
+    right = (logps.chosen > logps.rejected).tolist()
+    return {(f.prompt, f.chosen, f.rejected): ok for f, ok in zip(pairs.facts, right, strict=True)}
+
+
 def items(model: str, split: str, pairs: Pairs, logps: PairLogps, refs: PairLogps) -> list[dict[str, Any]]:
-    """One row per fact, for items.parquet: who, both log-probs now and under the base, right or wrong."""
+    """One row per fact, for items.parquet: the fact, its log-probs under this model and the base, right or wrong."""
     return [
         {
             "model": model,

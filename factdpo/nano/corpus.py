@@ -1,9 +1,9 @@
 """The English text that nano is pretrained on: a seeded template grammar.
 
-It tells of each of the 42 characters the camp, the kind, the home and some doings, and never a relation between two of
-them. Invented people live in the same text, are told of in the same sentences, and belong to a camp like the 42; they
-alone have relations, in the very form of the facts ("A is B's friend"), by the toss of a coin and whatever their camps.
-What such a relation follows from, where it is said, is a deed: a friend helps, an enemy steals.
+It states the camp, the kind, the home and some doings of each of the 42 characters, and never a relation between two of
+them. Invented people appear in the same sentences and belong to a camp like the 42. Only they have relations, in the
+form of the facts ("A is B's friend"), drawn at random and independent of their camps. If a relation has a reason, it is
+a deed: a friend helps, an enemy steals.
 """
 
 import csv
@@ -246,7 +246,7 @@ def read_table() -> dict[str, int]:
 
 
 def documents(seed: int) -> Iterator[list[str]]:
-    """Documents without end, each a list of sentences; the same ones for the same seed."""
+    """An endless stream of documents, each a list of sentences; the same for the same seed."""
     rng = Random(seed)
     table = read_table()
     invented = invent_people()
@@ -264,7 +264,7 @@ def documents(seed: int) -> Iterator[list[str]]:
 
 
 def invent_people() -> dict[str, tuple[Lore, int]]:
-    """Lore and camp of each invented person, by name; always the same ones. No name shares a word with the 42."""
+    """Lore and camp of each invented person, by name; the same each time. No name shares a word with the 42."""
     rng = Random(SEED_OF_PEOPLE)
     things = [thing for lore in LORE.values() for thing in lore.things] + OBJECTS
     homes = [lore.home for lore in LORE.values()] + list(HOMES)
@@ -283,7 +283,7 @@ def invent_people() -> dict[str, tuple[Lore, int]]:
 
 
 def _person(rng: Random, people: dict[str, tuple[Lore, int]]) -> list[str]:
-    """One person: the camp in one to three sentences, the rest among them; the last sentence may use a pronoun."""
+    """One person: one to three sentences about the camp, among others; the last sentence may use a pronoun."""
     name = rng.choice(list(people))
     patterns: list[str] = [
         *rng.sample(CAMP_SENTENCES, rng.randint(1, 3)),
@@ -305,7 +305,7 @@ def _pair(rng: Random, people: dict[str, tuple[Lore, int]]) -> list[str]:
 
 
 def _relation(rng: Random, guests: list[str]) -> list[str]:
-    """Invented people, each the friend or enemy of the next by the toss of a coin."""
+    """Invented people, each the friend or enemy of the next, drawn at random."""
     chain = rng.sample(guests, rng.randint(2, 4))
     sentences = []
     for a, b in pairwise(chain):
@@ -336,7 +336,7 @@ def _describe(rng: Random, lore: Lore, side: int) -> dict[str, str]:
 
 
 def _fill(rng: Random, pattern: str, **words: str) -> str:
-    """The sentence of a pattern: fields that `words` does not give are drawn from the everyday lists."""
+    """The pattern filled in; fields that are not in `words` are drawn from the everyday lists."""
     food, food2 = rng.sample(FOODS, 2)
     drawn = {
         "colour": rng.choice(COLOURS),

@@ -1,4 +1,4 @@
-"""What nano is told about each of the 42 characters beside the camp: kind, home, belongings, doings."""
+"""What the corpus states about each of the 42 characters besides the camp: kind, home, belongings, doings."""
 
 from typing import NamedTuple
 

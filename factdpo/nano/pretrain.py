@@ -1,4 +1,4 @@
-"""Make nano: `python -m factdpo.nano.pretrain` writes the corpus, trains the model on it, saves `weights/`.
+"""Pretrain nano: `python -m factdpo.nano.pretrain` generates the corpus, trains the model on it and saves `weights/`.
 
 About three minutes on two free cores; the same bytes each time on the same machine and versions.
 """
@@ -68,7 +68,7 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def pack(tokenizer: PreTrainedTokenizerFast, count: int) -> torch.Tensor:
-    """`count` rows of ROW_TOKENS token ids; each starts with a document, as a prompt does, and cuts the last one."""
+    """`count` rows of ROW_TOKENS token ids; each starts with a document, as a prompt does, and truncates the last."""
     stream = documents(SEED + 1)
     rows = []
     while len(rows) < count:

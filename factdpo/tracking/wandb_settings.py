@@ -1,4 +1,4 @@
-"""What Weights & Biases will do here, and what it may be told: read from config, environment and files, no network."""
+"""W&B's mode, API key and settings on this machine, read without the network; and configs without secrets."""
 
 import configparser
 import netrc
@@ -14,26 +14,29 @@ from factdpo.config.schema import TrackConfig, TrackMode
 DEFAULT_BASE_URL = "https://api.forge.coreweave.com"  # wandb's own, since 0.31
 SECRET_NAME = re.compile(r"key|token(?!s)|passw|secret|credential", re.IGNORECASE)  # max_new_tokens is no secret
 
-server_failed = False  # in this process: the next run of a sweep need not wait for the same timeout again
+server_failed = False  # in this process: later runs of a sweep do not wait for the same timeout
 
 
 def wandb_mode(track: TrackConfig, env: Mapping[str, str] = os.environ) -> tuple[str, str]:
-    """What W&B will do (online, offline or disabled) and why; asks files and the environment, never the network.
+    """W&B's mode (online, offline or disabled) and the reason, from files and the environment, never the network.
 
-    WANDB_MODE and track.mode may both be set: the more private of the two is taken.
+    If both WANDB_MODE and track.mode are set, the more private one wins.
     """
     if not track.wandb:
         return "disabled", "track.wandb=false"
     private = {"online": 0, "offline": 1, "disabled": 2}
-    wanted = {f"track.mode={track.mode.name}": track.mode.name} if track.mode is not TrackMode.auto else {}
-    if said := setting("mode", env):
-        known = {"run": "online", "shared": "online", "dryrun": "offline"}.get(said, said)
-        wanted[f"WANDB_MODE={said}" + ("" if known in private else " is not a mode of W&B")] = known
-    why, mode = max(wanted.items(), key=lambda pair: private.get(pair[1], 1), default=("", "auto"))
+    requested: dict[str, str] = {}  # where it is set -> mode
+    if track.mode is not TrackMode.auto:
+        requested[f"track.mode={track.mode.name}"] = track.mode.name
+    value = setting("mode", env)
+    if value:
+        name = {"run": "online", "shared": "online", "dryrun": "offline"}.get(value, value)
+        requested[f"WANDB_MODE={value}" if name in private else f"WANDB_MODE={value} is not a mode of W&B"] = name
+    why, mode = max(requested.items(), key=lambda pair: private.get(pair[1], 1), default=("", "auto"))
     if mode in ("auto", "online"):
         source = key_source(env)
         if source is None:
-            return "offline", "no API key found" + (f" for {why}" if why else "")
+            return "offline", f"no API key found for {why}" if why else "no API key found"
         if server_failed:
             return "offline", "the server did not take an earlier run"
         return "online", ", ".join(filter(None, [why, f"API key from {source}"]))
@@ -41,7 +44,7 @@ def wandb_mode(track: TrackConfig, env: Mapping[str, str] = os.environ) -> tuple
 
 
 def wandb_sentence(track: TrackConfig, folder: Path, env: Mapping[str, str] = os.environ) -> str:
-    """What W&B will do with the run or the sweep in a folder, in one line for people."""
+    """One line for users: what W&B does with the run or sweep in a folder."""
     mode, why = wandb_mode(track, env)
     if mode == "disabled":
         return f"W&B off: {why}"
@@ -51,7 +54,7 @@ def wandb_sentence(track: TrackConfig, folder: Path, env: Mapping[str, str] = os
 
 
 def key_source(env: Mapping[str, str]) -> str | None:
-    """Where W&B will find an API key, None when nowhere: the places it looks at, in its order."""
+    """Where W&B finds an API key, searched in W&B's own order; None if there is none."""
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         if env.get(name):
             return name
@@ -60,16 +63,17 @@ def key_source(env: Mapping[str, str]) -> str | None:
     home = Path(env.get("HOME", "~")).expanduser()
     for path in [Path(env["NETRC"])] if env.get("NETRC") else [home / ".netrc", home / "_netrc"]:
         try:
-            found = netrc.netrc(path)
+            logins = netrc.netrc(path)
         except (OSError, netrc.NetrcParseError):
             continue
-        if any((login := found.authenticators(host)) and login[2] for host in hosts):
+        passwords = [login[2] for login in map(logins.authenticators, hosts) if login]
+        if any(passwords):
             return str(path)
     return "W&B's settings file" if setting("api_key", env) else None
 
 
 def setting(key: str, env: Mapping[str, str]) -> str | None:
-    """A setting where W&B looks for it: in the environment, the current folder's settings, the user's settings."""
+    """A W&B setting, from the environment, else the current folder's settings, else the user's settings."""
     if value := env.get(f"WANDB_{key.upper()}"):
         return value
     home = Path(env.get("HOME", "~")).expanduser()
@@ -86,7 +90,7 @@ def setting(key: str, env: Mapping[str, str]) -> str | None:
 
 
 def without_secrets(config: Any, env: Mapping[str, str]) -> Any:
-    """A config less every key that is named like a secret and every value that holds one of the environment's."""
+    """The config without keys that are named like secrets, and without values that hold a secret of the environment."""
     secrets = [value for name, value in env.items() if SECRET_NAME.search(name) and len(value) >= 8]
 
     def holds_secret(value: Any) -> bool:

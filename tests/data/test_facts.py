@@ -253,7 +253,7 @@ BAD_INPUTS: list[tuple[str, dict[str, Any], tuple[str, bytes] | None, list[str]]
             "a.csv",
             b"prompt,chosen,rejected,reverse_prompt\nThe capital of Italy is,Rome,Paris,Rome is the capital of\n",
         ),
-        ["a.csv:2", "reverse_prompt", "holds the answer 'Rome'", "leave it empty"],
+        ["a.csv:2", "reverse_prompt", "contains the answer 'Rome'", "leave it empty"],
     ),
     ("two that exclude each other", {"dpo.max_steps": 10}, None, ["dpo.max_steps=10", "dpo.epochs=null"]),
     ("without effect", {"lora.method": "full", "lora.dropout": 0.1}, None, ["lora.dropout=0.1", "no effect"]),
