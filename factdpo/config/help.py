@@ -70,7 +70,7 @@ def unreadable(override: str, problem: str, commands: Iterable[str]) -> str:
     key, equals, value = override.partition("=")
     if not equals:
         close = get_close_matches(key, list(commands), n=1, cutoff=0.6)
-        hint = "write key=value, and a value with spaces in two pairs of quotes: 'data.path=\"my facts.csv\"'"
+        hint = "write key=value, with quotes around it where it has spaces: 'data.path=my facts.csv'"
         return f"{override}: neither a command nor key=value{_perhaps(close)}; {hint}"
     hint = f"close its brackets, or put text with special characters in two pairs of quotes: '{key}=\"{value}\"'"
     return f"{override}: the value cannot be read ({problem.splitlines()[0]}); {hint}"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from factdpo.commands.table import NAMES
+
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "pandas", "scipy", "matplotlib", "wandb", "numpy"}
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -38,7 +40,14 @@ ANSWERS = [
     (["+lora.rnk=3"], "factdpo: lora.rnk: no such key; lora has method, rank, alpha,"),
     (["modle=nano"], "factdpo: modle: no such key (did you mean model?); factdpo --help lists all keys"),
     (["loar.rank=3"], "factdpo: loar.rank: no such key (did you mean lora.rank?); factdpo --help lists all keys"),
-    (["epochs=3"], "factdpo: epochs: no such key (did you mean dpo.epochs?); factdpo --help lists all keys"),
+    (["epoch=3"], "factdpo: epoch: no such key (did you mean dpo.epochs?); factdpo --help lists all keys"),
+    (["lr=abc"], "factdpo: dpo.learning_rate=abc: must be a number (default 0.001)"),
+    (["--lr=3"], "factdpo: --lr=3: a key has no dashes before it; write lr=3"),
+    (["track.entity=None"], "factdpo: track.entity=None: write null for no value, as in track.entity=null, and the text"),
+    (["split.test=none"], "factdpo: split.test=none: write null for no value, as in split.test=null"),
+    (["-m", "seed=0,1", "track.group=a,None"], "factdpo: track.group=None: write null for no value, as in"),
+    (["dpo.epochs=3", "max_steps=5"], "factdpo: dpo.epochs=3.0, dpo.max_steps=5: give exactly one"),
+    (["sweep=2026_11_25"], "factdpo: sweep=2026_11_25: names the folder of many runs, and this is one;"),
     (["sweep=orientation"], "factdpo: sweep=orientation: names the folder of many runs, and this is one;"),
     (
         ["model=pythia_16m"],
@@ -50,15 +59,30 @@ ANSWERS = [
     (["data.eos=perhaps"], "factdpo: data.eos=perhaps: must be true or false (default false)"),
     (["seed=null"], "factdpo: seed=null: must have a value (default 0)"),
     (["split.orientation=randm"], "factdpo: split.orientation=randm: must be one of random, canonical, both (did you"),
-    (["dpo.loss=sigmoid"], "factdpo: dpo.loss=sigmoid: must be a list, as in dpo.loss=[sigmoid] (default [sigmoid])"),
+    (["dpo.loss=sigmod"], "factdpo: dpo.loss=[sigmod]: must be one of sigmoid, hinge,"),
+    (
+        ["dpo.loss=ipo,sigmoid"],
+        "factdpo: dpo.loss=ipo,sigmoid: several values; -m runs each of them, and dpo.loss=[ipo,sigmoid] is a list",
+    ),
     (["dpo.loss=[sigmod]"], "factdpo: dpo.loss=[sigmod]: must be one of sigmoid, hinge,"),
     (["lora.rank=1,2"], "factdpo: lora.rank=1,2: several values; -m runs each of them, and lora.rank=[1,2] is a list"),
     (["dpo.beta=interval(0.1,1)"], "factdpo: dpo.beta=interval(0.1,1): asks for many runs; -m runs them, and -m"),
-    (["data.path=a=b.csv"], "factdpo: data.path=a=b.csv: the value cannot be read"),
+    (["data.path=[a=b"], "factdpo: data.path=[a=b: the value cannot be read"),
+    (["data.path=nowhere/a=b (1).csv"], "factdpo: data.path=nowhere/a=b (1).csv: "),
     (["doktor"], "factdpo: doktor: neither a command nor key=value (did you mean doctor?); write key=value,"),
+    (["result"], "factdpo: result: neither a command nor key=value (did you mean results?); write key=value,"),
+    (["complete"], "factdpo: complete: neither a command nor key=value (did you mean completion?); write key=value,"),
+    (["help", "loar"], "factdpo: help loar: neither a command nor a group nor a key (did you mean lora?);"),
     (["lora.rank=0"], "factdpo: lora.rank=0: must be at least 1, and finite"),
     (["model=custom"], "factdpo: model.id: missing; give a folder or a hub id"),
-    (["eval"], "factdpo: eval: give one finished run's folder"),
+    (["eval"], "factdpo: eval: the following arguments are required: FOLDER; factdpo eval --help says how it is used"),
+    (["eval", "nowhere"], "factdpo: nowhere: nowhere/result.json: not there; give the folder of a finished run"),
+    (["status", "--al"], "factdpo: outputs: "),  # argparse completes options
+    (["status", "--every"], "factdpo: status: unrecognized arguments: --every; factdpo status --help says how it is"),
+    *(
+        ([name, "nowhere/x*"], f"factdpo: {name}: argument FOLDER: nowhere/x*: nothing matches; factdpo {name} --help")
+        for name in ("status", "results", "report", "dashboard", "eval", "sync", "clean")
+    ),
     (["-m", "seed=a,b"], "factdpo: seed=a: must be a whole number (default 0)"),
     (["-m", "--cfg", "job"], "factdpo: Only one of"),
 ]
@@ -77,17 +101,37 @@ def test_a_traceback_is_there_for_who_asks(factdpo: Run):
     assert "ConfigError: lora.rank=0" in done.stderr and "Traceback" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["lora.rnk=3"], ["lora.rank=0"], ["data=pairs"]])
-def test_help_and_refusals_import_nothing_heavy(factdpo: Run, arguments: list[str]):
-    done = factdpo(*arguments, start=("-X", "importtime", "-m", "factdpo"))
-    imported = set(re.findall(r"^import time:.*\| +(\w+)$", done.stderr, re.MULTILINE))
+@pytest.mark.parametrize("arguments", [["--cfg", "job"], ["lora.rnk=3"], ["lora.rank=0"], ["data=pairs"]])
+def test_refusals_import_nothing_heavy(factdpo: Run, arguments: list[str]):
+    imported = imported_by(factdpo, arguments)
     assert {"hydra", "omegaconf"} <= imported and not imported & HEAVY
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--help"], ["--help", "lora"], ["--version"], ["completion", "bash"]),
+        *(["completion", "--words", word] for word in ("", "dpo.loss=", "model=")),
+        *([name, "--help"] for name in NAMES),
+        *(["completion", "--words", name, "--"] for name in NAMES),
+    ],
+    ids=" ".join,
+)
+def test_help_and_completion_import_neither_hydra_nor_anything_heavy(factdpo: Run, arguments: list[str]):
+    imported = imported_by(factdpo, arguments)
+    assert "argparse" in imported and not imported & {*HEAVY, "hydra"}
+
+
+def imported_by(factdpo: Run, arguments: list[str]) -> set[str]:
+    done = factdpo(*arguments, start=("-X", "importtime", "-m", "factdpo"))
+    assert "Traceback" not in done.stderr
+    return set(re.findall(r"^import time:.*\| +(\w+)$", done.stderr, re.MULTILINE))
 
 
 def test_help_says_what_there_is(factdpo: Run):
     done = factdpo("--help")
     assert done.returncode == 0 and done.stderr == ""
-    for words in ("EXAMPLES", "factdpo doctor", "split: both, canonical, default", "sweeps: beta,", "1 / nats"):
+    for words in ("EXAMPLES", "  doctor  ", "  split       both, canonical, default", "  sweeps      beta,", "1 / nats"):
         assert words in done.stdout
     assert re.search(r"^  lora\.rank +32 +\S", done.stdout, re.MULTILINE)
 
@@ -115,7 +159,7 @@ def test_the_users_own_options_come_first(factdpo: Run, tmp_path: Path):
     assert "id: EleutherAI/pythia-70m" in factdpo("model=mine", "--cfg", "job").stdout
     assert "\nseed: 11" in factdpo("sweeps=mine", "--cfg", "job").stdout
     listed = factdpo("--help").stdout
-    assert "lora: default, mine, none" in listed and ", lora_vs_full, loss, mine, optuna," in listed
+    assert "lora        default, mine, none" in listed and ", lora_vs_full, loss, mine, optuna," in listed
 
 
 def test_a_mistake_in_the_users_own_option_names_the_file(factdpo: Run, tmp_path: Path):
@@ -125,6 +169,8 @@ def test_a_mistake_in_the_users_own_option_names_the_file(factdpo: Run, tmp_path
     assert "lora.rnk: no such key (did you mean lora.rank?)" in (said := factdpo("lora=mine").stderr)
     assert "lora/mine.yaml" in said
     assert "lora.rank: must be a whole number" in (said := factdpo("lora=typo").stderr) and "lora/typo.yaml" in said
+    write(tmp_path / "conf/dpo/bare.yaml", "loss: ipo\n")
+    assert "dpo.loss: must be a list, as in dpo.loss=[]" in factdpo("dpo=bare").stderr
     assert "not valid YAML" in (said := factdpo("lora=half").stderr) and "conf/lora/half.yaml" in said
 
 
@@ -190,7 +236,6 @@ def test_the_wheel_runs_from_any_folder_without_the_checkout(tmp_path: Path):
         packed.extractall(site)
     assert names >= {
         "factdpo/_config/conf/config.yaml",
-        "factdpo/_config/conf/hydra/help/factdpo.yaml",
         "factdpo/_config/sweeps/orientation.yaml",
         "factdpo/data/characters.csv",
         "factdpo/nano/weights/model.safetensors",
@@ -214,17 +259,16 @@ def test_the_wheel_runs_from_any_folder_without_the_checkout(tmp_path: Path):
     assert f"file://{site}/factdpo/_config/conf " in searched and str(ROOT) not in searched
     assert f"factdpo-sweeps://{site}/factdpo/_config/sweeps " in searched
     assert "orientation: canonical" in run("split=canonical", "--cfg", "job")
-    assert "sweeps: beta," in run("--help")
+    assert "sweeps      beta," in run("--help")
 
 
 def with_job(body: str) -> tuple[str, str]:
-    """Start of the command line with another body of job.answer, so that no run is needed to end in some way."""
+    """Start of the command line with another body of answer.answer, so that no run is needed to end in some way."""
     return "-c", (
-        "import contextlib\n"
-        "from factdpo.runs import execute as job\nfrom factdpo.config.schema import ConfigError\n"
-        "from factdpo.commands.main import main\n"
-        f"def answer(run):\n    cfg = run.cfg\n    {body}\n"
-        "job.answer, job.warm = answer, contextlib.nullcontext\nmain()"
+        "from factdpo.runs import answer as job\nfrom factdpo.config.schema import ConfigError\n"
+        "from factdpo.commands.main import main\nfrom factdpo.sweep import jobs\n"
+        f"def answer(spec, session):\n    cfg = spec.cfg\n    {body}\n"
+        "job.answer, jobs.answers = answer, lambda specs, session: ()\nmain()"
     )
 
 
