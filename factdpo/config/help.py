@@ -49,7 +49,8 @@ def wrong_value(key: str, found: str, problem: str) -> str:
     default = f" (default {known.default})" if known.default else ""
     what = f"{key}={found}" if found else key
     if "is not a ListConfig" in problem:
-        return f"{what}: must be a list, as in {key}=[{found}]{default}"
+        example = f", as in {key}=[{found}]" if found else ""
+        return f"{what}: must be a list{example}{default}"
     if known.options:
         close = get_close_matches(found.strip("[]'\" "), known.options, n=1, cutoff=0.5)
         return f"{what}: must be one of {', '.join(known.options)}{_perhaps(close) or default}"

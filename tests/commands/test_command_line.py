@@ -1,5 +1,7 @@
 """The command line as a user types it: answers, refusals, exit codes, other folders, and the wheel."""
 
+import ast
+import json
 import os
 import re
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from factdpo import __version__
 from factdpo.commands.table import NAMES
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +46,10 @@ ANSWERS = [
     (["epoch=3"], "factdpo: epoch: no such key (did you mean dpo.epochs?); factdpo --help lists all keys"),
     (["lr=abc"], "factdpo: dpo.learning_rate=abc: must be a number (default 0.001)"),
     (["--lr=3"], "factdpo: --lr=3: a key has no dashes before it; write lr=3"),
-    (["track.entity=None"], "factdpo: track.entity=None: write null for no value, as in track.entity=null, and the text"),
+    (
+        ["track.entity=None"],
+        "factdpo: track.entity=None: write null for no value, as in track.entity=null, and the text",
+    ),
     (["split.test=none"], "factdpo: split.test=none: write null for no value, as in split.test=null"),
     (["-m", "seed=0,1", "track.group=a,None"], "factdpo: track.group=None: write null for no value, as in"),
     (["dpo.epochs=3", "max_steps=5"], "factdpo: dpo.epochs=3.0, dpo.max_steps=5: give exactly one"),
@@ -103,37 +109,100 @@ def test_a_traceback_is_there_for_who_asks(factdpo: Run):
 
 @pytest.mark.parametrize("arguments", [["--cfg", "job"], ["lora.rnk=3"], ["lora.rank=0"], ["data=pairs"]])
 def test_refusals_import_nothing_heavy(factdpo: Run, arguments: list[str]):
-    imported = imported_by(factdpo, arguments)
+    done = factdpo(*arguments, start=("-X", "importtime", "-m", "factdpo"))
+    imported = set(re.findall(r"^import time:.*\| +(\w+)$", done.stderr, re.MULTILINE))
     assert {"hydra", "omegaconf"} <= imported and not imported & HEAVY
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        *(["--help"], ["--help", "lora"], ["--version"], ["completion", "bash"]),
-        *(["completion", "--words", word] for word in ("", "dpo.loss=", "model=")),
-        *([name, "--help"] for name in NAMES),
-        *(["completion", "--words", name, "--"] for name in NAMES),
-    ],
-    ids=" ".join,
-)
-def test_help_and_completion_import_neither_hydra_nor_anything_heavy(factdpo: Run, arguments: list[str]):
-    imported = imported_by(factdpo, arguments)
-    assert "argparse" in imported and not imported & {*HEAVY, "hydra"}
-
-
-def imported_by(factdpo: Run, arguments: list[str]) -> set[str]:
-    done = factdpo(*arguments, start=("-X", "importtime", "-m", "factdpo"))
-    assert "Traceback" not in done.stderr
-    return set(re.findall(r"^import time:.*\| +(\w+)$", done.stderr, re.MULTILINE))
+def test_help_and_completion_import_neither_hydra_nor_anything_heavy(factdpo: Run):
+    lines = [["--help"], ["--help", "lora"], ["--version"], ["completion", "bash"], ["completion", "--words", "model="]]
+    lines += [[name, "--help"] for name in NAMES] + [["completion", "--words", name, "--"] for name in NAMES]
+    code = (
+        "import contextlib, sys\nfrom factdpo.commands.main import main\n"
+        f"for line in {lines}:\n"
+        "    sys.argv[1:] = line\n"
+        "    with contextlib.suppress(SystemExit): main()\n"
+        "print(sorted(sys.modules), file=sys.stderr)"
+    )
+    done = factdpo(start=("-c", code))
+    imported = set(ast.literal_eval(done.stderr))
+    assert done.stdout.count("usage: factdpo") == len(NAMES) and "argparse" in imported
+    assert not imported & {*HEAVY, "hydra"}
 
 
 def test_help_says_what_there_is(factdpo: Run):
     done = factdpo("--help")
     assert done.returncode == 0 and done.stderr == ""
-    for words in ("EXAMPLES", "  doctor  ", "  split       both, canonical, default", "  sweeps      beta,", "1 / nats"):
+    for words in (
+        "EXAMPLES",
+        "  doctor  ",
+        "  split       both, canonical, default",
+        "  sweeps      beta,",
+        "1 / nats",
+    ):
         assert words in done.stdout
     assert re.search(r"^  lora\.rank +32 +\S", done.stdout, re.MULTILINE)
+
+
+def test_the_version_is_factdpos(factdpo: Run):
+    for arguments in (["--version"], ["version"], ["seed=1", "--version"]):
+        done = factdpo(*arguments)
+        assert (done.stdout, done.stderr, done.returncode) == (f"factdpo {__version__}\n", "", 0)
+
+
+@pytest.mark.parametrize(
+    "line", ["-m seed=0,1", "seed=0,1 -m", "lora.rank=4 -m seed=0,1", "--multirun seed=0,1 lora.rank=4"]
+)
+def test_the_sign_of_many_runs_stands_anywhere(factdpo: Run, line: str):
+    done = factdpo(*line.split(), "dry_run=true", "track=none")
+    assert done.stdout.startswith("seed: 2 runs: 2 to do\n") and (done.stderr, done.returncode) == ("", 0)
+
+
+def test_options_of_hydra_stand_anywhere(factdpo: Run):
+    composed = factdpo("lora.rank=3", "--cfg", "job", "seed=5").stdout
+    assert "rank: 3" in composed and "\nseed: 5" in composed
+
+
+def test_names_that_people_type_are_keys(factdpo: Run, tmp_path: Path):
+    done = factdpo(
+        "lr=3e-4", "max_steps=5", "dpo.loss=ipo", "data.path=~/my facts=2.csv", "beta=0.5", "rank=4", "label=1_000",
+        "--cfg", "job", HOME=str(tmp_path),
+    )  # fmt: skip
+    dpo = done.stdout[done.stdout.index("\ndpo:") :]
+    for text in ("  loss:\n  - ipo\n", "beta: 0.5", "epochs: null", "max_steps: 5", "learning_rate: 0.0003", "'1_000'"):
+        assert text in dpo
+    assert f"path: {tmp_path}/my facts=2.csv\n" in done.stdout and "  rank: 4\n" in done.stdout
+    assert done.stderr == "factdpo: dpo.max_steps=5 replaces the default number of epochs (dpo.epochs=null)\n"
+
+
+def test_a_sweep_over_short_names_is_one_over_keys_and_records_what_was_typed(factdpo: Run, tmp_path: Path):
+    arguments = ["lr=1e-3,1e-4", "sweep=2026_11_25", "max_steps=4", "dpo.loss=ipo,sigmoid", "-m", "track=none"]
+    done = factdpo(*arguments, start=with_job("print('JOB', cfg.dpo.learning_rate, cfg.dpo.loss[0].name, cfg.sweep)"))
+    assert re.findall(r"JOB (.*)", done.stdout) == [
+        f"{rate} {loss} 2026_11_25" for rate in ("0.001", "0.0001") for loss in ("ipo", "sigmoid")
+    ]
+    sweep = json.loads((tmp_path / "outputs/sweeps/2026_11_25/sweep.json").read_text())
+    assert sweep["commands"][0]["command"] == " ".join(["factdpo", *arguments])
+    assert sweep["axes"] == {"dpo.learning_rate": ["0.001", "0.0001"], "dpo.loss": ["ipo", "sigmoid"]}
+
+
+def test_a_sweep_file_needs_no_mode(factdpo: Run, tmp_path: Path):
+    write(tmp_path / "sweeps/mine.yaml", "# @package _global_\nhydra: {sweeper: {params: {seed: '0,1'}}}\n")
+    assert factdpo("sweeps=mine", "dry_run=true", "track=none").stdout.startswith("mine: 2 runs: 2 to do\n")
+    alone = factdpo("sweeps=mine", "hydra.mode=RUN", "dry_run=true", "track=none").stdout
+    assert alone.count("to do") == 2 and "mine: " not in alone  # the row of one run, and how many there are
+
+
+def test_eval_takes_a_folder_as_the_others_do_and_still_its_old_form(factdpo: Run, tmp_path: Path):
+    (tmp_path / "nowhere").mkdir()
+    said = [factdpo("eval", folder).stderr for folder in ("nowhere", "run=nowhere")]
+    assert said[0] == said[1] and said[0].startswith("factdpo: nowhere: nowhere/result.json: not there;")
+
+
+def test_clean_looks_into_outputs_by_default(factdpo: Run, tmp_path: Path):
+    (tmp_path / "outputs/cache").mkdir(parents=True)
+    done = factdpo("clean", "--cache", "--dry-run")
+    assert (done.stdout, done.stderr, done.returncode) == ("nothing to remove\n", "", 0)
 
 
 def test_the_console_script_is_the_module(factdpo: Run):
@@ -170,7 +239,7 @@ def test_a_mistake_in_the_users_own_option_names_the_file(factdpo: Run, tmp_path
     assert "lora/mine.yaml" in said
     assert "lora.rank: must be a whole number" in (said := factdpo("lora=typo").stderr) and "lora/typo.yaml" in said
     write(tmp_path / "conf/dpo/bare.yaml", "loss: ipo\n")
-    assert "dpo.loss: must be a list, as in dpo.loss=[]" in factdpo("dpo=bare").stderr
+    assert "dpo.loss: must be a list (default [sigmoid]) (in dpo/bare.yaml)" in factdpo("dpo=bare").stderr
     assert "not valid YAML" in (said := factdpo("lora=half").stderr) and "conf/lora/half.yaml" in said
 
 

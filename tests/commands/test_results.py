@@ -16,7 +16,6 @@ from factdpo.results.tables import load
 from tests.helpers.stored import answers, store
 
 
-
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """sweeps/beta where one stands: two betas, two seeds, one run that diverged."""
