@@ -24,7 +24,7 @@ def compose() -> Iterator[Callable[..., Config]]:
     """compose("model=nano", "lora.rank=4"): the validated config of `factdpo model=nano lora.rank=4`."""
     import hydra
 
-    import factdpo.commands.main  # noqa: F401  (registers the schema)
+    import factdpo.commands.run  # noqa: F401  (registers the schema)
     from factdpo.config.folders import conf_folder
 
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):

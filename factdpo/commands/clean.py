@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from rich.text import Text
 
 from factdpo import console
+from factdpo.commands.parser import Parser, folder
 from factdpo.config.schema import ConfigError
 from factdpo.results import run_status
 from factdpo.store import cache, layout, result
@@ -43,18 +44,19 @@ class Doomed:
 
 def main(arguments: list[str]) -> None:
     """Removes what was selected, after asking; raises ConfigError for what cannot be done as asked."""
-    parser = _parser()
-    args = parser.parse_intermixed_args(arguments)
+    args = make_parser().parse_intermixed_args(arguments)
     states = {name for option, names in OF_STATES.items() if getattr(args, option) for name in names}
-    if not args.folders or not (states or args.cache):
-        missing = "no folder given" if not args.folders else "nothing selected"
-        raise ConfigError(f"clean: {missing}, so nothing is removed; how it is done:\n\n{parser.format_help().strip()}")
+    if not (states or args.cache):
+        raise ConfigError(
+            "clean: nothing selected, so nothing is removed; give --failed, --preempted, --killed, --finished or "
+            "--cache (factdpo clean --help)"
+        )
     if args.finished and args.older is None:
         raise ConfigError("clean --finished: give --older too, as in --older 90d; these runs have results")
     if not (args.dry_run or args.yes or sys.stdin.isatty()):
         raise ConfigError("clean: there is no terminal to ask on; --yes removes without asking, --dry-run only shows")
     before = time.time() - (args.older or 0.0)
-    folders = [_checked(folder) for folder in args.folders]
+    folders = [_checked(Path(folder)) for folder in args.folders]
     doomed = {one.folder: one for folder in folders for one in runs(folder, states, before)}
     if args.cache:
         doomed |= {one.folder: one for folder in folders for one in leftovers(folder, before, args.older is not None)}
@@ -78,12 +80,11 @@ def _remove_all(doomed: list[Doomed], dry_run: bool, yes: bool) -> None:
         _say("nothing was removed")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="factdpo clean",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Removes runs by their state, and what kills left in the cache. Lists them first, and asks.",
-        epilog="""A run that a process is doing is never removed, nor a folder that is not a run
+def make_parser() -> Parser:
+    parser = Parser(
+        "clean",
+        "Removes runs by their state, and what kills left in the cache. Lists them first, and asks.",
+        """A run that a process is doing is never removed, nor a folder that is not a run
 of factdpo, nor anything behind a symbolic link. A sweep that lost runs lists them
 as "to do": its command does them again.
 
@@ -99,7 +100,14 @@ examples:
   factdpo clean outputs/sweeps/beta --failed --killed      of one sweep
   factdpo clean outputs --cache                            leftovers in outputs/cache""",
     )
-    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="a run, a sweep, or what they lie in")
+    parser.add_argument(
+        "folders",
+        nargs="*",
+        type=folder,
+        default=["outputs"],
+        metavar="FOLDER",
+        help="a run, a sweep, or what they lie in (default: outputs)",
+    )
     what = parser.add_argument_group("what to remove; one of these at least")
     what.add_argument("--failed", action="store_true", help="runs that ended with an error (FAILED, DIVERGED)")
     what.add_argument("--preempted", action="store_true", help="runs that a signal ended (PREEMPTED)")

@@ -11,15 +11,17 @@ from pathlib import Path
 from rich.text import Text
 
 from factdpo import console
+from factdpo.commands.parser import Parser, folder
+from factdpo.config.folders import conf_folders
 from factdpo.config.schema import ConfigError
 
 HOST = "127.0.0.1"
 PORT, TRIED = 8765, 20  # the usual port, and how many from it on are tried
 
 
-def main(arguments: list[str], conf_folders: list[Path]) -> None:
+def main(arguments: list[str]) -> None:
     """Serves until it is interrupted; raises ConfigError if there is no such folder or the port is taken."""
-    args = _parser().parse_args(arguments)
+    args = make_parser().parse_args(arguments)
     root = Path(args.folder)
     if not root.is_dir():
         raise ConfigError(f"{root}: no such folder; give the one that is the runs' out=, a sweep's, or a run's")
@@ -36,7 +38,11 @@ def main(arguments: list[str], conf_folders: list[Path]) -> None:
         if args.open:
             webbrowser.open(url)  # it may come before the server is up: the port takes connections already
         config = uvicorn.Config(
-            make_app(root, conf_folders), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+            make_app(root, conf_folders()),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
         )
         uvicorn.Server(config).run(sockets=[listening])
 
@@ -60,19 +66,23 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="factdpo dashboard",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Sweeps and runs in the browser while they are being done: how far each is, what failed and why,\n"
+def make_parser() -> Parser:
+    parser = Parser(
+        "dashboard",
+        "Sweeps and runs in the browser while they are being done: how far each is, what failed and why,\n"
         "curves, memory, and the report of what has finished. It changes nothing, and only this machine can reach it.",
-        epilog="""examples:
+        """examples:
   factdpo dashboard                          the sweeps and runs in outputs/
   factdpo dashboard outputs/sweeps/beta --open
   ssh -L 8765:localhost:8765 <machine>       from another machine: forward the port, then open localhost:8765""",
     )
     parser.add_argument(
-        "folder", nargs="?", default="outputs", help="of sweeps and runs, of a sweep, or of a run (default: outputs)"
+        "folder",
+        nargs="?",
+        type=folder,
+        default="outputs",
+        metavar="FOLDER",
+        help="of sweeps and runs, of a sweep, or of a run (default: outputs)",
     )
     parser.add_argument("--port", type=_port, help=f"(default: {PORT}, or the next one that is free)")
     parser.add_argument("--open", action="store_true", help="show it in the browser")

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 import factdpo
+from factdpo.commands.parser import Parser
+from factdpo.config.folders import conf_folder
 from factdpo.config.schema import ConfigError, ModelConfig, ModelSource, TrackConfig
 from factdpo.models import weights
 from factdpo.store import provenance
@@ -25,8 +27,9 @@ GIB = 2**30
 OVERHEAD = 1.3  # memory of a LoRA run over that of the weights alone: adapter, optimizer, activations; a rough estimate
 
 
-def main(conf: Path) -> None:
-    """Prints the report; `conf` is the folder whose model/ holds the models that can be picked."""
+def main(arguments: list[str]) -> None:
+    """Prints the report."""
+    make_parser().parse_args(arguments)
     console = Console()
     hub, wandb = _hub_address(), _wandb_address()
     reached = _reach({"hub": hub, "W&B": wandb})  # while torch is imported
@@ -38,9 +41,13 @@ def main(conf: Path) -> None:
     _print(console, "Network", _network(answers, hub, wandb))
     models = Table("model", "memory", "can run here", title="Models; memory is an estimate, for LoRA in float32")
     models.title_justify = "left"
-    for row in _models(conf, free_gib, answers["hub"] == "reachable" and not _offline()):
+    for row in _models(free_gib, answers["hub"] == "reachable" and not _offline()):
         models.add_row(*row)
     console.print(models)
+
+
+def make_parser() -> Parser:
+    return Parser("doctor", "What this machine has, what it reaches, and which models can run on it.")
 
 
 def _print(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> None:
@@ -156,8 +163,10 @@ def _reach(addresses: dict[str, str]) -> Callable[[], dict[str, str]]:
     return wait
 
 
-def _models(conf: Path, free_gib: float, hub: bool) -> Iterable[tuple[str, str, str]]:
-    files = sorted((conf / "model").glob("*.yaml"), key=lambda path: (_parameters(_options(path)) or 10**15, path.name))
+def _models(free_gib: float, hub: bool) -> Iterable[tuple[str, str, str]]:
+    files = sorted(
+        (conf_folder() / "model").glob("*.yaml"), key=lambda path: (_parameters(_options(path)) or 10**15, path.name)
+    )
     for path in files:
         options = _options(path)
         parameters = _parameters(options)

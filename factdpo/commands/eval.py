@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from factdpo import console
+from factdpo.commands.parser import Parser, folder
 from factdpo.config.schema import ConfigError
 from factdpo.config.validate import from_dict
 from factdpo.runs import summary
@@ -12,6 +13,23 @@ from factdpo.runs.identity import what_is_asked
 from factdpo.store import result as record
 
 EVAL_TOLERANCE_NATS = 1e-3  # between two scorings of the same weights; another device rounds otherwise
+
+
+def main(arguments: list[str]) -> None:
+    """Scores one run's weights anew; raises what `re_evaluate` does."""
+    re_evaluate(Path(make_parser().parse_args(arguments).folder.removeprefix("run=")))  # as it was once typed
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        "eval",
+        "Score the weights of a finished run anew, print the table, and say whether the record holds.",
+        """examples:
+  factdpo eval outputs/runs/<run>
+  factdpo eval outputs/sweeps/beta/<run>     a run of a sweep""",
+    )
+    parser.add_argument("folder", type=folder, metavar="FOLDER", help="of a finished run")
+    return parser
 
 
 def re_evaluate(folder: Path) -> None:
@@ -23,12 +41,12 @@ def re_evaluate(folder: Path) -> None:
     stored = record.read_result(folder)
     if stored.result is None or stored.result["state"] != "FINISHED":
         found = f"its state is {stored.result['state']}" if stored.result else stored.reason
-        raise ConfigError(f"run={folder}: {found}; give the folder of a finished run")
+        raise ConfigError(f"{folder}: {found}; give the folder of a finished run")
     cfg = from_dict(stored.result["config"])
     cfg.out = str(folder.resolve().parent.parent)  # runs/ and cache/ lie beside each other
     asked, now = json.loads((folder / "asked.json").read_text(encoding="utf-8")), what_is_asked(cfg)
     if changed := [key for key in asked if asked[key] != now[key]]:
-        raise ConfigError(f"run={folder}: {', '.join(changed)} changed since the run; its scores cannot be repeated")
+        raise ConfigError(f"{folder}: {', '.join(changed)} changed since the run; its scores cannot be repeated")
     console.quiet_libraries()
     from factdpo.runs.pipeline import rescore
 

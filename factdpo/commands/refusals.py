@@ -1,24 +1,44 @@
 """Errors that the user can put right, each as one message."""
 
+import os
 import re
+import sys
+from collections.abc import Callable
 
-import yaml
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
-
+from factdpo.commands.table import NAMES
 from factdpo.config import help as explain
-from factdpo.config.folders import conf_folder
+from factdpo.config.folders import options
 from factdpo.config.schema import ConfigError
+
+USAGE = 2  # exit code of what cannot be done as asked
+TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as its user set it
+
+
+def or_refuse(command: Callable[[], object]) -> None:
+    """Runs the command; what its user can put right is said in one message, any other error is a bug: its traceback."""
+    try:
+        command()
+    except Exception as error:
+        exit_code: int | None = getattr(error, "exit_code", None)  # of job.RunFailed, which is not imported yet
+        message = str(error) if exit_code else refusal(error)
+        if TRACEBACK_WANTED or not message:
+            raise
+        print(f"factdpo: {message}", file=sys.stderr)
+        sys.exit(exit_code or USAGE)
 
 
 def refusal(error: Exception) -> str:
     """What to tell the user about an error of theirs; empty for any other error."""
     if isinstance(error, ConfigError):
         return str(error)
+    import yaml  # only now: what is in order does not pay for Hydra
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+    from omegaconf.errors import OmegaConfBaseException
+
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         return explain.unknown_option(*error.missing_cfg_file.rsplit("/", 1), options=error.options)
     if isinstance(error, OverrideParseException):
-        return explain.unreadable(error.override, str(error.message))
+        return explain.unreadable(error.override, str(error.message), NAMES)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _composition(error)
     if isinstance(error, yaml.YAMLError):
@@ -43,8 +63,7 @@ def _composition(error: Exception) -> str:
     if problem[0].startswith("Key ") and file and key[1] == file[1].split("/")[0]:
         return f"{file[1]}.yaml: sets keys outside its group; its first line must be: # @package _global_"
     if problem[0].startswith("Key "):
-        groups = [p.name for p in conf_folder().iterdir() if p.is_dir() and p.name != "hydra"]
-        return explain.unknown_key(override[1] if override and override[1] else key[1], [*groups, "sweeps"]) + place
+        return explain.unknown_key(override[1] if override and override[1] else key[1], options()) + place
     return explain.wrong_value(key[1], override[3] if override and override[3] else "", problem[0]) + place
 
 

@@ -1,26 +1,28 @@
 """`factdpo report`: write the report, say where it lies and how large it is."""
 
-import argparse
 import webbrowser
 from pathlib import Path
 
 from rich.text import Text
 
 from factdpo import console
+from factdpo.commands.parser import Parser, folder
+from factdpo.config.folders import conf_folders
 from factdpo.config.schema import ConfigError
-from factdpo.report.contents import gather
-from factdpo.report.page import render
 from factdpo.store import cache
 
 
-def main(arguments: list[str], conf_folders: list[Path]) -> None:
+def main(arguments: list[str]) -> None:
     """Writes one file; raises ConfigError for what cannot be done."""
-    args = _parser().parse_args(arguments)
-    folder = Path(args.folder)
-    out = Path(args.out) if args.out else folder / "report.html"
+    args = make_parser().parse_args(arguments)
+    home = Path(args.folder)
+    out = Path(args.out) if args.out else home / "report.html"
     if out.is_dir():
         raise ConfigError(f"--out {out}: a folder; name a file in it")
-    contents = gather(folder, conf_folders)
+    from factdpo.report.contents import gather
+    from factdpo.report.page import render
+
+    contents = gather(home, conf_folders())
     try:
         cache.write_atomic(out, render(contents))
     except OSError as error:
@@ -34,17 +36,18 @@ def main(arguments: list[str], conf_folders: list[Path]) -> None:
         webbrowser.open(out.resolve().as_uri())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="factdpo report",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="A sweep or a run as one HTML file, which needs no network and can be mailed.",
-        epilog="""examples:
+def make_parser() -> Parser:
+    parser = Parser(
+        "report",
+        "A sweep or a run as one HTML file, which needs no network and can be mailed.",
+        """examples:
   factdpo report outputs/sweeps/beta               writes outputs/sweeps/beta/report.html
   factdpo report outputs/sweeps/beta --open        and shows it
   factdpo report outputs/runs/<run> --out run.html""",
     )
-    parser.add_argument("folder", metavar="FOLDER", help="a sweep's, a run's, or one with several below it")
+    parser.add_argument(
+        "folder", type=folder, metavar="FOLDER", help="a sweep's, a run's, or one with several below it"
+    )
     parser.add_argument("--out", metavar="FILE", help="where to write it (default: report.html in the folder)")
     parser.add_argument("--open", action="store_true", help="show it in the browser")
     return parser

@@ -1,12 +1,13 @@
 """`factdpo results`: many runs as one printed table or a file, and two of them side by side."""
 
-import argparse
 import json
 import os
 import sys
 from pathlib import Path
 
 from factdpo import console as display
+from factdpo.commands.parser import Parser, folder
+from factdpo.config.folders import conf_folders
 from factdpo.config.schema import ConfigError
 from factdpo.results import views
 from factdpo.results.compare import side
@@ -16,9 +17,9 @@ from factdpo.results.views import View, show
 FORMATS = ("csv", "json", "markdown", "parquet")
 
 
-def main(arguments: list[str], conf_folders: list[Path]) -> None:
+def main(arguments: list[str]) -> None:
     """Prints or writes what was asked for; raises ConfigError for what cannot be done."""
-    args = _parser().parse_intermixed_args(arguments)
+    args = make_parser().parse_intermixed_args(arguments)
     kind, file = next(((kind, file) for kind in FORMATS if (file := getattr(args, kind))), ("", ""))
     if file and Path(file).is_dir():
         raise ConfigError(f"--{kind} {file}: a folder; name the folders of runs before --{kind}, and a file after it")
@@ -30,7 +31,7 @@ def main(arguments: list[str], conf_folders: list[Path]) -> None:
         asked = _names(args.metric) or ["accuracy"] * bool(results.metrics)  # there are none before a run has finished
         metrics = [metric for name in asked for metric in results.metrics_of(name)]
         view = views.groups(results, by, metrics) if metrics and not args.runs else views.runs(results, metrics)
-        view.below += views.around(results, metrics, conf_folders)
+        view.below += views.around(results, metrics, conf_folders())
         if args.runs and not args.metric:
             view.frame = results.runs
     try:
@@ -43,12 +44,11 @@ def main(arguments: list[str], conf_folders: list[Path]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="factdpo results",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Many runs as one table: means over seeds with 95 % intervals, and how to get the best runs again.",
-        epilog="""examples:
+def make_parser() -> Parser:
+    parser = Parser(
+        "results",
+        "Many runs as one table: means over seeds with 95 % intervals, and how to get the best runs again.",
+        """examples:
   factdpo results outputs/sweeps/beta                      groups by what was swept; accuracy on every split
   factdpo results outputs/sweeps/beta --by model,dpo.beta --metric accuracy/test,margin_nats
   factdpo results outputs/sweeps/* --runs --csv all.csv    every run, every number
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 From Python: factdpo.load("outputs/sweeps/beta") has .runs, .splits, .items and .history as pandas DataFrames.""",
     )
     parser.add_argument(
-        "folders", nargs="*", metavar="FOLDER", help="of runs, of sweeps, or of both (default: outputs)"
+        "folders", nargs="*", type=folder, metavar="FOLDER", help="of runs, of sweeps, or of both (default: outputs)"
     )
     parser.add_argument("--metric", metavar="NAMES", help="as in W&B, comma-separated; accuracy is that of every split")
     rows = parser.add_mutually_exclusive_group()

@@ -1,6 +1,5 @@
 """`factdpo status`: which runs of a sweep are done, which are being done and how far they are, from any terminal."""
 
-import argparse
 import json
 import sys
 import time
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from factdpo import console as display
+from factdpo.commands.parser import Parser, folder
 from factdpo.results import run_status
 from factdpo.results.run_status import RunStatus
 from factdpo.results.sweep_status import Runs, look, plain
@@ -32,7 +32,7 @@ STYLES: dict[str, str] = dict(
 
 def main(arguments: list[str]) -> None:
     """Prints how the runs stand, again and again while one is being done; raises ConfigError if a folder is none."""
-    args = _parser().parse_intermixed_args(arguments)
+    args = make_parser().parse_intermixed_args(arguments)
     folders = [run_status.named(Path(folder)) for folder in args.folders]
     known: run_status.Cache = {}
     console = display.console
@@ -45,13 +45,12 @@ def main(arguments: list[str]) -> None:
             _watch(folders, known, console)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="factdpo status",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="How runs stand: which are done, which are being done and how far, what failed and why.\n"
+def make_parser() -> Parser:
+    parser = Parser(
+        "status",
+        "How runs stand: which are done, which are being done and how far, what failed and why.\n"
         "On a terminal it is drawn anew every 2 seconds until no run is being done; Ctrl-C leaves, and stops no run.",
-        epilog="""states:
+        """states:
   FINISHED   it has its result
   running    a process is doing it now
   FAILED     an error ended it; DIVERGED: NaN or infinity did; PREEMPTED: a signal did
@@ -66,6 +65,7 @@ examples:
     parser.add_argument(
         "folders",
         nargs="*",
+        type=folder,
         default=["outputs"],
         metavar="FOLDER",
         help="a sweep, a run, or what they lie in (default: outputs)",

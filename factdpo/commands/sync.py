@@ -1,6 +1,5 @@
 """`factdpo sync`: uploads to Weights & Biases what ran offline; each run keeps its id, name and group."""
 
-import argparse
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from rich.text import Text
 
 from factdpo import console
+from factdpo.commands.parser import Parser, folder
 from factdpo.config.schema import ConfigError
 from factdpo.store import cache
 from factdpo.store.layout import lock_file
@@ -31,7 +31,7 @@ class NotUploaded(Exception):
 
 def main(arguments: list[str]) -> None:
     """Uploads what was asked for; raises ConfigError for what cannot be done as asked, NotUploaded for the rest."""
-    args = _parser().parse_args(arguments)
+    args = make_parser().parse_intermixed_args(arguments)
     found = sorted({file for folder in args.folders for file in offline_runs(Path(folder))})
     left = [file for file in found if not _is_uploaded(file)]
     running = [file for file in left if cache.is_held(lock_file(_folder(file)))]
@@ -144,22 +144,23 @@ def _say(text: str, style: str = "") -> None:
     console.console.print(Text(text.removesuffix(": "), style), soft_wrap=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="factdpo sync",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Upload to Weights & Biases what ran offline; sweeps stay together. What is uploaded is left out.",
-        epilog="""examples:
+def make_parser() -> Parser:
+    parser = Parser(
+        "sync",
+        "Upload to Weights & Biases what ran offline; sweeps stay together. What is uploaded is left out.",
+        """examples:
   factdpo sync                         all runs and sweeps in outputs
   factdpo sync outputs/sweeps/beta     the runs of a sweep, and the sweep as a whole
   factdpo sync --dry-run               only says which""",
     )
-    parser.add_argument("folders", nargs="*", metavar="FOLDER", default=["outputs"], help="(default: outputs)")
+    parser.add_argument(
+        "folders", nargs="*", type=folder, metavar="FOLDER", default=["outputs"], help="(default: outputs)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be uploaded, and upload nothing")
     parser.add_argument(
         "--workspace",
         action="store_true",
-        help="then save each sweep as a view in its project: its runs alone, with charts of what was swept (needs\n"
+        help="then save each sweep as a view in its project: its runs alone, with charts of what was swept (needs "
         "wandb-workspaces; each time a new one)",
     )
     return parser

@@ -1,4 +1,4 @@
-"""Where factdpo's own conf/ and sweeps/ lie."""
+"""Where configs lie: factdpo's own conf/ and sweeps/, and those of the current folder."""
 
 from pathlib import Path
 
@@ -10,3 +10,20 @@ def conf_folder() -> Path:
     package = Path(factdpo.__file__).resolve().parent
     shipped = package / "_config" / "conf"
     return shipped if shipped.is_dir() else package.parent / "conf"
+
+
+def conf_folders() -> list[Path]:
+    """The folders of the groups, in the order in which Hydra searches them."""
+    return [Path("conf"), conf_folder()]
+
+
+def options() -> dict[str, dict[str, Path]]:
+    """Group -> option -> its file, both in alphabetical order; of the same name the user's own file."""
+    found: dict[str, dict[str, Path]] = {}
+    for conf in reversed(conf_folders()):
+        sweeps = conf.parent / "sweeps"
+        groups = [path for path in conf.glob("*") if path.is_dir() and path.name != "hydra"]
+        for folder in [*groups, *[sweeps] * sweeps.is_dir()]:
+            files = {path.stem: path for path in folder.glob("*.yaml") if not path.name.startswith("wandb_")}
+            found[folder.name] = found.get(folder.name, {}) | files
+    return {group: dict(sorted(files.items())) for group, files in sorted(found.items())}

@@ -1,10 +1,9 @@
-"""What the command line says: the list of keys in --help, and one clear message for each refused command."""
+"""What the command line says about keys: default, meaning and options of each, and one message for each refusal."""
 
 import ast
 import dataclasses
 import inspect
 import re
-import textwrap
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,16 +24,6 @@ class Key:
 def schema_keys() -> dict[str, Key]:
     """Every key of the schema, dotted, in the schema's order."""
     return dict(_walk(schema.Config, "", _comments()))
-
-
-def help_keys() -> str:
-    """The keys with defaults, meaning and units, as --help prints them."""
-    lines = []
-    for name, key in schema_keys().items():
-        what = "; ".join(part for part in (key.comment, " | ".join(key.options)) if part)
-        start = f"  {name:<34}{key.default:<12}  "
-        lines += textwrap.wrap(what, 120, initial_indent=start, subsequent_indent=" " * 50) or [start.rstrip()]
-    return "\n".join(lines)
 
 
 def unknown_key(key: str, groups: Iterable[str] = ()) -> str:
@@ -60,7 +49,8 @@ def wrong_value(key: str, found: str, problem: str) -> str:
     default = f" (default {known.default})" if known.default else ""
     what = f"{key}={found}" if found else key
     if "is not a ListConfig" in problem:
-        return f"{what}: must be a list, as in {key}=[{found}]{default}"
+        example = f", as in {key}=[{found}]" if found else ""
+        return f"{what}: must be a list{example}{default}"
     if known.options:
         close = get_close_matches(found.strip("[]'\" "), known.options, n=1, cutoff=0.5)
         return f"{what}: must be one of {', '.join(known.options)}{_perhaps(close) or default}"
@@ -76,14 +66,12 @@ def wrong_value(key: str, found: str, problem: str) -> str:
     return f"{what}: {problem}{default}"
 
 
-def unreadable(override: str, problem: str) -> str:
+def unreadable(override: str, problem: str, commands: Iterable[str]) -> str:
     """The refusal of an argument that is not of the form key=value; `problem` is what the parser said about it."""
     key, equals, value = override.partition("=")
     if not equals:
-        close = get_close_matches(
-            key, ["doctor", "eval", "results", "report", "dashboard", "status", "clean", "sync"], n=1, cutoff=0.6
-        )
-        hint = "write key=value, and a value with spaces in two pairs of quotes: 'data.path=\"my facts.csv\"'"
+        close = get_close_matches(key, list(commands), n=1, cutoff=0.6)
+        hint = "write key=value, with quotes around it where it has spaces: 'data.path=my facts.csv'"
         return f"{override}: neither a command nor key=value{_perhaps(close)}; {hint}"
     hint = f"close its brackets, or put text with special characters in two pairs of quotes: '{key}=\"{value}\"'"
     return f"{override}: the value cannot be read ({problem.splitlines()[0]}); {hint}"

@@ -1,21 +1,128 @@
-"""A config as what one types: dotted keys, values in Hydra's grammar, and the command line that asks for it again."""
+"""A config as what one types: short names, values in Hydra's grammar, and the command line that asks for it again."""
 
 import dataclasses
 import re
 import shlex
+import typing
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from factdpo.config.schema import NOT_IDENTITY, Config, EngineName, choose_engine, to_dict
+from factdpo.config.schema import NOT_IDENTITY, Config, ConfigError, EngineName, choose_engine, to_dict
 from factdpo.config.validate import from_dict, validate
 
 # Not in a run's id, and yet the only way to say which model, which data and which seeds are meant.
 _LOCATES = {"seed", "model.name", "model.id", "model.revision", "data.path"}
 _BARE = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")  # what Hydra's grammar reads as text without quotes
 _NOT_TEXT = {"null", "true", "false", "inf", "nan"}  # in any case
+
+# Names that people type -> the key that is meant.
+SHORT = {
+    "lr": "dpo.learning_rate", "dpo.lr": "dpo.learning_rate", "epochs": "dpo.epochs", "max_steps": "dpo.max_steps",
+    "beta": "dpo.beta", "loss": "dpo.loss", "rank": "lora.rank", "alpha": "lora.alpha",
+}  # fmt: skip
+_PATHS = {"data.path", "model.id", "out"}
+_WITH_VALUE = {
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--config-dir",
+    "-cd",
+    "--experimental-rerun",
+}  # fmt: skip  (options of Hydra that take the word after them)
+_OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w./-]*)=(.*)", re.DOTALL)
+# A value between the commas of a sweep; those in quotes and brackets are its own.
+_PART = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|[^,])+""")
+# What is written in Hydra's grammar already: null, quotes, lists, functions, interpolations, escapes.
+_GRAMMAR = re.compile(r"""(?i:null)|["'\[{].*|\w+\(.*\)|.*(\$\{|\\).*""", re.DOTALL)
+
+
+def for_hydra(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments as Hydra reads them, and the lines that say where a default gave way.
+
+    Options come first wherever they were typed; short names become keys; values of keys that hold text or a list need
+    neither quotes nor brackets. Raises ConfigError for what cannot be meant.
+    """
+    options, typed_overrides = _apart(arguments)
+    split = [(one, _OVERRIDE.fullmatch(one)) for one in typed_overrides]
+    given = {SHORT.get(match[2], match[2]): match[3] for _, match in split if match}
+    is_sweep = given.get("sweeps", "null") != "null"
+    many = is_sweep or bool({"-m", "--multirun"} & {*options}) or given.get("hydra.mode") == "MULTIRUN"
+    overrides = [f"{match[1]}{_override(match[2], match[3], many)}" if match else one for one, match in split]
+    said = []
+    if is_sweep and "hydra.mode" not in given:
+        overrides.append("hydra.mode=MULTIRUN")
+    if given.get("dpo.max_steps", "null") != "null" and "dpo.epochs" not in given:
+        overrides.append("dpo.epochs=null")
+        said.append(f"dpo.max_steps={given['dpo.max_steps']} replaces the default number of epochs (dpo.epochs=null)")
+    return [*options, *["--"] * bool(options and overrides), *overrides], said
+
+
+def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's options with their values, and the overrides; raises ConfigError for a key with dashes before it."""
+    options: list[str] = []
+    overrides: list[str] = []
+    names = _kinds().keys() | SHORT.keys() | {key.split(".")[0] for key in _kinds()} | {"sweeps", "experiment"}
+    for before, one in zip(["", *arguments], arguments, strict=False):
+        name, _, value = one.lstrip("-").partition("=")
+        if one.startswith("-") and name in names:
+            raise ConfigError(f"{one}: a key has no dashes before it; write {name}={value or '...'}")
+        if one.startswith("-") or before in _WITH_VALUE or (before in ("--info", "-i") and "=" not in one):
+            options.append(one)
+        else:
+            overrides.append(one)
+    return options, overrides
+
+
+def _override(key: str, value: str, many: bool) -> str:
+    """`key=value` in Hydra's grammar; with `many`, commas part the values of a sweep over lists."""
+    key = SHORT.get(key, key)
+    kind = _kinds().get(key)
+    if kind is None or (_is_list(kind) and not many and len(_PART.findall(value)) > 1):
+        return f"{key}={value}"
+    return f"{key}={_PART.sub(lambda part: _in_grammar(key, part[0].strip(), kind), value)}"
+
+
+def _in_grammar(key: str, value: str, kind: Any) -> str:
+    if _GRAMMAR.fullmatch(value):
+        return value
+    kinds = {kind, *typing.get_args(kind)}
+    if type(None) in kinds and value.lower() == "none":
+        text = f", and the text in two pairs of quotes: '{key}=\"{value}\"'" if str in kinds else ""
+        raise ConfigError(f"{key}={value}: write null for no value, as in {key}=null{text}")
+    if _is_list(kind):
+        return f"[{typed(value) if kind == list[str] else value}]"
+    if str in kinds:
+        return typed(str(Path(value).expanduser()) if key in _PATHS and value.startswith("~") else value)
+    return value
+
+
+def _is_list(kind: Any) -> bool:
+    return any(typing.get_origin(one) is list for one in (kind, *typing.get_args(kind)))
+
+
+@lru_cache(maxsize=1)
+def _kinds() -> dict[str, Any]:
+    """Dotted key -> its type in the schema."""
+
+    def walk(cls: type, prefix: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, kind in typing.get_type_hints(cls).items():
+            found |= (
+                walk(typing.cast(type, kind), f"{prefix}{name}.")
+                if dataclasses.is_dataclass(kind)
+                else {prefix + name: kind}
+            )
+        return found
+
+    return walk(Config, "")
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

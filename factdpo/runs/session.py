@@ -27,8 +27,9 @@ class Job:
 
 @dataclass
 class Session:
-    """The base in memory, the inputs that runs share, and the planned jobs."""
+    """The command as it was typed, the base in memory, the inputs that runs share, and the planned jobs."""
 
+    command: list[str] = field(default_factory=list)  # empty where it was none, as in a worker process
     jobs: dict[tuple[str, ...], Job] = field(default_factory=dict)  # by overrides: a sweeper plans, its launcher takes
     _inputs: "dict[str, Inputs]" = field(default_factory=dict)
     _base: "tuple[Any, Base] | None" = None  # and the settings it was loaded by

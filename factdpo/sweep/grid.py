@@ -3,7 +3,6 @@
 import functools
 import itertools
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,7 +82,7 @@ def new_sweep(config: DictConfig, context: HydraContext, axes: dict[str, list[st
     name = config.sweep or folder_name(choice or "+".join(sorted(key.lstrip("+~") for key in axes))) or "multirun"
     question = _question(context, choice) if choice else None
     shown = {key: [_shown(value) for value in values] for key, values in axes.items()}
-    command = ["factdpo", *sys.argv[1:]]
+    command = current().command
     return Sweep(Path(config.out) / "sweeps" / name, question, command, shown, [Path("conf"), conf_folder()])
 
 

@@ -183,7 +183,7 @@ def test_checkpoints_and_artefacts_in_use_stay(batches: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("", "no folder given, so nothing is removed"),
+        ("", "nothing selected, so nothing is removed"),
         ("outputs", "nothing selected, so nothing is removed"),
         ("outputs --finished --yes", "clean --finished: give --older too"),
         ("outputs --failed", "there is no terminal to ask on; --yes removes without asking"),

@@ -1,5 +1,7 @@
 """The command line as a user types it: answers, refusals, exit codes, other folders, and the wheel."""
 
+import ast
+import json
 import os
 import re
 import subprocess
@@ -9,6 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from factdpo import __version__
+from factdpo.commands.table import NAMES
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "pandas", "scipy", "matplotlib", "wandb", "numpy"}
@@ -38,7 +43,17 @@ ANSWERS = [
     (["+lora.rnk=3"], "factdpo: lora.rnk: no such key; lora has method, rank, alpha,"),
     (["modle=nano"], "factdpo: modle: no such key (did you mean model?); factdpo --help lists all keys"),
     (["loar.rank=3"], "factdpo: loar.rank: no such key (did you mean lora.rank?); factdpo --help lists all keys"),
-    (["epochs=3"], "factdpo: epochs: no such key (did you mean dpo.epochs?); factdpo --help lists all keys"),
+    (["epoch=3"], "factdpo: epoch: no such key (did you mean dpo.epochs?); factdpo --help lists all keys"),
+    (["lr=abc"], "factdpo: dpo.learning_rate=abc: must be a number (default 0.001)"),
+    (["--lr=3"], "factdpo: --lr=3: a key has no dashes before it; write lr=3"),
+    (
+        ["track.entity=None"],
+        "factdpo: track.entity=None: write null for no value, as in track.entity=null, and the text",
+    ),
+    (["split.test=none"], "factdpo: split.test=none: write null for no value, as in split.test=null"),
+    (["-m", "seed=0,1", "track.group=a,None"], "factdpo: track.group=None: write null for no value, as in"),
+    (["dpo.epochs=3", "max_steps=5"], "factdpo: dpo.epochs=3.0, dpo.max_steps=5: give exactly one"),
+    (["sweep=2026_11_25"], "factdpo: sweep=2026_11_25: names the folder of many runs, and this is one;"),
     (["sweep=orientation"], "factdpo: sweep=orientation: names the folder of many runs, and this is one;"),
     (
         ["model=pythia_16m"],
@@ -50,15 +65,30 @@ ANSWERS = [
     (["data.eos=perhaps"], "factdpo: data.eos=perhaps: must be true or false (default false)"),
     (["seed=null"], "factdpo: seed=null: must have a value (default 0)"),
     (["split.orientation=randm"], "factdpo: split.orientation=randm: must be one of random, canonical, both (did you"),
-    (["dpo.loss=sigmoid"], "factdpo: dpo.loss=sigmoid: must be a list, as in dpo.loss=[sigmoid] (default [sigmoid])"),
+    (["dpo.loss=sigmod"], "factdpo: dpo.loss=[sigmod]: must be one of sigmoid, hinge,"),
+    (
+        ["dpo.loss=ipo,sigmoid"],
+        "factdpo: dpo.loss=ipo,sigmoid: several values; -m runs each of them, and dpo.loss=[ipo,sigmoid] is a list",
+    ),
     (["dpo.loss=[sigmod]"], "factdpo: dpo.loss=[sigmod]: must be one of sigmoid, hinge,"),
     (["lora.rank=1,2"], "factdpo: lora.rank=1,2: several values; -m runs each of them, and lora.rank=[1,2] is a list"),
     (["dpo.beta=interval(0.1,1)"], "factdpo: dpo.beta=interval(0.1,1): asks for many runs; -m runs them, and -m"),
-    (["data.path=a=b.csv"], "factdpo: data.path=a=b.csv: the value cannot be read"),
+    (["data.path=[a=b"], "factdpo: data.path=[a=b: the value cannot be read"),
+    (["data.path=nowhere/a=b (1).csv"], "factdpo: data.path=nowhere/a=b (1).csv: "),
     (["doktor"], "factdpo: doktor: neither a command nor key=value (did you mean doctor?); write key=value,"),
+    (["result"], "factdpo: result: neither a command nor key=value (did you mean results?); write key=value,"),
+    (["complete"], "factdpo: complete: neither a command nor key=value (did you mean completion?); write key=value,"),
+    (["help", "loar"], "factdpo: help loar: neither a command nor a group nor a key (did you mean lora?);"),
     (["lora.rank=0"], "factdpo: lora.rank=0: must be at least 1, and finite"),
     (["model=custom"], "factdpo: model.id: missing; give a folder or a hub id"),
-    (["eval"], "factdpo: eval: give one finished run's folder"),
+    (["eval"], "factdpo: eval: the following arguments are required: FOLDER; factdpo eval --help says how it is used"),
+    (["eval", "nowhere"], "factdpo: nowhere: nowhere/result.json: not there; give the folder of a finished run"),
+    (["status", "--al"], "factdpo: outputs: "),  # argparse completes options
+    (["status", "--every"], "factdpo: status: unrecognized arguments: --every; factdpo status --help says how it is"),
+    *(
+        ([name, "nowhere/x*"], f"factdpo: {name}: argument FOLDER: nowhere/x*: nothing matches; factdpo {name} --help")
+        for name in ("status", "results", "report", "dashboard", "eval", "sync", "clean")
+    ),
     (["-m", "seed=a,b"], "factdpo: seed=a: must be a whole number (default 0)"),
     (["-m", "--cfg", "job"], "factdpo: Only one of"),
 ]
@@ -77,19 +107,102 @@ def test_a_traceback_is_there_for_who_asks(factdpo: Run):
     assert "ConfigError: lora.rank=0" in done.stderr and "Traceback" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["lora.rnk=3"], ["lora.rank=0"], ["data=pairs"]])
-def test_help_and_refusals_import_nothing_heavy(factdpo: Run, arguments: list[str]):
+@pytest.mark.parametrize("arguments", [["--cfg", "job"], ["lora.rnk=3"], ["lora.rank=0"], ["data=pairs"]])
+def test_refusals_import_nothing_heavy(factdpo: Run, arguments: list[str]):
     done = factdpo(*arguments, start=("-X", "importtime", "-m", "factdpo"))
     imported = set(re.findall(r"^import time:.*\| +(\w+)$", done.stderr, re.MULTILINE))
     assert {"hydra", "omegaconf"} <= imported and not imported & HEAVY
 
 
+def test_help_and_completion_import_neither_hydra_nor_anything_heavy(factdpo: Run):
+    lines = [["--help"], ["--help", "lora"], ["--version"], ["completion", "bash"], ["completion", "--words", "model="]]
+    lines += [[name, "--help"] for name in NAMES] + [["completion", "--words", name, "--"] for name in NAMES]
+    code = (
+        "import contextlib, sys\nfrom factdpo.commands.main import main\n"
+        f"for line in {lines}:\n"
+        "    sys.argv[1:] = line\n"
+        "    with contextlib.suppress(SystemExit): main()\n"
+        "print(sorted(sys.modules), file=sys.stderr)"
+    )
+    done = factdpo(start=("-c", code))
+    imported = set(ast.literal_eval(done.stderr))
+    assert done.stdout.count("usage: factdpo") == len(NAMES) and "argparse" in imported
+    assert not imported & {*HEAVY, "hydra"}
+
+
 def test_help_says_what_there_is(factdpo: Run):
     done = factdpo("--help")
     assert done.returncode == 0 and done.stderr == ""
-    for words in ("EXAMPLES", "factdpo doctor", "split: both, canonical, default", "sweeps: beta,", "1 / nats"):
+    for words in (
+        "EXAMPLES",
+        "  doctor  ",
+        "  split       both, canonical, default",
+        "  sweeps      beta,",
+        "1 / nats",
+    ):
         assert words in done.stdout
     assert re.search(r"^  lora\.rank +32 +\S", done.stdout, re.MULTILINE)
+
+
+def test_the_version_is_factdpos(factdpo: Run):
+    for arguments in (["--version"], ["version"], ["seed=1", "--version"]):
+        done = factdpo(*arguments)
+        assert (done.stdout, done.stderr, done.returncode) == (f"factdpo {__version__}\n", "", 0)
+
+
+@pytest.mark.parametrize(
+    "line", ["-m seed=0,1", "seed=0,1 -m", "lora.rank=4 -m seed=0,1", "--multirun seed=0,1 lora.rank=4"]
+)
+def test_the_sign_of_many_runs_stands_anywhere(factdpo: Run, line: str):
+    done = factdpo(*line.split(), "dry_run=true", "track=none")
+    assert done.stdout.startswith("seed: 2 runs: 2 to do\n") and (done.stderr, done.returncode) == ("", 0)
+
+
+def test_options_of_hydra_stand_anywhere(factdpo: Run):
+    composed = factdpo("lora.rank=3", "--cfg", "job", "seed=5").stdout
+    assert "rank: 3" in composed and "\nseed: 5" in composed
+
+
+def test_names_that_people_type_are_keys(factdpo: Run, tmp_path: Path):
+    done = factdpo(
+        "lr=3e-4", "max_steps=5", "dpo.loss=ipo", "data.path=~/my facts=2.csv", "beta=0.5", "rank=4", "label=1_000",
+        "--cfg", "job", HOME=str(tmp_path),
+    )  # fmt: skip
+    dpo = done.stdout[done.stdout.index("\ndpo:") :]
+    for text in ("  loss:\n  - ipo\n", "beta: 0.5", "epochs: null", "max_steps: 5", "learning_rate: 0.0003", "'1_000'"):
+        assert text in dpo
+    assert f"path: {tmp_path}/my facts=2.csv\n" in done.stdout and "  rank: 4\n" in done.stdout
+    assert done.stderr == "factdpo: dpo.max_steps=5 replaces the default number of epochs (dpo.epochs=null)\n"
+
+
+def test_a_sweep_over_short_names_is_one_over_keys_and_records_what_was_typed(factdpo: Run, tmp_path: Path):
+    arguments = ["lr=1e-3,1e-4", "sweep=2026_11_25", "max_steps=4", "dpo.loss=ipo,sigmoid", "-m", "track=none"]
+    done = factdpo(*arguments, start=with_job("print('JOB', cfg.dpo.learning_rate, cfg.dpo.loss[0].name, cfg.sweep)"))
+    assert re.findall(r"JOB (.*)", done.stdout) == [
+        f"{rate} {loss} 2026_11_25" for rate in ("0.001", "0.0001") for loss in ("ipo", "sigmoid")
+    ]
+    sweep = json.loads((tmp_path / "outputs/sweeps/2026_11_25/sweep.json").read_text())
+    assert sweep["commands"][0]["command"] == " ".join(["factdpo", *arguments])
+    assert sweep["axes"] == {"dpo.learning_rate": ["0.001", "0.0001"], "dpo.loss": ["ipo", "sigmoid"]}
+
+
+def test_a_sweep_file_needs_no_mode(factdpo: Run, tmp_path: Path):
+    write(tmp_path / "sweeps/mine.yaml", "# @package _global_\nhydra: {sweeper: {params: {seed: '0,1'}}}\n")
+    assert factdpo("sweeps=mine", "dry_run=true", "track=none").stdout.startswith("mine: 2 runs: 2 to do\n")
+    alone = factdpo("sweeps=mine", "hydra.mode=RUN", "dry_run=true", "track=none").stdout
+    assert alone.count("to do") == 2 and "mine: " not in alone  # the row of one run, and how many there are
+
+
+def test_eval_takes_a_folder_as_the_others_do_and_still_its_old_form(factdpo: Run, tmp_path: Path):
+    (tmp_path / "nowhere").mkdir()
+    said = [factdpo("eval", folder).stderr for folder in ("nowhere", "run=nowhere")]
+    assert said[0] == said[1] and said[0].startswith("factdpo: nowhere: nowhere/result.json: not there;")
+
+
+def test_clean_looks_into_outputs_by_default(factdpo: Run, tmp_path: Path):
+    (tmp_path / "outputs/cache").mkdir(parents=True)
+    done = factdpo("clean", "--cache", "--dry-run")
+    assert (done.stdout, done.stderr, done.returncode) == ("nothing to remove\n", "", 0)
 
 
 def test_the_console_script_is_the_module(factdpo: Run):
@@ -115,7 +228,7 @@ def test_the_users_own_options_come_first(factdpo: Run, tmp_path: Path):
     assert "id: EleutherAI/pythia-70m" in factdpo("model=mine", "--cfg", "job").stdout
     assert "\nseed: 11" in factdpo("sweeps=mine", "--cfg", "job").stdout
     listed = factdpo("--help").stdout
-    assert "lora: default, mine, none" in listed and ", lora_vs_full, loss, mine, optuna," in listed
+    assert "lora        default, mine, none" in listed and ", lora_vs_full, loss, mine, optuna," in listed
 
 
 def test_a_mistake_in_the_users_own_option_names_the_file(factdpo: Run, tmp_path: Path):
@@ -125,6 +238,8 @@ def test_a_mistake_in_the_users_own_option_names_the_file(factdpo: Run, tmp_path
     assert "lora.rnk: no such key (did you mean lora.rank?)" in (said := factdpo("lora=mine").stderr)
     assert "lora/mine.yaml" in said
     assert "lora.rank: must be a whole number" in (said := factdpo("lora=typo").stderr) and "lora/typo.yaml" in said
+    write(tmp_path / "conf/dpo/bare.yaml", "loss: ipo\n")
+    assert "dpo.loss: must be a list (default [sigmoid]) (in dpo/bare.yaml)" in factdpo("dpo=bare").stderr
     assert "not valid YAML" in (said := factdpo("lora=half").stderr) and "conf/lora/half.yaml" in said
 
 
@@ -190,7 +305,6 @@ def test_the_wheel_runs_from_any_folder_without_the_checkout(tmp_path: Path):
         packed.extractall(site)
     assert names >= {
         "factdpo/_config/conf/config.yaml",
-        "factdpo/_config/conf/hydra/help/factdpo.yaml",
         "factdpo/_config/sweeps/orientation.yaml",
         "factdpo/data/characters.csv",
         "factdpo/nano/weights/model.safetensors",
@@ -214,17 +328,16 @@ def test_the_wheel_runs_from_any_folder_without_the_checkout(tmp_path: Path):
     assert f"file://{site}/factdpo/_config/conf " in searched and str(ROOT) not in searched
     assert f"factdpo-sweeps://{site}/factdpo/_config/sweeps " in searched
     assert "orientation: canonical" in run("split=canonical", "--cfg", "job")
-    assert "sweeps: beta," in run("--help")
+    assert "sweeps      beta," in run("--help")
 
 
 def with_job(body: str) -> tuple[str, str]:
-    """Start of the command line with another body of job.answer, so that no run is needed to end in some way."""
+    """Start of the command line with another body of answer.answer, so that no run is needed to end in some way."""
     return "-c", (
-        "import contextlib\n"
-        "from factdpo.runs import execute as job\nfrom factdpo.config.schema import ConfigError\n"
-        "from factdpo.commands.main import main\n"
-        f"def answer(run):\n    cfg = run.cfg\n    {body}\n"
-        "job.answer, job.warm = answer, contextlib.nullcontext\nmain()"
+        "from factdpo.runs import answer as job\nfrom factdpo.config.schema import ConfigError\n"
+        "from factdpo.commands.main import main\nfrom factdpo.sweep import jobs\n"
+        f"def answer(spec, session):\n    cfg = spec.cfg\n    {body}\n"
+        "job.answer, jobs.answers = answer, lambda specs, session: ()\nmain()"
     )
 
 

@@ -15,8 +15,6 @@ from factdpo.results import views
 from factdpo.results.tables import load
 from tests.helpers.stored import answers, store
 
-CONF = Path(__file__).parents[2] / "conf"
-
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -34,7 +32,7 @@ def results(capsys: pytest.CaptureFixture[str]):
     """results("sweeps/beta --by seed"): what `factdpo results sweeps/beta --by seed` prints."""
 
     def run(line: str) -> str:
-        main(shlex.split(line), [CONF])
+        main(shlex.split(line))
         return capsys.readouterr().out
 
     return run

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from factdpo.config.overrides import command, decides, flat, typed
-from factdpo.config.schema import ConfigError, choose_engine, identity, to_dict
+from factdpo.config.overrides import SHORT, command, decides, flat, for_hydra, typed
+from factdpo.config.schema import Config, ConfigError, choose_engine, identity, to_dict
 from factdpo.runs.identity import run_id, what_is_asked
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -87,3 +87,80 @@ def test_a_config_of_another_version_is_refused_by_its_key(compose):
     old["dpo"]["gamma"] = 1
     with pytest.raises(ConfigError, match="gamma"):
         command(old, [CONF])
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        (["lr=3e-4"], ["dpo.learning_rate=3e-4"]),
+        (["dpo.lr=3e-4", "+epochs=2"], ["dpo.learning_rate=3e-4", "+dpo.epochs=2"]),
+        (["lr=1e-3,1e-4", "-m"], ["-m", "--", "dpo.learning_rate=1e-3,1e-4"]),
+        (["a.b=1", "--cfg", "job", "~c"], ["--cfg", "job", "--", "a.b=1", "~c"]),
+        (["--info", "searchpath", "seed=1"], ["--info", "searchpath", "--", "seed=1"]),
+        (["seed=1", "--info"], ["--info", "--", "seed=1"]),
+        (["sweep=2026_11_25"], ['sweep="2026_11_25"']),
+        (["sweep=1e5"], ['sweep="1e5"']),
+        (["sweep=beta"], ["sweep=beta"]),
+        (["sweep=null", "label="], ["sweep=null", "label="]),
+        (["eval.every=5,epoch", "-m"], ["-m", "--", 'eval.every="5",epoch']),
+        (["data.path=my facts (1)=a.csv"], ['data.path="my facts (1)=a.csv"']),
+        (['data.path="a, b.csv",c d.csv', "-m"], ["-m", "--", 'data.path="a, b.csv","c d.csv"']),
+        (["data.path=${oc.env:HOME}/x.csv"], ["data.path=${oc.env:HOME}/x.csv"]),
+        (["data.path=~/x.csv,~/y z.csv", "-m"], ["-m", "--", 'data.path=/home/me/x.csv,"/home/me/y z.csv"']),
+        (["model.id=~/model", "out=~/o"], ["model.id=/home/me/model", "out=/home/me/o"]),
+        (["label=~/x"], ['label="~/x"']),  # no path
+        (["dpo.loss=ipo"], ["dpo.loss=[ipo]"]),
+        (["loss=ipo,[sft,sigmoid]", "-m"], ["-m", "--", "dpo.loss=[ipo],[sft,sigmoid]"]),
+        (["dpo.loss=ipo,sft"], ["dpo.loss=ipo,sft"]),  # refused by Hydra, which shows what was typed
+        (["dpo.loss=choice([ipo],[sft])"], ["dpo.loss=choice([ipo],[sft])"]),
+        (["dpo.loss_weights=null", "track.tags=1e5"], ["dpo.loss_weights=null", 'track.tags=["1e5"]']),
+        (["lora=none", "track=none", "data.boundary=none"], ["lora=none", "track=none", "data.boundary=none"]),
+        (["dpo.beta=tag(log,interval(0.01,3))"], ["dpo.beta=tag(log,interval(0.01,3))"]),
+        (["sweeps=mine"], ["sweeps=mine", "hydra.mode=MULTIRUN"]),
+        (["sweeps=mine", "loss=ipo,sft"], ["sweeps=mine", "dpo.loss=[ipo],[sft]", "hydra.mode=MULTIRUN"]),
+        (["sweeps=null"], ["sweeps=null"]),
+        (["sweeps=mine", "hydra.mode=RUN"], ["sweeps=mine", "hydra.mode=RUN"]),
+        (["max_steps=5", "epochs=2"], ["dpo.max_steps=5", "dpo.epochs=2"]),  # refused by validate
+        (["dpo.max_steps=null"], ["dpo.max_steps=null"]),
+        (["no override", "lora.rnk=3"], ["no override", "lora.rnk=3"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_what_people_type_is_what_hydra_reads(monkeypatch: pytest.MonkeyPatch, words: list[str], read: list[str]):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert for_hydra(words) == (read, [])
+
+
+def test_steps_win_over_the_default_epochs_and_say_so():
+    assert for_hydra(["max_steps=5,10", "-m"]) == (
+        ["-m", "--", "dpo.max_steps=5,10", "dpo.epochs=null"],
+        ["dpo.max_steps=5,10 replaces the default number of epochs (dpo.epochs=null)"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("track.entity=None", "write null for no value, as in track.entity=null, and the text in two pairs of quotes"),
+        ("max_steps=NONE", "dpo.max_steps=NONE: write null for no value, as in dpo.max_steps=null$"),
+        ("dpo.loss_weights=none", "dpo.loss_weights=none: write null for no value"),
+        ("--lora.rank=3", "--lora.rank=3: a key has no dashes before it; write lora.rank=3"),
+        ("--sweeps", "--sweeps: a key has no dashes before it; write sweeps=..."),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(word: str, said: str):
+    with pytest.raises(ConfigError, match=said):
+        for_hydra([word])
+
+
+def test_short_names_stand_for_keys_and_for_no_key_or_group_of_that_name():
+    keys = flat(to_dict(Config()))
+    assert {*SHORT.values()} <= keys.keys() and not {*SHORT} & {*keys, *(path.name for path in CONF.iterdir())}
+
+
+def test_what_is_written_in_hydras_grammar_already_stays_as_it_is():
+    for line in COMMANDS:
+        words = shlex.split(line)[1:]
+        read, said = for_hydra(words)
+        assert [word for word in read if word != "dpo.epochs=null"] == [w for w in words if w != "dpo.epochs=null"]
+        assert said == []

@@ -196,7 +196,7 @@ def test_identity_depends_on_every_key_that_can_change_a_number():
 def test_identity_is_the_same_in_any_process_and_key_order():
     overrides = ["lora.rank=4", "dpo.beta=0.3", "split.train=50", "dpo.loss=[sigmoid,sft]"]
     code = (
-        "import sys, hydra, factdpo.commands.main\n"
+        "import sys, hydra, factdpo.commands.run\n"
         "from factdpo.store.cache import signature\n"
         "from factdpo.config.folders import conf_folder\n"
         "from factdpo.config.schema import identity\n"

@@ -253,7 +253,7 @@ def test_it_listens_on_this_machine_alone_and_takes_the_next_port_that_is_free(m
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="no such folder"):
-        dashboard.main([str(tmp_path / "none")], [])
+        dashboard.main([str(tmp_path / "none")])
 
 
 def test_ctrl_c_ends_it_quietly(root: Path):

@@ -255,13 +255,13 @@ def test_facts_without_names_have_no_graph_and_all_else(tmp_path: Path):
 
 def test_the_command_writes_one_file_and_says_where_and_how_large(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     sweep_of(tmp_path / "s", b1=[0.1])
-    report.main([str(tmp_path / "s")], [])
+    report.main([str(tmp_path / "s")])
     written = tmp_path / "s" / "report.html"
     assert f"{written}: {written.stat().st_size / 1e6:.1f} MB" in capsys.readouterr().out.replace("\n", "")
     assert "Plotly" in written.read_text()
-    report.main([str(tmp_path / "s" / "run-b1s0"), "--out", str(tmp_path / "one.html")], [])
+    report.main([str(tmp_path / "s" / "run-b1s0"), "--out", str(tmp_path / "one.html")])
     assert (tmp_path / "one.html").exists()
     with pytest.raises(ConfigError, match="a folder; name a file in it"):
-        report.main([str(tmp_path / "s"), "--out", str(tmp_path)], [])
+        report.main([str(tmp_path / "s"), "--out", str(tmp_path)])
     with pytest.raises(ConfigError, match="no such folder"):
-        report.main([str(tmp_path / "none")], [])
+        report.main([str(tmp_path / "none")])

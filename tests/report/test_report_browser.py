@@ -35,7 +35,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
             result["across"][model]["retention_nats_per_token"] = 1.0 + seed
         (folder / "result.json").write_text(json.dumps(result))
     store(home, "e", state="FAILED", dpo_beta=0.5, seed=2)
-    main([str(home)], [])
+    main([str(home)])
     return home / "report.html"
 
 

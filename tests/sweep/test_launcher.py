@@ -103,7 +103,7 @@ def launcher_of(*overrides: str) -> str:
     """The class that `factdpo -m <overrides>` launches with, from where we stand."""
     import hydra
 
-    import factdpo.commands.main  # noqa: F401  (registers the schema)
+    import factdpo.commands.run  # noqa: F401  (registers the schema)
     from factdpo.config.folders import conf_folder
 
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):

@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-import factdpo.commands.main  # noqa: F401  (registers the schema)
+import factdpo.commands.run  # noqa: F401  (registers the schema)
 from factdpo.config.folders import conf_folder
 from factdpo.config.help import schema_keys
 from factdpo.config.schema import Config, ConfigError, identity

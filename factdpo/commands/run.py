@@ -1,0 +1,60 @@
+"""`factdpo [KEY=VALUE ...]`: composes a run, or with -m many, and does what it was asked to; the rest is Hydra's."""
+
+import gc
+import os
+import sys
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from factdpo.commands.refusals import or_refuse
+from factdpo.config import overrides
+from factdpo.config.folders import conf_folder
+from factdpo.config.schema import Config, ConfigError
+from factdpo.config.validate import validate
+from factdpo.runs import session
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def main(arguments: list[str]) -> None:
+    """Composes and runs; raises ConfigError for what cannot be done as asked."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands us its errors instead of printing them itself
+    gc.set_threshold(20_000, 20)  # not 700: of 500 composed jobs, millions of small objects, none is garbage
+    for_hydra, said = overrides.for_hydra(arguments)
+    for line in said:
+        print(f"factdpo: {line}", file=sys.stderr)
+    before, sys.argv = sys.argv, [sys.argv[0], *for_hydra]  # the only place where Hydra reads arguments from
+    try:
+        with session.opened() as ours:
+            ours.command = ["factdpo", *arguments]
+            _run()
+    finally:
+        sys.argv = before
+
+
+@hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
+def _run(cfg: DictConfig) -> None:
+    def execute() -> None:
+        asked = validate(cfg)
+        if asked.sweep and HydraConfig.get().mode is not RunMode.MULTIRUN:
+            raise ConfigError(
+                f"sweep={asked.sweep}: names the folder of many runs, and this is one; sweeps=<option> starts the runs "
+                "of a file in sweeps/, -m those of several values"
+            )
+        from factdpo.runs import answer, identity
+        from factdpo.sweep import dry_run  # only now: what cannot run is refused before anything is imported
+
+        spec = identity.look_up(asked)
+        if asked.dry_run:
+            dry_run.print_plan([spec])
+        else:
+            answer.answer(spec, session.current())
+
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        execute()  # the other runs go on; Hydra raises the first error when all are done
+    else:
+        or_refuse(execute)  # here, since Hydra would first print a line of its own
