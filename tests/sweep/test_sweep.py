@@ -9,24 +9,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import hydra
 import pytest
-from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
 
 from factdpo.commands import main
-from factdpo.config.folders import conf_folder
 from factdpo.config.schema import Config, ConfigError
 from factdpo.config.validate import validate
 from factdpo.runs import answer
 from factdpo.runs.identity import RunSpec, look_up
 from factdpo.store import sweep_file
 from factdpo.sweep import dry_run, grid, jobs, sweep
-from factdpo.sweep.compose import Composer
 
 
 class Said(NamedTuple):
@@ -319,39 +313,7 @@ def test_jobs_are_named_by_what_they_and_no_others_share(numbers: list[int], nam
     assert sweep._names(numbers, labels) == names
 
 
-# ------------------------------------------------------------------------------------------- composing and launching
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["seed=1"],
-        ["seed=2", "dpo.beta=0.3", "track.tags=[a,b]", "label='a b, c'"],
-        ["model=pythia_14m", "split=canonical", "model=nano"],
-        ["experiment=seed", "++dpo.beta=2"],
-        ["sweeps=beta", "~experiment"],
-        ["+new=3", "dpo={beta:0.5}"],
-        ["hydra.job.name=other", "seed=1"],
-    ],
-    ids=" ".join,
-)
-def test_a_job_is_composed_as_hydra_composes_it(overrides: list[str]) -> None:
-    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        master = loader.load_configuration("config", ["track=none", "hydra.verbose=true"], run_mode=RunMode.MULTIRUN)
-        context = HydraContext(config_loader=loader, callbacks=Callbacks(master))
-
-        def text(cfg: DictConfig) -> tuple[object, ...]:
-            nodes = (cfg, cfg.hydra, cfg.dpo)
-            return OmegaConf.to_yaml(cfg), repr(cfg), *(node._metadata.flags for node in nodes)
-
-        expected = loader.load_sweep_config(master, overrides)
-        with open_dict(expected):
-            expected.hydra.job.id = expected.hydra.job.num = 3
-        for _ in range(2):  # the second time from memory, which the first must have left as it was
-            found = Composer(context.config_loader, master).compose(overrides, 3)
-            assert text(found) == text(expected)
-            found.seed = 99
+# ------------------------------------------------------------------------------------------------------ launching
 
 
 class Lost(Launcher):
