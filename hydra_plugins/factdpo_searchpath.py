@@ -5,10 +5,10 @@ No `from __future__ import annotations` here: a scanned plugin module that has i
 
 from pathlib import Path
 
-from hydra._internal.core_plugins import file_config_source
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
-from hydra.plugins.config_source import ConfigResult
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 
@@ -29,11 +29,17 @@ class FactdpoSearchPath(SearchPathPlugin):
                 search_path.prepend("current folder", f"{scheme}://{users}")
 
 
-class SweepsSource(file_config_source.FileConfigSource):
+class SweepsSource(ConfigSource):
     """A folder of YAML files, shown as the config group `sweeps`, though it lies beside conf/ and not in it.
 
     Those named wandb_* are for `wandb sweep`: not listed, and refused with a word on what they are for.
     """
+
+    def __init__(self, provider: str, path: str) -> None:
+        super().__init__(provider=provider, path=path)
+        sources = Plugins.instance().discover(ConfigSource)
+        hydras = next(source for source in sources if issubclass(source, ConfigSource) and source.scheme() == "file")
+        self.files: ConfigSource = hydras(provider=provider, path=f"file://{self.path}")
 
     @staticmethod
     def scheme() -> str:
@@ -49,27 +55,24 @@ class SweepsSource(file_config_source.FileConfigSource):
                 f"sweeps={inside}: is for Weights & Biases, whose server chooses its runs: `wandb sweep {file}`, "
                 "then the `wandb agent` command that it prints"
             )
-        return super().load_config(inside)
+        return self.files.load_config(inside)
 
     def is_config(self, config_path: str) -> bool:
         inside = _inside(config_path)
-        return bool(inside) and super().is_config(inside)
+        return bool(inside) and self.files.is_config(inside)
 
     def is_group(self, config_path: str) -> bool:
         inside = _inside(config_path)
-        return config_path == "" or (inside is not None and super().is_group(inside))
+        return config_path == "" or (inside is not None and self.files.is_group(inside))
 
     def available(self) -> bool:
-        return Path(self.path).is_dir()
+        return self.files.available()
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         if config_path == "":
             return [] if results_filter is ObjectType.CONFIG else ["sweeps"]
-        files: list[str] = []
-        for path in sorted((Path(self.path) / (_inside(config_path) or "")).iterdir()):
-            if not _for_wandb(path.name):
-                self._list_add_result(files, f"{config_path}/{path.name}", path.name, results_filter)
-        return files
+        names = self.files.list(_inside(config_path) or "", results_filter)
+        return [name for name in names if not _for_wandb(name)]
 
 
 def _inside(config_path: str) -> str | None:
