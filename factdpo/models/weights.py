@@ -161,11 +161,10 @@ def _commit(repo: str, revision: str) -> str:
     """The commit of a hub revision: itself, the one downloaded before, or the hub's answer."""
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
-    from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub import try_to_load_from_cache
 
-    ref = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "refs" / revision
-    return ref.read_text(encoding="utf-8").strip() if ref.is_file() else _ask_hub(repo, revision)
+    config = try_to_load_from_cache(repo, "config.json", revision=revision)
+    return Path(config).parent.name if isinstance(config, str) else _ask_hub(repo, revision)
 
 
 def _ask_hub(repo: str, revision: str) -> str:

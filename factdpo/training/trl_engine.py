@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -88,6 +89,14 @@ class _Weights:
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's blank model card, with a path of this machine
 
 
+class _Arguments(DPOConfig):
+    """A run has one GPU: with more in sight the Trainer would multiply the batch."""
+
+    @property
+    def n_gpu(self) -> int:
+        return min(1, super().n_gpu)
+
+
 class _PairsTrainer(DPOTrainer):
     """DPOTrainer that takes token ids and reference log-probs as they are: TRL would tokenise strings its own way."""
 
@@ -154,12 +163,12 @@ class _Watch(TrainerCallback):
 @contextmanager
 def _without_autocast(model: nn.Module) -> Iterator[None]:
     """Score in the weights' own dtype: with bf16, accelerate has wrapped `forward` in autocast for the training."""
-    wrapped = model.__dict__.pop("forward", None)
+    in_training = model.forward
+    model.forward = MethodType(type(model).forward, model)
     try:
         yield
     finally:
-        if wrapped is not None:
-            model.forward = wrapped
+        model.forward = in_training
 
 
 def _dataset(pairs: Pairs, refs: PairLogps) -> Dataset:
@@ -179,7 +188,7 @@ def _arguments(cfg: Config, base: Base, scratch: str) -> DPOConfig:
     c = cfg.dpo
     if (mixed := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
         raise ConfigError(f"ACCELERATE_MIXED_PRECISION={mixed}: would train in it unseen; unset it, use dpo.bf16=true")
-    arguments = DPOConfig(
+    return _Arguments(
         output_dir=scratch,
         # the loss
         loss_type=[loss.name for loss in c.loss],
@@ -223,6 +232,3 @@ def _arguments(cfg: Config, base: Base, scratch: str) -> DPOConfig:
         logging_nan_inf_filter=False,  # HF's default logs a NaN loss as 0
         disable_tqdm=True,
     )
-    if arguments.device.type == "cuda":
-        arguments._n_gpu = 1  # a run has one GPU; with more in sight the Trainer would multiply the batch
-    return arguments

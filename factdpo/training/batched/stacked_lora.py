@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -302,7 +302,7 @@ def fresh_adapter(cfg: Config, base: Base) -> Adapter:
             if name and base.model.get_submodule(name) is not module:
                 base.model.set_submodule(name, module)
         raise ConfigError(f"lora.target_modules={cfg.lora.target_modules}: {error}") from error
-    layers = {}
+    names = []
     try:
         for name, module in with_adapter.base_model.model.named_modules():
             if not isinstance(module, LoraLayer):
@@ -313,13 +313,19 @@ def fresh_adapter(cfg: Config, base: Base) -> Adapter:
                     f"engine=batched: {name} is a {type(inner).__name__}, and only ordinary linear layers can be "
                     "adapted together; use engine=trl, or other lora.target_modules"
                 )
-            a, b = (cast(Tensor, side["default"].weight).detach() for side in (module.lora_A, module.lora_B))
-            layers[name] = (a.float().cpu().clone(), b.float().cpu().clone())
-        config = cast(LoraConfig, with_adapter.peft_config["default"])
+            names.append(name)
+        # PEFT would ask the hub whether the vocabulary was changed; no embedding is ever trained here.
+        tensors = get_peft_model_state_dict(with_adapter, save_embedding_layers=False)
+        layers = {n: (_copied(tensors[KEY.format(n, "A")]), _copied(tensors[KEY.format(n, "B")])) for n in names}
+        config = cast(LoraConfig, with_adapter.active_peft_config)
     finally:
         with_adapter.unload()
     config.base_model_name_or_path = base.weights.name
     return Adapter(layers, config)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().float().cpu().clone()
 
 
 def read_adapter(folder: Path) -> Adapter:
