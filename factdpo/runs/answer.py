@@ -76,6 +76,8 @@ def answers(specs: list[RunSpec], session: Session) -> Iterator[tuple[RunSpec, O
                 except Timeout:
                     busy.append(spec)
                 except ConfigError as error:
+                    if spec in locks:
+                        locks.pop(spec).release()
                     yield spec, error
                 else:
                     if stored is not None:

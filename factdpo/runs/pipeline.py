@@ -65,8 +65,13 @@ def execute(attempts: list[Attempt], session: Session) -> Generator[tuple[Attemp
                         prepared[attempt] = prepare(attempt.spec.cfg, session)
                     except Exception as error:
                         yield attempt, _close(attempt, logs, partial(_raise, error))
-                for attempt, ending in _train_and_score(prepared, session, logs):
-                    yield attempt, _close(attempt, logs, partial(_measure, attempt, prepared[attempt], ending))
+                try:
+                    for attempt, ending in _train_and_score(prepared, session, logs):
+                        yield attempt, _close(attempt, logs, partial(_measure, attempt, prepared[attempt], ending))
+                except Exception as error:  # of the cohort as a whole: it ends the runs that have no record yet
+                    for attempt in prepared:
+                        if attempt.outcome is None:
+                            yield attempt, _close(attempt, logs, partial(_raise, error))
     except BaseException as error:
         for attempt in attempts:
             if attempt.under_way:
@@ -201,7 +206,7 @@ def _train_and_score(
 def _train(
     trainings: list[Training], prepared: dict[Attempt, Prepared], session: Session
 ) -> Iterator[tuple[Attempt, Scores | Exception]]:
-    cfg, base = trainings[0].run.cfg, trainings[0].run.base
+    cfg = trainings[0].run.cfg
     with_trl = cfg.engine.name is EngineName.trl
     bar = progress_bars.bar_of(len(trainings), cfg.track.progress)
     members: dict[Member, Training] = {}
@@ -210,7 +215,6 @@ def _train(
         members[training.member(bar.run(name, steps))] = training
     if with_trl:
         session.drop_base()  # training changes it: no other run may get it
-    fit = fit_with(cfg.engine.name)(base, list(members))
 
     def keep(group: Ended) -> list[Training]:
         bar.turn()
@@ -219,19 +223,13 @@ def _train(
             training.keep(ending)
         return ended
 
-    with bar, signals.held(), closing(fit):
-        try:
-            for ended in map(keep, fit):  # `map` lets go of a group, and so of its weights, before they are scored
-                with signals.released():
-                    if with_trl:
-                        ended[0].run.base = session.base(cfg)
-                    yield from _scored(ended, prepared)
-        except Exception as error:  # of the engine itself
-            left = list(members.values())
-            for training in left:
-                training.keep(error)
+    fit = fit_with(cfg.engine.name)
+    with bar, signals.held(), closing(fit(trainings[0].run.base, list(members))) as groups:
+        for ended in map(keep, groups):  # `map` lets go of a group, and so of its weights, before the next line
             with signals.released():
-                yield from _scored(left, prepared)
+                if with_trl:
+                    ended[0].run.base = session.base(cfg)
+                yield from _scored(ended, prepared)
     signals.raise_waiting()
 
 
