@@ -18,6 +18,7 @@ from factdpo.config.help import schema_keys
 from factdpo.config.schema import Config
 from factdpo.runs import summary
 from factdpo.store.result import KEYS
+from tests.test_layers import FLOORS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -67,7 +68,7 @@ def typed(line: str) -> Iterator[list[str]]:
 
 def commands() -> Iterator[str]:
     for page in MANUAL:
-        lines = list(chain.from_iterable(block.splitlines() for block in code_blocks(page)))
+        lines = list(chain.from_iterable(block.replace("\\\n", "").splitlines() for block in code_blocks(page)))
         for arguments in chain.from_iterable(map(typed, lines)):
             yield shlex.join(["factdpo", *arguments])
         for arguments in chain.from_iterable(map(typed, spans(page))):
@@ -96,6 +97,13 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
         assert target.exists(), f"{page.name}: {link}: no such file"
         assert target.is_relative_to(ROOT), f"{page.name}: {link}: outside of the repository"
         assert not anchor or anchor in anchors(target), f"{page.name}: {link}: no such heading"
+
+
+@each_page
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"(?<![\w/.-])((?:factdpo|tests|hydra_plugins|benchmarks|docs)/[\w./-]*\.\w+)", text):
+        assert (ROOT / name).is_file(), f"{page.name}: {name}: no such file"
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
@@ -214,6 +222,14 @@ def sample() -> dict:
             "trained": {"symmetry_train": 1.0, "symmetry_test": 1.0, "retention_nats_per_token": 2.03},
         },
     }  # fmt: skip
+
+
+def test_the_house_is_the_one_that_stands() -> None:
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    floors = re.findall(r"^\| \d \| (.*) \|$", design, re.MULTILINE)
+    assert [row.replace("`", "").split(", ") for row in floors] == FLOORS
+    for folder in {path.parent for path in (ROOT / "factdpo").rglob("*.py")} - {ROOT / "factdpo"}:
+        assert f"| `{folder.relative_to(ROOT).as_posix()}/` |" in design
 
 
 def test_the_version_is_the_same_everywhere() -> None:
