@@ -1,5 +1,6 @@
 """README.md and docs/: links lead somewhere, commands can be typed, the first screen says what it must."""
 
+import copy
 import io
 import re
 import shlex
@@ -7,15 +8,19 @@ from collections.abc import Callable, Iterator
 from itertools import chain, pairwise
 from pathlib import Path
 
+import hydra
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import factdpo
+import factdpo.commands.run  # registers the schema
 from factdpo.commands import table
 from factdpo.config.folders import conf_folder
 from factdpo.config.help import schema_keys
 from factdpo.config.schema import Config
+from factdpo.config.validate import validate
 from factdpo.runs import summary
 from factdpo.store.result import KEYS
 from tests.test_layers import FLOORS
@@ -111,22 +116,38 @@ def test_the_readme_links_every_page(page: Path) -> None:
     assert f"](docs/{page.name})" in README.read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def composed() -> Iterator[Callable[[list[str]], Config]]:
+    """composed(["lora=none", "seed=1"]): the validated config; a choice of options is composed once."""
+    chosen: dict[tuple[str, ...], DictConfig] = {}
+
+    def make(overrides: list[str]) -> Config:
+        choices = tuple(text for text in overrides if text.partition("=")[0] not in KEY_NAMES)
+        if choices not in chosen:
+            chosen[choices] = hydra.compose("config", overrides=list(choices))
+        cfg = copy.deepcopy(chosen[choices])
+        for one in OverridesParser.create().parse_overrides([text for text in overrides if text not in choices]):
+            OmegaConf.update(cfg, one.key_or_group, one.value())
+        return validate(cfg)
+
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        yield make
+
+
 @pytest.mark.parametrize("command", sorted({*commands()} - {REFUSED}))
-def test_every_command_can_be_typed(command: str, compose: Callable[..., Config]) -> None:
+def test_every_command_can_be_typed(command: str, composed: Callable[[list[str]], Config]) -> None:
     arguments = shlex.split(command)[1:]
     if arguments and (found := table.find(arguments[0])):
         found.load().make_parser().parse_args(arguments[1:])
-        return
-    if arguments[:1] in (["--help"], ["--version"]):
+    elif arguments[:1] in (["--help"], ["--version"]):
         assert all(table.find(name) or name in KEY_NAMES | GROUPS for name in arguments[1:])
-        return
-    if arguments[:2] == ["--cfg", "job"]:
-        arguments = arguments[2:]
-    compose(*one_of_many([argument for argument in arguments if argument != "-m"]))
+    else:
+        composed(one_of_many(arguments[2:] if arguments[:2] == ["--cfg", "job"] else arguments))
 
 
-def one_of_many(overrides: list[str]) -> list[str]:
-    """Overrides of one run: of what is swept the first value, of a range to be searched none."""
+def one_of_many(arguments: list[str]) -> list[str]:
+    """The overrides of one run: of what is swept the first value, of a range to be searched none."""
+    overrides = [argument for argument in arguments if argument != "-m"]
     parsed = OverridesParser.create().parse_overrides(overrides)
     return [
         f"{one.key_or_group}={next(iter(one.sweep_string_iterator()))}" if one.is_sweep_override() else text
