@@ -24,7 +24,7 @@ from factdpo.store import cache
 
 @dataclass
 class Base:
-    """A loaded base model in eval mode, its tokenizer, and what identifies it (DESIGN: identity)."""
+    """A loaded base model in eval mode, its tokenizer, and what identifies it (docs/design.md: identity)."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase

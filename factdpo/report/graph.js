@@ -28,7 +28,7 @@
   }
 
   function edge({fact: [prompt, truth, other, i, j], right, margin}, showTruth, crowd) {
-    const near = Math.hypot(X[i] + X[j], Y[i] + Y[j]) / (2 * RADIUS), answer = showTruth || right ? truth : other;  // as factdpo/graph.py bends them
+    const near = Math.hypot(X[i] + X[j], Y[i] + Y[j]) / (2 * RADIUS), answer = showTruth || right ? truth : other;  // as factdpo/evaluation/belief_graph.py bends them
     const path = svg('path', {d: `M${X[i].toFixed(1)} ${Y[i].toFixed(1)}Q${(near * (X[i] + X[j]) / 2).toFixed(1)} ${(near * (Y[i] + Y[j]) / 2).toFixed(1)} ${X[j].toFixed(1)} ${Y[j].toFixed(1)}`,
       style: `stroke:${ink(answer)};opacity:${showTruth || right ? crowd : .95}`, 'data-i': i, 'data-j': j});
     if (!showTruth && !right) path.setAttribute('stroke-dasharray', '5 3');

@@ -45,7 +45,7 @@ KEYS: dict[str, str] = {
     "error": "why it is not FINISHED; null",
     "attempts": "times that this command tried it: 1 + what `retries` added",
     "started": "when the run began, UTC, ISO 8601",
-    "config.<rest>": "the resolved config; units in factdpo/config.py",
+    "config.<rest>": "the resolved config; units in factdpo/config/schema.py",
     "asked.<rest>": "what the id is a hash of, beside the config: the data's sha256, the model, stage versions",
     "versions.<rest>": "versions of Python and the packages that matter",
     "hardware.<rest>": "processor, cores, operating system, and the device that was used",
