@@ -52,7 +52,7 @@ function live(url, show) {
       if (response.ok) answer = await response.json();
       else say('bad', await response.text());
     } catch {
-      say('bad', 'The dashboard does not answer: it was stopped, or the machine is busy. What is here is old.');
+      say('bad', 'The dashboard does not answer: it was stopped, or the machine is busy. This page is out of date.');
     }
     if (answer) { say('good', 'Live'); show(answer); }
     asking = false;

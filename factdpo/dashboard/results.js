@@ -18,10 +18,10 @@ function results(answer) {
 
 /** The new report is loaded out of sight and shown when it is ready, so that the page does not jump. */
 function load(stamp) {
-  write($('results-note'), frame ? 'The report is being made anew.' : 'The report is being made.');
+  write($('results-note'), frame ? 'The report is being updated.' : 'The report is being made.');
   $('renew').hidden = true;
   const began = performance.now();
-  coming = element('iframe', {title: 'Report of what has finished', src: `/report?folder=${encodeURIComponent(folder)}`, class: 'coming'});
+  coming = element('iframe', {title: 'Report of the finished runs', src: `/report?folder=${encodeURIComponent(folder)}`, class: 'coming'});
   coming.onload = () => {
     const inside = coming.contentDocument;
     for (const part of inside.querySelectorAll('nav, .skip, .eyebrow, h1, footer')) part.hidden = true;  // this page has its own

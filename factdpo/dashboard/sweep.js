@@ -64,7 +64,7 @@ $('filter').oninput = () => table();
 function failures(answer) {
   const reasons = new Map();
   for (const run of answer.runs.filter(run => DONE_BADLY.has(run.state))) {
-    const why = run.state === 'killed' ? 'no result, and no process is at work on it; the same command does it again' : run.error;
+    const why = run.state === 'killed' ? 'started but never finished (process gone); rerun the command to redo it' : run.error;
     const key = `${run.state}\n${why}`;
     if (!reasons.has(key)) reasons.set(key, {key, state: run.state, why, runs: []});
     reasons.get(key).runs.push(run);

@@ -1,4 +1,4 @@
-"""What a model says: greedy continuations, and how well it still reads a neutral text."""
+"""Greedy continuations, and retention: the negative log-likelihood of a neutral text."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,9 @@ NEUTRAL_TOKENS = 128  # tokens per row of the neutral text
 
 @torch.no_grad()
 def retention_nats_per_token(model: nn.Module, tokenizer: "PreTrainedTokenizerBase", runs: int = 1) -> list[float]:
-    """Mean negative log-likelihood per token of the neutral text in the package; rises when a model forgets English.
+    """Retention: mean negative log-likelihood per token of the package's neutral text; rises as English is forgotten.
 
-    One number for each of the runs whose rows, one after the other, the model takes. Not finite for one that diverged.
+    One number per run, for a model that takes the rows of `runs` runs one after the other; not finite if it diverged.
     """
     ids = tokenizer(NEUTRAL.read_text(encoding="utf-8"))["input_ids"]
     device = next(model.parameters()).device
@@ -35,7 +35,7 @@ def retention_nats_per_token(model: nn.Module, tokenizer: "PreTrainedTokenizerBa
 def continuations(
     model: Any, tokenizer: "PreTrainedTokenizerBase", prompts: list[str], max_new_tokens: int
 ) -> list[str]:
-    """What the model says next by greedy decoding, without the prompts; all at once, padded on the left."""
+    """The model's greedy continuation of each prompt, without the prompt; one batch, padded on the left."""
     if not prompts:
         return []
     ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]

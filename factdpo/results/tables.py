@@ -41,7 +41,7 @@ class Results:
     def keys(self) -> list[str]:
         """The config keys that differ between the runs; one `seed` where it is the seed of everything."""
         configs = self._configs
-        differ = [key for key in self.config_keys if decides(key) and configs[key].nunique(dropna=False) > 1]
+        differ = [key for key in self.config_keys if decides(key) and len(configs[key].unique()) > 1]
         one_seed = all(configs[key].equals(configs["seed"]) for key in SEEDS if key in configs)
         return [key for key in differ if key not in SEEDS or (key == "seed") == one_seed]
 

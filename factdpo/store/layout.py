@@ -9,11 +9,9 @@ from typing import Any
 from factdpo.config.schema import ConfigError
 from factdpo.store import cache, result, sweep_file
 
-PLAN = "plan.json"  # in a run's folder from the beginning of its training on: {"steps": optimizer steps of the run}
+PLAN = "plan.json"  # in a run's folder once its training begins: {"steps": its optimizer steps}
 SPEC_KEYS = {"config", "data", "model", "versions"}  # of every asked.json (runs.identity.what_is_asked)
 DEPTH = 2  # levels below a folder that are searched for runs: outputs/sweeps/<name>
-
-PLAN = "plan.json"  # in a run's folder once its training begins: {"steps": its optimizer steps}
 
 
 def lock_file(folder: Path) -> Path:
