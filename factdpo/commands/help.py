@@ -11,18 +11,11 @@ from factdpo.config.help import Key, schema_keys
 from factdpo.config.overrides import SHORT
 from factdpo.config.schema import ConfigError
 
+# What --help opens with.
 USED = (
-    "model.name",
-    "data.path",
-    "split.train",
-    "lora.rank",
-    "lora.alpha",
-    "dpo.loss",
-    "dpo.beta",
-    "dpo.learning_rate",
-    "dpo.epochs",
-    "seed",
-)  # fmt: skip  (what --help opens with)
+    "model.name", "data.path", "split.train", "lora.rank", "lora.alpha", "dpo.loss", "dpo.beta", "dpo.learning_rate",
+    "dpo.epochs", "seed",
+)  # fmt: skip
 TITLE = "factdpo: can preference optimisation (DPO) teach a language model facts, and which facts then generalise?"
 USAGE = """\
   factdpo [KEY=VALUE ...]        one run: split the facts, train with DPO, score before and after, record

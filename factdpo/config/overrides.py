@@ -24,19 +24,11 @@ SHORT = {
     "beta": "dpo.beta", "loss": "dpo.loss", "rank": "lora.rank", "alpha": "lora.alpha",
 }  # fmt: skip
 _PATHS = {"data.path", "model.id", "out"}
+# Options of Hydra that take the word after them.
 _WITH_VALUE = {
-    "--cfg",
-    "-c",
-    "--package",
-    "-p",
-    "--config-path",
-    "-cp",
-    "--config-name",
-    "-cn",
-    "--config-dir",
-    "-cd",
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
     "--experimental-rerun",
-}  # fmt: skip  (options of Hydra that take the word after them)
+}  # fmt: skip
 _OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w./-]*)=(.*)", re.DOTALL)
 # A value between the commas of a sweep; those in quotes and brackets are its own.
 _PART = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|[^,])+""")
