@@ -62,7 +62,8 @@ class _Output(io.FileIO):
             os.dup2(nowhere, self.fileno())  # for what libraries written in C print, too
             os.close(nowhere)
             if error.errno not in READER_GONE:
-                said = f"factdpo: {self.name} cannot be written ({error.strerror}); nothing more is shown there\n"
+                name = "stdout" if self.fileno() == 1 else "stderr"
+                said = f"factdpo: {name} cannot be written ({error.strerror}); nothing more is shown there\n"
                 with suppress(OSError):
                     os.write(2, said.encode())
             return len(data)
