@@ -1,88 +1,23 @@
-"""What a run says in the terminal while it runs: few lines, one progress bar, and no storms from libraries.
+"""What a run says in the terminal while it runs: few lines, one progress bar, and no storms from libraries."""
 
-Output never ends a run: whatever becomes of the terminal, the pipe or the disk behind it, `guard_output` sees to that.
-"""
-
-import errno
-import io
 import logging
 import os
-import select
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
 
 from rich.console import Console
 from rich.errors import LiveError
 from rich.markup import escape
 
+from factdpo import output
+
 log = logging.getLogger("factdpo")
 
-
 SILENT_SECONDS = 2.0  # a stage that is over by then is not shown
-READER_GONE = (errno.EPIPE, errno.EIO)  # of a pipe, of a terminal: nobody is left who could be told
-
-
-def guard_output() -> None:
-    """From now on writing to this process's stdout and stderr never raises, by whichever way it is done.
-
-    When a write fails (closed pipe, terminal gone, disk full) this stream is silent for the rest of the process. A
-    character that its encoding lacks is replaced. A stream that somebody has put in place of the process's own, as a
-    notebook does, is left alone. Call it again at will.
-    """
-    sys.stdout = _guarded(sys.stdout, sys.__stdout__)
-    sys.stderr = _guarded(sys.stderr, sys.__stderr__)
-
-
-def output_error() -> OSError | None:
-    """Why stdout has not got all that was printed, if it has not; a reader who had enough (`| head`) is no error."""
-    sys.stdout.flush()
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    error = raw.error if isinstance(raw, _Output) else None
-    return None if error is None or error.errno in READER_GONE else error
-
-
-class _Output(io.FileIO):
-    """A standard stream's file descriptor. The first error leads the descriptor to /dev/null, and is kept."""
-
-    error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            while (written := super().write(data)) is None:  # a pipe that does not block, and is full
-                select.select([], [self], [])
-            return written
-        except OSError as error:
-            self.error = error
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())  # for what libraries written in C print, too
-            os.close(nowhere)
-            if error.errno not in READER_GONE:
-                name = "stdout" if self.fileno() == 1 else "stderr"
-                said = f"factdpo: {name} cannot be written ({error.strerror}); nothing more is shown there\n"
-                with suppress(OSError):
-                    os.write(2, said.encode())
-            return len(data)
-
-
-def _guarded(stream: TextIO | None, own: TextIO | None) -> TextIO:
-    if stream is None:  # closed by who started us, as with `>&-`
-        return open(os.devnull, "w", encoding="utf-8")
-    if stream is not own or not isinstance(stream, io.TextIOWrapper):
-        return stream
-    with suppress(OSError):
-        stream.flush()
-    return io.TextIOWrapper(
-        io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False)),
-        encoding=stream.encoding,
-        errors="replace" if stream.errors in ("strict", "surrogateescape") else stream.errors,
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
-    )
 
 
 def quiet_libraries() -> None:
@@ -90,7 +25,7 @@ def quiet_libraries() -> None:
 
     Output is guarded as well: each process that does runs comes by here, those of other launchers included.
     """
-    guard_output()
+    output.guard()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
