@@ -6,7 +6,7 @@ import os
 import select
 import sys
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import Any
 
 READER_GONE = (errno.EPIPE, errno.EIO)  # of a pipe, of a terminal: nobody is left who could be told
 
@@ -53,7 +53,7 @@ class _Output(io.FileIO):
             return len(data)
 
 
-def _guarded(stream: TextIO | None, own: TextIO | None) -> TextIO:
+def _guarded(stream: Any, own: Any) -> Any:
     if stream is None:  # closed by who started us, as with `>&-`
         return open(os.devnull, "w", encoding="utf-8")
     if stream is not own or not isinstance(stream, io.TextIOWrapper):
