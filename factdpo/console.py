@@ -3,18 +3,29 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
+from rich.errors import LiveError
 from rich.markup import escape
+
+from factdpo import output
 
 log = logging.getLogger("factdpo")
 
+SILENT_SECONDS = 2.0  # a stage that is over by then is not shown
+
 
 def quiet_libraries() -> None:
-    """Before they are imported: libraries keep their progress bars and advice to themselves; warnings go to the log."""
+    """Before they are imported: libraries keep their progress bars and advice to themselves; warnings go to the log.
+
+    Output is guarded as well: each process that does runs comes by here, those of other launchers included.
+    """
+    output.guard()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -32,6 +43,44 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@contextmanager
+def stage(title: str, total: int | None = None) -> Iterator[Callable[[int], object]]:
+    """Shows that a stage is under way once it takes longer than two seconds; call what it gives with what was done.
+
+    On a terminal that is a bar of `total`, which goes when the stage ends, within a training below the training's own;
+    elsewhere a line, and one with the duration at its end.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    numbers = [MofNCompleteColumn()] if total else []
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), *numbers, TimeElapsedColumn()]
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task(title, total=total)
+    began, lines, shown = time.monotonic(), not console.is_interactive, threading.Event()
+
+    def show() -> None:
+        shown.set()
+        if lines:
+            console.print(f"{title} ...", highlight=False, markup=False, soft_wrap=True)
+            return
+        with suppress(LiveError):  # rich 14.0 shows one at a time
+            bar.start()
+
+    timer = threading.Timer(SILENT_SECONDS, show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield lambda count: bar.advance(task, count)
+    finally:
+        timer.cancel()
+        timer.join()  # it may be showing right now
+        if bar.live.is_started:
+            bar.stop()
+    if lines and shown.is_set():
+        took = duration(time.monotonic() - began)
+        console.print(f"{title}: {took}", highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -1,10 +1,12 @@
-"""Ctrl-C and SIGTERM: they end a command once nothing is lost by it; a second one ends it at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: they end a command once nothing is lost by it; a second one ends it at once."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Preempted(SystemExit):
@@ -31,14 +33,15 @@ _now = _State()  # signals come to the process, wherever it is
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """Within it SIGTERM raises Preempted, as Ctrl-C raises KeyboardInterrupt: at once, or later if it is `held`.
+    """Within it SIGTERM and SIGHUP raise Preempted, as Ctrl-C raises KeyboardInterrupt: at once, or later if `held`.
 
-    Inside of another one it changes nothing. A signal that the process was started to ignore stays ignored.
+    Inside of another one it changes nothing. A signal that the process was started to ignore stays ignored,
+    as `nohup` has it for SIGHUP.
     """
     if _now.handled:
         yield
         return
-    ours = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    ours = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _receive) for number in ours}
     _now.handled, _now.received = True, []
     try:
@@ -89,10 +92,15 @@ def received() -> int | None:
 
 def stop(number: int) -> BaseException:
     """What a signal raises."""
-    return KeyboardInterrupt() if number == signal.SIGINT else Preempted(128 + number, "ended by SIGTERM")
+    if number == signal.SIGINT:
+        return KeyboardInterrupt()
+    why = "ended by SIGHUP (the terminal was closed)" if number == signal.SIGHUP else "ended by SIGTERM"
+    return Preempted(128 + number, why)
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGHUP and _now.received:
+        return  # a terminal that closes sends it twice, by its shell and by the kernel: nobody is in a hurry
     _now.received.append(number)
     if _now.held and len(_now.received) == 1:
         _now.waiting = stop(number)

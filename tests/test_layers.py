@@ -13,7 +13,7 @@ PACKAGE, PLUGINS = ROOT / "factdpo", ROOT / "hydra_plugins"
 
 # From the bottom up. A folder imports itself and lower floors; siblings never import each other.
 FLOORS = [
-    ["config", "console", "signals", "nano"],
+    ["config", "console", "output", "signals", "nano"],
     ["store", "data"],
     ["models", "tracking", "results"],
     ["training", "evaluation"],

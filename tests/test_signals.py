@@ -31,3 +31,23 @@ def test_a_signal_that_nobody_asked_for_is_raised_at_the_end_and_an_ignored_one_
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_terminal_that_closes_preempts_once_however_often_it_says_so() -> None:
+    """The shell sends SIGHUP to its jobs, and the kernel once more."""
+    with pytest.raises(signals.Preempted) as stopped, signals.handled(), signals.held():
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        assert signals.waiting()
+    assert (stopped.value.code, stopped.value.why) == (129, "ended by SIGHUP (the terminal was closed)")
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+
+def test_what_nohup_started_goes_on_when_its_terminal_closes() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.handled():
+            signal.raise_signal(signal.SIGHUP)
+            assert signals.received() is None
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from factdpo import nano
+from factdpo import console, nano
 from factdpo.config.schema import ConfigError, Device, ModelConfig, ModelSource
 from factdpo.models.weights import PYTHIA_SHAPES, Weights, download, locate
 from factdpo.store import cache
@@ -54,6 +54,11 @@ def load_base(cfg: ModelConfig, device: torch.device, cache_dir: Path) -> Base:
     """The base that `cfg` names, frozen. Its own dropout is 0, as in TRL's default; LoRA's is lora.dropout."""
     weights = locate(cfg)
     folder = _folder(cfg, weights, cache_dir)
+    with console.stage(f"loading {weights.name}"):
+        return _loaded(cfg, weights, folder, device)
+
+
+def _loaded(cfg: ModelConfig, weights: Weights, folder: Path | None, device: torch.device) -> Base:
     options: dict[str, Any] = {"dtype": getattr(torch, cfg.dtype.name), "attn_implementation": cfg.attention.name}
     try:
         config, adjusted = _without_dropout(_config(folder, weights))
@@ -83,7 +88,8 @@ def _folder(cfg: ModelConfig, weights: Weights, cache_dir: Path) -> Path | None:
     if cfg.source is ModelSource.smollm2:
         return _converted(weights, cache_dir)
     if weights.path is None and weights.commit is not None:
-        return download(weights)
+        with console.stage(f"downloading {weights.name}"):
+            return download(weights)
     return weights.path
 
 
@@ -132,5 +138,6 @@ def _converted(weights: Weights, cache_dir: Path) -> Path:
         fresh.save_pretrained(target)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
 
-    cache.fetch(folder, convert)
+    with console.stage(f"converting {weights.name} to safetensors"):
+        cache.fetch(folder, convert)
     return folder

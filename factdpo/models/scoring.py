@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from factdpo import console
 from factdpo.data.pairs import Pairs, batches
 from factdpo.models.base import Base
 from factdpo.models.logps import Diverged, completion_logps, greedy_matches
@@ -33,8 +34,13 @@ class PairLogps:
 
 
 @torch.no_grad()
-def pair_logps(model: nn.Module, pairs: Pairs, batch_size: int) -> PairLogps:
-    """Score every pair in eval mode, on the model's device; results on the CPU. Raises Diverged for NaN or Inf."""
+def pair_logps(
+    model: nn.Module, pairs: Pairs, batch_size: int, advance: Callable[[int], object] = lambda count: None
+) -> PairLogps:
+    """Score every pair in eval mode, on the model's device; results on the CPU. Raises Diverged for NaN or Inf.
+
+    `advance` is called after each batch with the number of its pairs.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -53,6 +59,7 @@ def pair_logps(model: nn.Module, pairs: Pairs, batch_size: int) -> PairLogps:
         ids, mask = batch.ids[:, -batch.keep :].to(device), batch.completion[:, -batch.keep :].to(device)
         chosen[rows], rejected[rows] = completion_logps(logits, ids, mask).cpu().chunk(2)
         greedy[rows] = greedy_matches(logits, ids, mask).cpu()[: len(rows)]
+        advance(len(rows))
     model.train(was_training)
     return check_finite(pairs, PairLogps(chosen, rejected, greedy))
 
@@ -92,6 +99,9 @@ def kept_logps(
 
 def reference_logps(base: Base, pairs: Pairs, batch_size: int, cache_dir: Path) -> PairLogps:
     """The base's own scores of a split, computed once per (model, tokens)."""
-    return kept_logps(
-        base.identity, base.device, pairs, batch_size, cache_dir, lambda: pair_logps(base.model, pairs, batch_size)
-    )
+
+    def make() -> PairLogps:
+        with console.stage(f"scoring {len(pairs)} pairs with the base", total=len(pairs)) as advance:
+            return pair_logps(base.model, pairs, batch_size, advance)
+
+    return kept_logps(base.identity, base.device, pairs, batch_size, cache_dir, make)

@@ -1,9 +1,11 @@
 """What a person reads, on a pseudo terminal: as much as fits on it, in colours unless they are not wanted."""
 
 import fcntl
+import json
 import os
 import pty
 import re
+import select
 import struct
 import subprocess
 import sys
@@ -71,3 +73,64 @@ def test_what_is_not_a_terminal_gets_every_word_and_no_escape(sweep: Path):
         assert done.returncode == 0 and "\x1b" not in done.stdout + done.stderr
         assert "…" not in done.stdout
     assert done.stdout.startswith("27 runs")
+
+
+# ------------------------------------------------------------------------------ what becomes of it while runs train
+
+SMALL = ["track=none", "split.train=8", "split.test=8", "eval.every=never", "eval.generations=0"]
+
+
+def states(out: Path) -> list[str]:
+    return [json.loads(path.read_text())["state"] for path in sorted(out.glob("*/*/**/result.json"))]
+
+
+def test_a_sweep_whose_reader_has_gone_finishes_on_a_disk_that_is_full_and_in_ascii(tmp_path: Path):
+    """As `factdpo -m ... 2> /dev/full | head -1`."""
+    command = [sys.executable, "-m", "factdpo", "-m", f"out={tmp_path}", *SMALL, "dpo.epochs=1", "seed=0,1"]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    with open("/dev/full", "wb") as full:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=full, env=env)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"seed: 2 runs: 2 to do\n"
+    process.stdout.close()
+    assert process.wait(300) == 0
+    assert states(tmp_path) == ["FINISHED"] * 2
+
+
+def trained_on_a_terminal(out: Path, *overrides: str, controlled: bool) -> "subprocess.Popen[bytes]":
+    """A run whose terminal is closed while it trains; it is told so (SIGHUP) where the terminal controls it."""
+    ours, theirs = pty.openpty()
+
+    def take() -> None:
+        if controlled:
+            fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    command = [sys.executable, "-m", "factdpo", f"out={out}", *SMALL, *overrides]
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=take,
+        env={**os.environ, "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+    said = b""
+    while not any(path.stat().st_size for path in out.glob("runs/*/history.jsonl")):
+        assert process.poll() is None, said
+        if select.select([ours], [], [], 0.01)[0]:  # what nobody reads would stop it
+            said += os.read(ours, 65536)
+    os.close(ours)
+    return process
+
+
+def test_a_run_whose_terminal_is_closed_leaves_a_checkpoint_and_exits_with_129(tmp_path: Path):
+    process = trained_on_a_terminal(tmp_path, "dpo.epochs=3000", controlled=True)
+    assert process.wait(300) == 129
+    (path,) = tmp_path.glob("runs/*/result.json")
+    result = json.loads(path.read_text())
+    assert result["state"] == "PREEMPTED"
+    assert result["error"].startswith("ended by SIGHUP (the terminal was closed); ")
+    assert list(tmp_path.glob("cache/batches/*/[0-9]*/state.json"))
+
+
+def test_a_run_that_its_terminal_does_not_control_finishes_when_that_is_closed(tmp_path: Path):
+    process = trained_on_a_terminal(tmp_path, "dpo.epochs=60", controlled=False)
+    assert process.wait(300) == 0
+    assert states(tmp_path) == ["FINISHED"]
