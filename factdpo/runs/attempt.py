@@ -130,9 +130,9 @@ class Attempt:
                 self.start()
                 result["started"] = self.started
                 scores, items, generations = measure()
-                if self.log_file is not None and self.log_file.error is not None:
-                    raise OSError(f"{self.log_file.baseFilename}: {self.log_file.error}")
                 result |= scores
+                if self.log_file is not None and self.log_file.error is not None:
+                    result["warnings"].append(f"run.log is not complete: {self.log_file.error}")
                 result["hardware"]["device"] = result.pop("device")
                 result["files"] = {
                     name: sha
@@ -210,13 +210,13 @@ def _ending(error: BaseException, cfg: Config) -> tuple[str, str, int]:
     After a signal any error is its doing: compiled code turns the signal's exception into one of its own.
     """
     number = signals.received()
-    if isinstance(error, KeyboardInterrupt | signals.Preempted) or number is not None:
+    if number is not None and not isinstance(error, KeyboardInterrupt | signals.Preempted):
+        error = signals.stop(number)
+    if isinstance(error, KeyboardInterrupt | signals.Preempted):
         if isinstance(error, signals.Preempted):
             why, exit_code = error.why, int(str(error.code))
-        elif isinstance(error, KeyboardInterrupt) or number == signal.SIGINT:
-            why, exit_code = "interrupted from the keyboard", 128 + signal.SIGINT
         else:
-            why, exit_code = "ended by SIGTERM", 128 + signal.SIGTERM
+            why, exit_code = "interrupted from the keyboard", 128 + signal.SIGINT
         resumes = cfg.engine.name is EngineName.batched
         then = "goes on from its last checkpoint" if resumes else "begins it again: engine=trl keeps no checkpoints"
         return "PREEMPTED", f"{why}; the same command {then}", exit_code
