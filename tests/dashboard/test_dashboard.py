@@ -268,3 +268,9 @@ def test_ctrl_c_ends_it_quietly(root: Path):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_the_report_before_any_run_has_ended_says_so(root: Path, asked: TestClient):
+    opened(root / "sweeps" / "beta", "ccc", 0.7)
+    planned(root / "sweeps" / "beta")
+    assert "No run has finished" in asked.get("/report?folder=sweeps/beta").text

@@ -259,3 +259,14 @@ def test_a_value_that_is_text_in_one_run_and_a_number_in_another_is_text(sweep: 
     assert load(sweep).table["dpo.beta"].tolist() == ["0.1", "0.1", "0.5", "0.5", "warm"]
     os.remove(sweep / "results.parquet")
     assert load(sweep).table["dpo.beta"].tolist() == ["0.1", "0.1", "0.5", "0.5", "warm"]
+
+
+def test_the_best_run_has_the_highest_held_out_accuracy_of_the_finished(sweep: Path):
+    store(sweep, "9a", state="FAILED", dpo_beta=0.9)
+    best = load(sweep).best_run()
+    assert best is not None and (best["id"], best["accuracy/test"]) == ("3a", 0.4)
+
+
+def test_there_is_no_best_run_before_one_has_finished(tmp_path: Path):
+    store(tmp_path, "a", state="killed")
+    assert load(tmp_path).best_run() is None
