@@ -65,9 +65,7 @@ def _versions() -> Iterable[tuple[str, str]]:
 
 def _machine() -> tuple[float, list[tuple[str, str]]]:
     """Free memory of the device that engine.device=auto would take, GiB, and the rows to print."""
-    memory = psutil.virtual_memory()
-    limit = _container_limit()
-    total, free = min(memory.total, limit), min(memory.available, limit)
+    total, free = provenance.memory_bytes()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     rows = [
         ("system", platform.platform()),
@@ -89,15 +87,6 @@ def _machine() -> tuple[float, list[tuple[str, str]]]:
     except Exception as error:  # a broken torch is what one calls a doctor for
         rows.append(("torch", f"does not work: {type(error).__name__}: {error}"))
     return free / GIB, rows
-
-
-def _container_limit() -> float:
-    """Bytes that a container may use, which the machine's own memory does not show; infinite without a limit."""
-    try:
-        said = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return float("inf")
-    return float(said) if said.isdigit() else float("inf")
 
 
 def _caches() -> Iterable[tuple[str, str]]:

@@ -33,15 +33,12 @@ from factdpo.runs.session import Session
 from factdpo.runs.stages import Prepared, Scores, Texts, base_texts, prepare, score, tokenised
 from factdpo.store import cache
 from factdpo.store.history import HISTORY, Row, read_history
-from factdpo.store.result import AS_TRAINED
+from factdpo.store.result import ACCURACY_GAP, AS_TRAINED
 from factdpo.training import adapters
 from factdpo.training.engine import Ended, Member, Trained, fit_with
 from factdpo.training.schedule import planned_steps
 
 log = logging.getLogger("factdpo")
-
-ALARM = 0.2  # D6: reward accuracy and accuracy that differ by more than this get a warning
-
 
 def execute(attempts: list[Attempt], session: Session) -> Generator[tuple[Attempt, Outcome], None, None]:
     """Do these runs, each to its record; yields each as it ends, and what goes wrong with one ends that one only.
@@ -340,12 +337,12 @@ def _warnings(scores: Row, pairs: dict[str, Pairs]) -> list[str]:
         warnings.append(warning)
     reward = scores["trained"][AS_TRAINED if AS_TRAINED in pairs else "train"]["reward_accuracy"]
     accuracy = scores["trained"]["train"]["accuracy"]
-    if reward - accuracy > ALARM:
+    if reward - accuracy > ACCURACY_GAP:
         warnings.append(
             f"reward accuracy on the training pairs is {reward:.2f}, accuracy on train only {accuracy:.2f}: what was "
             "trained moved the right way, and the model still does not rank the facts above the fictions"
         )
-    if accuracy - reward > ALARM:
+    if accuracy - reward > ACCURACY_GAP:
         warnings.append(
             f"reward accuracy on the training pairs is only {reward:.2f}, accuracy on train {accuracy:.2f}: the base "
             "ranked them so before, and training moved many of them the wrong way"
