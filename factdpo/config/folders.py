@@ -1,5 +1,6 @@
-"""Where configs lie: factdpo's own conf/ and sweeps/, and those of the current folder."""
+"""Where configs lie: factdpo's own conf/ and sweeps/, and those of the current folder; what folders can be called."""
 
+import re
 from pathlib import Path
 
 import factdpo
@@ -27,3 +28,8 @@ def options() -> dict[str, dict[str, Path]]:
             files = {path.stem: path for path in folder.glob("*.yaml") if not path.name.startswith("wandb_")}
             found[folder.name] = found.get(folder.name, {}) | files
     return {group: dict(sorted(files.items())) for group, files in sorted(found.items())}
+
+
+def folder_name(text: str) -> str:
+    """The text as a folder's name on any file system: letters, digits and `._=+-` only, never a path."""
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "_", text).strip("._")[:80].rstrip("._")

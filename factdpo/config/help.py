@@ -1,29 +1,25 @@
 """What the command line says about keys: default, meaning and options of each, and one message for each refusal."""
 
-import ast
-import dataclasses
-import inspect
 import re
-import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
 from typing import Any
 
-from factdpo.config import schema
+from factdpo.config import keys, schema
 
 
 @dataclass
 class Key:
     default: str  # as one would type it
-    comment: str  # what the schema's source says beside the field: unit and meaning
+    comment: str  # what the schema declares: meaning, unit and bounds
     options: list[str]  # of an enum, else empty
 
 
 def schema_keys() -> dict[str, Key]:
     """Every key of the schema, dotted, in the schema's order."""
-    return dict(_walk(schema.Config, "", _comments()))
+    return {name: Key(_typed(key.default), _comment(key), _options(key.default)) for name, key in schema.KEYS.items()}
 
 
 def unknown_key(key: str, groups: Iterable[str] = ()) -> str:
@@ -92,19 +88,6 @@ def _perhaps(close: list[str]) -> str:
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def _walk(cls: type, prefix: str, comments: dict[tuple[str, str], str]) -> Iterable[tuple[str, Key]]:
-    hints = typing.get_type_hints(cls)
-    for f in dataclasses.fields(cls):
-        kind, name = hints[f.name], prefix + f.name
-        if dataclasses.is_dataclass(kind):
-            yield from _walk(typing.cast(type, kind), name + ".", comments)
-            continue
-        default = f.default if f.default is not dataclasses.MISSING else typing.cast(Any, f.default_factory)()
-        inner = [t for t in (kind, *typing.get_args(kind)) if isinstance(t, type) and issubclass(t, Enum)]
-        options = [e.name for e in inner[0]] if inner else []
-        yield name, Key(_typed(default), comments.get((cls.__name__, f.name), ""), options)
-
-
 def _typed(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
@@ -113,14 +96,13 @@ def _typed(value: Any) -> str:
     return value.name if isinstance(value, Enum) else re.sub(r"^\$\{(.*)\}$", r"= \1", str(value))
 
 
-def _comments() -> dict[tuple[str, str], str]:
-    """(class, field) -> the comment at the end of the field's line."""
-    source = inspect.getsource(schema)
-    lines = source.splitlines()
-    return {
-        (cls.name, f.target.id): lines[f.end_lineno - 1][f.end_col_offset :].partition("#")[2].strip()
-        for cls in ast.parse(source).body
-        if isinstance(cls, ast.ClassDef)
-        for f in cls.body
-        if isinstance(f, ast.AnnAssign) and isinstance(f.target, ast.Name) and f.end_lineno and f.end_col_offset
-    }
+def _comment(key: keys.Key) -> str:
+    """What a key means, and in brackets its unit and bounds."""
+    inside = ", ".join(part for part in (key.unit, key.bounds) if part)
+    return f"{key.help} [{inside}]" if inside else key.help
+
+
+def _options(default: Any) -> list[str]:
+    """The names that an enum, or a list of one, can have."""
+    one = default[0] if isinstance(default, list) and default else default
+    return [option.name for option in type(one)] if isinstance(one, Enum) else []

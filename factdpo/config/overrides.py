@@ -10,11 +10,10 @@ from typing import Any
 
 import yaml
 
-from factdpo.config.schema import NOT_IDENTITY, Config, ConfigError, EngineName, choose_engine, to_dict
+from factdpo.config.engine_choice import choose_engine
+from factdpo.config.schema import KEYS, Config, ConfigError, EngineName, to_dict
 from factdpo.config.validate import from_dict, validate
 
-# Not in a run's id, and yet the only way to say which model, which data and which seeds are meant.
-_LOCATES = {"seed", "model.name", "model.id", "model.revision", "data.path"}
 _BARE = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")  # what Hydra's grammar reads as text without quotes
 _NOT_TEXT = {"null", "true", "false", "inf", "nan"}  # in any case
 
@@ -127,7 +126,7 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def decides(key: str) -> bool:
     """Whether a dotted key can change a number, or says where model, data or seeds come from."""
-    return key in _LOCATES or not any(key == other or key.startswith(other + ".") for other in NOT_IDENTITY)
+    return key not in KEYS or KEYS[key].in_id or KEYS[key].locates
 
 
 def typed(value: Any) -> str:

@@ -1,16 +1,17 @@
-"""Everything that a run can be told, with units and defaults, and what is refused before anything heavy is imported.
+"""Every key of a run's config, once: type, default, meaning, unit, bounds, when it is dead, whether the run id has it.
 
 The dataclasses are the schema: conf/ only picks values that differ from the defaults here. `validate()` turns Hydra's
-config into these plain dataclasses; after it, no OmegaConf object exists.
+config into these plain dataclasses; after it, no OmegaConf object exists. `key()` says what can be declared of a key.
 """
 
 import dataclasses
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from omegaconf import II
+
+from factdpo.config.keys import Dead, group, key, keys_of
 
 
 class ConfigError(ValueError):
@@ -76,6 +77,15 @@ class Loss(Enum):
     sigmoid_norm = "sigmoid_norm"
 
 
+# The one list of the losses that the batched engine computes, with training/losses.py; every other is TRL's. It is here
+# because validate reads it, and must not import torch.
+BATCHED_LOSSES = (
+    Loss.sigmoid, Loss.hinge, Loss.ipo, Loss.robust, Loss.apo_zero, Loss.apo_down, Loss.nca_pair, Loss.sppo_hard,
+    Loss.sft,
+)  # fmt: skip
+SMOOTHED_LOSSES = {Loss.robust, Loss.exo_pair, Loss.aot, Loss.aot_unpaired}  # those that read dpo.label_smoothing
+
+
 class Divergence(Enum):
     reverse_kl = "reverse_kl"
     forward_kl = "forward_kl"
@@ -109,151 +119,213 @@ class TrackMode(Enum):
     offline = "offline"
 
 
+# Settings under which a key is dead: nothing reads it, so a sweep over it would measure nothing.
+FULL = Dead("in full fine-tuning", lambda c: c.lora.method is Method.full)
+NOT_SMOOTHED = Dead("with dpo.loss={dpo[loss]}", lambda c: not SMOOTHED_LOSSES & set(c.dpo.loss))
+NO_DISCOPOP = Dead("without dpo.loss=[discopop]", lambda c: Loss.discopop not in c.dpo.loss)
+NO_ALPHA_DIVERGENCE = Dead(
+    "without dpo.f_divergence=alpha_divergence", lambda c: c.dpo.f_divergence is not Divergence.alpha_divergence
+)
+ONLY_SFT = Dead("with dpo.loss=[sft]", lambda c: set(c.dpo.loss) == {Loss.sft})
+CONSTANT_RATE = Dead(
+    "with dpo.lr_scheduler=constant (use constant_with_warmup)", lambda c: c.dpo.lr_scheduler is Schedule.constant
+)
+NEVER_SCORED = Dead("with eval.every=never", lambda c: c.eval.every == "never")
+NOT_PRETRAINED = Dead("with model.source={model[source]}", lambda c: c.model.source is not ModelSource.pretrained)
+NOT_PAIRS = Dead("with data.source={data[source]}", lambda c: c.data.source is not DataSource.pairs)
+ENGINE_TRL = Dead("with engine=trl", lambda c: c.engine.name is EngineName.trl)
+NO_WANDB = Dead("with track.wandb=false", lambda c: not c.track.wandb)
+NO_TRACKER = Dead("with track.wandb=false", lambda c: not c.track.wandb and not c.track.trackio)
+
+HIGHEST_SEED = 2**32 - 1  # numpy's
+
+
 @dataclass
 class ModelConfig:
-    name: str = "nano"  # label in folder names and tables
-    source: ModelSource = ModelSource.nano  # where the weights come from
-    id: str | None = None  # folder or hub id; only with source=pretrained
-    revision: str | None = None  # hub branch, tag (Pythia: step0 ... step143000) or commit
-    dtype: Dtype = Dtype.float32  # of the base weights; LoRA weights are always float32
-    attention: Attention = Attention.sdpa  # implementation, by the name that transformers gives it
-    random_init: bool = False  # the shape without the weights, for benchmarks; untrained, so it knows nothing
+    name: str = key("nano", "label in folder names and tables", in_id=False, locates=True)
+    source: ModelSource = key(ModelSource.nano, "where the weights come from")
+    id: str | None = key(
+        None, "folder or hub id; only with source=pretrained", dead=NOT_PRETRAINED, in_id=False, locates=True
+    )
+    revision: str | None = key(
+        None, "hub branch, tag (Pythia: step0 ... step143000) or commit",
+        dead=NOT_PRETRAINED, in_id=False, locates=True,
+    )  # fmt: skip
+    dtype: Dtype = key(
+        Dtype.float32, "of the base weights; LoRA weights are always float32", batched=(Dtype.float32, Dtype.bfloat16)
+    )
+    attention: Attention = key(
+        Attention.sdpa, "attention implementation, by transformers' name", batched=(Attention.eager, Attention.sdpa)
+    )
+    random_init: bool = key(False, "random weights in the model's shape, for benchmarks; it knows nothing")
 
 
 @dataclass
 class ColumnsConfig:
-    prompt: str = "prompt"  # name of the column that holds it, as for all of these
-    chosen: str = "chosen"  # the true answer
-    rejected: str = "rejected"  # the false answer
-    subject: str = "subject"  # optional: the first name
-    object: str = "object"  # optional: the second name
-    relation: str = "relation"  # optional: how the two are related
-    reverse_prompt: str = "reverse_prompt"  # optional: the prompt with its names swapped, true of the same answers
+    prompt: str = key("prompt", "column with the prompt")
+    chosen: str = key("chosen", "column with the true answer")
+    rejected: str = key("rejected", "column with the false answer")
+    subject: str = key("subject", "optional column: the first name")
+    object: str = key("object", "optional column: the second name")
+    relation: str = key("relation", "optional column: how the two are related")
+    reverse_prompt: str = key("reverse_prompt", "optional column: the prompt with its names swapped, same answers")
 
 
 @dataclass
 class DataConfig:
-    source: DataSource = DataSource.harry_potter  # a table of characters, or a file of your own facts
-    path: str | None = None  # pairs: CSV, JSONL or Parquet; harry_potter: a table name,side in place of ours
-    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    boundary: Boundary = Boundary.space  # between prompt and answer in training; `none` is the notebook's mistake
-    eos: bool = False  # the end-of-text token after every answer, in training and in evaluation
-    max_length: int | None = None  # tokens per row; null: what the model can take
+    source: DataSource = key(DataSource.harry_potter, "a table of characters, or a file of your own facts")
+    path: str | None = key(
+        None, "pairs: CSV, JSONL or Parquet; harry_potter: a table name,side in place of the built-in one",
+        in_id=False, locates=True,
+    )  # fmt: skip
+    columns: ColumnsConfig = group(ColumnsConfig, dead=NOT_PAIRS)
+    boundary: Boundary = key(
+        Boundary.space, "between prompt and answer in training; none repeats the notebook's mistake"
+    )
+    eos: bool = key(False, "end-of-text token after every answer, in training and in evaluation")
+    max_length: int | None = key(None, "longest row; null: the model's limit", unit="tokens", low=2)
 
 
 @dataclass
 class SplitConfig:
-    train: int = 300  # facts trained on
-    test: int | None = None  # facts held out; null: all the rest
-    orientation: Orientation = Orientation.random  # which name stands first in a training prompt
-    seed: int = II("seed")  # of which facts are trained on, and of their orientation
+    train: int = key(300, "facts to train on", unit="facts", low=1)
+    test: int | None = key(None, "facts held out; null: all the rest", unit="facts", low=0)
+    orientation: Orientation = key(Orientation.random, "which name comes first in a training prompt")
+    seed: int = key(II("seed"), "of which facts are trained on, and of their orientation", low=0, high=HIGHEST_SEED)
 
 
 @dataclass
 class LoraConfig:
-    method: Method = Method.lora  # full trains every weight
-    rank: int = 32  # K, the inner width of an adapter
-    alpha: float = 64.0  # the adapter's product is scaled by alpha / rank (rslora: alpha / sqrt(rank))
-    dropout: float = 0.0  # probability; really on in training when above 0
-    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])  # PEFT's names; all-linear: not the head
-    rslora: bool = False  # rank-stabilised scaling
-    dora: bool = False  # direction and magnitude of the weights apart
+    method: Method = key(Method.lora, "lora trains an adapter, full every weight", batched=(Method.lora,))
+    rank: int = key(32, "inner width of an adapter, K", low=1, dead=FULL)
+    alpha: float = key(64.0, "scales the adapter by alpha / rank (rslora: alpha / sqrt(rank))", above=0, dead=FULL)
+    dropout: float = key(
+        0.0, "dropout on the adapter's input in training", unit="probability", low=0, high=0.999, dead=FULL
+    )
+    target_modules: list[str] = key(
+        ["all-linear"], "layers with an adapter, by PEFT's names; all-linear: all but the head", dead=FULL
+    )
+    rslora: bool = key(False, "rank-stabilised scaling", dead=FULL)
+    dora: bool = key(False, "DoRA: trains direction and magnitude of the weights apart", dead=FULL, batched=(False,))
 
 
 @dataclass
 class DpoConfig:
-    loss: list[Loss] = field(default_factory=lambda: [Loss.sigmoid])  # several are added up with loss_weights
-    loss_weights: list[float] | None = None  # one per loss; null: 1 each
-    beta: float = 0.2  # strength of the pull to the reference, 1 / nats
-    label_smoothing: float = 0.0  # robust, exo_pair, aot, aot_unpaired: probability that a label is flipped
-    f_divergence: Divergence = Divergence.reverse_kl  # from the reference
-    f_alpha: float = 0.5  # only with f_divergence=alpha_divergence
-    discopop_tau: float = 0.05  # only with loss=[discopop]
-    ld_alpha: float | None = None  # LD-DPO: weight of the longer answer's tail, in [0, 1]
-    wpo: bool = False  # WPO weighting (TRL: use_weighting)
-    epochs: float | None = 8.0  # passes over the training pairs; null with max_steps
-    max_steps: int | None = None  # optimizer steps, instead of epochs
-    batch_size: int = 8  # pairs per forward and device
-    gradient_accumulation_steps: int = 1  # forwards per optimizer step
-    learning_rate: float = 1e-3  # AdamW, at its highest
-    lr_scheduler: Schedule = Schedule.linear  # how the rate falls after the warmup
-    warmup_ratio: float = 0.0  # share of the steps
-    max_grad_norm: float = 1.0  # L2 norm that gradients are clipped to; 0: no clipping
-    weight_decay: float = 0.0  # AdamW, per step and rate
-    adam_beta1: float = 0.9  # decay of the mean of the gradients, per step
-    adam_beta2: float = 0.999  # decay of the mean of their squares, per step
-    adam_epsilon: float = 1e-8  # added to the root of the squares
-    bf16: bool = False  # trl: autocast in training; batched: the frozen layers' products alone
-    gradient_checkpointing: bool = False  # memory for time; the numbers stay
-    seed: int = II("seed")  # of the adapter's init, the data order and dropout
+    loss: list[Loss] = key(
+        [Loss.sigmoid], "TRL's loss types; several are added up with loss_weights", batched=BATCHED_LOSSES
+    )
+    loss_weights: list[float] | None = key(None, "one per loss; null: 1 each")
+    beta: float = key(0.2, "strength of the pull to the reference", unit="1 / nats", above=0, dead=ONLY_SFT)
+    label_smoothing: float = key(
+        0.0, "robust, exo_pair, aot, aot_unpaired: how often a label is flipped", unit="probability",
+        low=0, high=0.499999, dead=NOT_SMOOTHED,
+    )  # fmt: skip
+    f_divergence: Divergence = key(
+        Divergence.reverse_kl, "divergence from the reference", dead=ONLY_SFT, batched=(Divergence.reverse_kl,)
+    )
+    f_alpha: float = key(
+        0.5, "only with f_divergence=alpha_divergence: its order", unit="dimensionless", dead=NO_ALPHA_DIVERGENCE
+    )
+    discopop_tau: float = key(
+        0.05, "only with loss=[discopop]: its temperature", unit="dimensionless", above=0, dead=NO_DISCOPOP
+    )
+    ld_alpha: float | None = key(
+        None, "LD-DPO: weight of the longer answer's tail", low=0, high=1, dead=ONLY_SFT, batched=(None,)
+    )
+    wpo: bool = key(False, "WPO weighting (TRL: use_weighting)", batched=(False,))
+    epochs: float | None = key(8.0, "passes over the training pairs; null with max_steps", unit="epochs", above=0)
+    max_steps: int | None = key(None, "instead of epochs", unit="optimizer steps", low=1)
+    batch_size: int = key(8, "size of a forward pass, per device", unit="pairs", low=1)
+    gradient_accumulation_steps: int = key(1, "forward passes per optimizer step", unit="forward passes", low=1)
+    learning_rate: float = key(1e-3, "AdamW's, at its highest", unit="per step", above=0)
+    lr_scheduler: Schedule = key(Schedule.linear, "how the rate falls after the warmup")
+    warmup_ratio: float = key(
+        0.0, "steps in which the rate rises", unit="share of all steps", low=0, high=0.999, dead=CONSTANT_RATE
+    )
+    max_grad_norm: float = key(1.0, "gradients are clipped to this; 0: no clipping", unit="L2 norm", low=0)
+    weight_decay: float = key(0.0, "AdamW's", unit="per step and learning rate", low=0)
+    adam_beta1: float = key(0.9, "decay of the mean of the gradients", unit="per step", low=0, high=0.999999)
+    adam_beta2: float = key(0.999, "decay of the mean of their squares", unit="per step", low=0, high=0.999999)
+    adam_epsilon: float = key(1e-8, "added to the root of the squares", above=0)
+    bf16: bool = key(False, "trl: autocast in training; batched: only the frozen layers' products")
+    gradient_checkpointing: bool = key(False, "less memory, more time, the same numbers", batched=(False,))
+    seed: int = key(II("seed"), "of the adapter's init, the data order and dropout", low=0, high=HIGHEST_SEED)
 
 
 @dataclass
 class EngineConfig:
-    name: EngineName = EngineName.auto  # what trains: auto, batched, trl
-    device: Device = Device.auto  # auto: cuda, else mps, else cpu
-    max_runs: int | None = None  # batched: runs that train together; null: as many as fit
-    max_tokens: int | None = None  # batched: tokens per forward; null: 2048 on a CPU, 65536 on a GPU
-    save_every: int = 100  # batched: optimizer steps between checkpoints; a kill loses no more than that
+    name: EngineName = key(EngineName.auto, "what trains; auto: batched where it can, else trl")
+    device: Device = key(Device.auto, "auto: cuda, else mps, else cpu")
+    max_runs: int | None = key(
+        None, "batched: runs that train together; null: as many as fit", unit="runs", low=1,
+        dead=ENGINE_TRL, in_id=False,
+    )  # fmt: skip
+    max_tokens: int | None = key(
+        None, "batched: size of a forward pass; null: 2048 on a CPU, 65536 on a GPU", unit="tokens", low=1,
+        dead=ENGINE_TRL, in_id=False,
+    )  # fmt: skip
+    save_every: int = key(
+        100, "batched: steps between checkpoints, the most that a kill loses", unit="optimizer steps", low=1,
+        dead=ENGINE_TRL, in_id=False,
+    )  # fmt: skip
 
 
 @dataclass
 class EvalConfig:
-    every: str = "epoch"  # scores over training: epoch, never, or a number of optimizer steps
-    max_facts: int = 100  # facts per split in these; the scores before and after training take every fact
-    batch_size: int = 64  # pairs per forward
-    generations: int = 5  # sampled facts continued by the base and the trained model, beside the fixed prompts
-    max_new_tokens: int = 12  # tokens per continuation
+    every: str = key("epoch", "scores during training: epoch, never, or a number of optimizer steps")
+    max_facts: int = key(
+        100, "per split in these; the scores before and after training take every fact", unit="facts", low=1,
+        dead=NEVER_SCORED,
+    )  # fmt: skip
+    batch_size: int = key(64, "size of a forward pass", unit="pairs", low=1)
+    generations: int = key(
+        5, "sampled facts that the base and the trained model continue, besides the fixed prompts", unit="facts", low=0
+    )
+    max_new_tokens: int = key(12, "length of a continuation", unit="tokens", low=1)
 
 
 @dataclass
 class TrackConfig:
-    wandb: bool = True  # Weights & Biases, beside the local record
-    trackio: bool = False  # trackio, which shows runs on this machine; needs `pip install 'trackio>=0.43'`
-    mode: TrackMode = TrackMode.auto  # W&B; auto: online when an API key is configured, else offline
-    project: str = "factdpo"  # this and the following: W&B's words; trackio takes project and group
-    entity: str | None = None  # team or user; null: the default of the API key
-    group: str | None = None  # runs that belong together; null: those of a sweep
-    job_type: str = "run"  # what kind of run it is; a sweep as a whole is one of kind `sweep`
-    tags: list[str] = field(default_factory=list)  # labels to find it by
-    log_adapter: bool = False  # W&B: upload the adapter as an artifact
-    log_every: int = 1  # optimizer steps per row of history.jsonl; a row is the mean over them
-    progress: bool = True  # progress bars, when on a terminal
+    wandb: bool = key(True, "Weights & Biases, besides the local record")
+    trackio: bool = key(False, "trackio, which shows runs on this machine; needs `pip install 'trackio>=0.43'`")
+    mode: TrackMode = key(
+        TrackMode.auto, "W&B; auto: online when an API key is configured, else offline", dead=NO_WANDB
+    )
+    project: str = key("factdpo", "W&B's and trackio's project", dead=NO_TRACKER)
+    entity: str | None = key(None, "W&B team or user; null: the default of the API key", dead=NO_WANDB)
+    group: str | None = key(
+        None, "W&B's and trackio's group: runs that belong together; null: the runs of a sweep", dead=NO_TRACKER
+    )
+    job_type: str = key("run", "W&B's job type of a run; a sweep as a whole has `sweep`", dead=NO_WANDB)
+    tags: list[str] = key([], "W&B tags", dead=NO_WANDB)
+    log_adapter: bool = key(False, "upload the adapter to W&B as an artifact", dead=NO_WANDB)
+    log_every: int = key(1, "per row of history.jsonl; a row is the mean over them", unit="optimizer steps", low=1)
+    progress: bool = key(True, "progress bars, when on a terminal")
 
 
 @dataclass
 class Config:
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    split: SplitConfig = field(default_factory=SplitConfig)
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    dpo: DpoConfig = field(default_factory=DpoConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
-    track: TrackConfig = field(default_factory=TrackConfig)
-    seed: int = 0  # of split.seed and dpo.seed, unless these say otherwise
-    out: str = "outputs"  # runs/, sweeps/ and cache/ are made in it
-    sweep: str | None = None  # its folder in out/sweeps; null: the name of the sweeps option, else the swept keys
-    label: str | None = None  # what tells a run from the others of its sweep; the sweeper sets it
-    dry_run: bool = False  # say what would run, and run nothing
-    retries: int = 0  # times that a run which FAILED is tried again by the same command
-    retry_diverged: bool = False  # do runs again that DIVERGED; else their record is the answer
-    fail_fast: bool = False  # stop at the first run that fails or diverges
+    model: ModelConfig = group(ModelConfig)
+    data: DataConfig = group(DataConfig)
+    split: SplitConfig = group(SplitConfig)
+    lora: LoraConfig = group(LoraConfig)
+    dpo: DpoConfig = group(DpoConfig)
+    engine: EngineConfig = group(EngineConfig)
+    eval: EvalConfig = group(EvalConfig)
+    track: TrackConfig = group(TrackConfig, in_id=False)
+    seed: int = key(0, "default of split.seed and dpo.seed", low=0, high=HIGHEST_SEED, in_id=False, locates=True)
+    out: str = key("outputs", "folder of runs/, sweeps/ and cache/", in_id=False)
+    sweep: str | None = key(
+        None, "folder in out/sweeps; null: named after the sweeps option, else after the swept keys", in_id=False
+    )
+    label: str | None = key(None, "what distinguishes a run in its sweep; the sweeper sets it", in_id=False)
+    dry_run: bool = key(False, "say what would run, and run nothing", in_id=False)
+    retries: int = key(0, "how often the same command tries a FAILED run again", unit="times", low=0, in_id=False)
+    retry_diverged: bool = key(False, "do runs again that DIVERGED; else their record is the answer", in_id=False)
+    fail_fast: bool = key(False, "stop at the first run that fails or diverges", in_id=False)
 
 
-# What cannot change a number, or stands in a run's identity by its bytes instead of its place.
-NOT_IDENTITY = (
-    "track", "out", "sweep", "label", "dry_run", "retries", "retry_diverged", "fail_fast",
-    "seed", "model.name", "model.id",
-    "model.revision", "data.path", "engine.max_runs", "engine.max_tokens", "engine.save_every",
-)  # fmt: skip
-
-
-# The losses that the batched engine computes (factdpo/dpo.py); every other is TRL's.
-BATCHED_LOSSES = {
-    Loss.sigmoid, Loss.hinge, Loss.ipo, Loss.robust, Loss.apo_zero, Loss.apo_down, Loss.nca_pair, Loss.sppo_hard,
-    Loss.sft,
-}  # fmt: skip
+KEYS = keys_of(Config)  # by dotted name, in the order above
 
 
 def to_dict(cfg: Any) -> Any:
@@ -263,58 +335,3 @@ def to_dict(cfg: Any) -> Any:
     if isinstance(cfg, list):
         return [to_dict(item) for item in cfg]
     return cfg.name if isinstance(cfg, Enum) else cfg
-
-
-def identity(cfg: Config) -> dict[str, Any]:
-    """What of a config can change a number, as JSON's types."""
-    asked = to_dict(cfg)
-    for key in NOT_IDENTITY:
-        *parents, last = key.split(".")
-        node = asked
-        for parent in parents:
-            node = node[parent]
-        del node[last]
-    return asked
-
-
-def folder_name(text: str) -> str:
-    """The text as a folder's name on any file system: letters, digits and `._=+-` only, never a path."""
-    return re.sub(r"[^A-Za-z0-9._=+-]+", "_", text).strip("._")[:80].rstrip("._")
-
-
-def choose_engine(cfg: Config, quantised: bool = False) -> tuple[Config, str]:
-    """The config with the engine that really runs in place of `auto`, and why in a few words.
-
-    `quantised`: the base's weights are, which their files say and not the config.
-    """
-    if cfg.engine.name is not EngineName.auto:
-        return cfg, "as asked"
-    if alone := needs_trl(cfg) + ["quantised bases"] * quantised:
-        engine = EngineConfig(name=EngineName.trl, device=cfg.engine.device)
-        return dataclasses.replace(cfg, engine=engine), f"auto: only TRL does {', '.join(alone)}"
-    return dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, name=EngineName.batched)), "auto"
-
-
-def needs_trl(cfg: Config) -> list[str]:
-    """What of a run the batched engine cannot do, as `key=value`; empty where it can."""
-    dpo, lora = cfg.dpo, cfg.lora
-    found = []
-    if lora.method is Method.full:
-        found.append("lora.method=full")
-    if lora.dora:
-        found.append("lora.dora=true")
-    if others := [loss.name for loss in dpo.loss if loss not in BATCHED_LOSSES]:
-        found.append(f"dpo.loss=[{', '.join(others)}]")
-    if dpo.f_divergence is not Divergence.reverse_kl:
-        found.append(f"dpo.f_divergence={dpo.f_divergence.name}")
-    if dpo.ld_alpha is not None:
-        found.append(f"dpo.ld_alpha={dpo.ld_alpha:g}")
-    if dpo.wpo:
-        found.append("dpo.wpo=true")
-    if dpo.gradient_checkpointing:
-        found.append("dpo.gradient_checkpointing=true")
-    if cfg.model.dtype is Dtype.float16:
-        found.append("model.dtype=float16")
-    if cfg.model.attention is Attention.flash_attention_2:
-        found.append("model.attention=flash_attention_2")
-    return found

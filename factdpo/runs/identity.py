@@ -3,10 +3,13 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from factdpo.config.schema import Config, ConfigError, choose_engine, folder_name, identity, to_dict
+from factdpo.config.engine_choice import choose_engine
+from factdpo.config.folders import folder_name
+from factdpo.config.schema import KEYS, Config, ConfigError, to_dict
 from factdpo.data.facts import data_file, load_facts
 from factdpo.data.splits import make_splits
 from factdpo.models import weights
@@ -77,11 +80,23 @@ def what_is_asked(cfg: Config) -> dict[str, Any]:
 
 def _asked(cfg: Config, where: weights.Weights) -> dict[str, Any]:
     return {
-        "config": identity(cfg),
+        "config": config_in_id(cfg),
         "data": cache.file_sha256(data_file(cfg.data)),
         "model": where.identity,
         "versions": cache.STAGE_VERSIONS,
     }
+
+
+def config_in_id(cfg: Config) -> dict[str, Any]:
+    """The keys of a config that can change a number, nested, as JSON's types: its part of the run's id."""
+    nested: dict[str, Any] = {}
+    for name in (name for name, key in KEYS.items() if key.in_id):
+        *groups, last = name.split(".")
+        node = nested
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[last] = to_dict(attrgetter(name)(cfg))
+    return nested
 
 
 def run_name(cfg: Config) -> str:

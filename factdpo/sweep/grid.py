@@ -15,9 +15,9 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from factdpo import console
-from factdpo.config.folders import conf_folder
+from factdpo.config.folders import conf_folder, folder_name
 from factdpo.config.overrides import flat
-from factdpo.config.schema import Config, ConfigError, folder_name, to_dict
+from factdpo.config.schema import Config, ConfigError, to_dict
 from factdpo.runs.answer import RunFailed
 from factdpo.runs.identity import RunSpec
 from factdpo.runs.session import current

@@ -1,15 +1,14 @@
 """The losses of direct preference optimisation and its reward metrics: pure functions of log-probs in nats.
 
 Each loss equals TRL's of the same name (TRL 1.16), which the tests check number by number. B pairs in a batch; policy
-and reference log-probs are sums over the completion's tokens.
+and reference log-probs are sums over the completion's tokens. `BATCHED_LOSSES` in config/schema.py lists the
+losses that are computed here: this module knows torch and nothing of the project, and the config must not import torch.
 """
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-
-LOSSES = ("sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down", "nca_pair", "sppo_hard", "sft")
 
 
 def dpo_loss(
@@ -22,10 +21,12 @@ def dpo_loss(
     rejected_lengths: Int[Tensor, "*B"],
     beta: float | Tensor,
     label_smoothing: float | Tensor = 0.0,
+    mean_chosen_length: Float[Tensor, "*B"] | None = None,
 ) -> Float[Tensor, "*B"]:
     """Loss of each pair; the batch's loss is the mean. Lengths in tokens; raises ValueError on another loss's name.
 
-    `beta` and `label_smoothing` may be tensors that broadcast: one per run. Not with sft, which knows one batch only.
+    `beta` and `label_smoothing` may be tensors that broadcast: one per run. `mean_chosen_length`, which only sft reads,
+    is that of the pair's micro-batch; None: all pairs are one micro-batch.
     """
     chosen_ratios = policy_chosen_logps - ref_chosen_logps  # log pi(y_w|x) / pi_ref(y_w|x)
     rejected_ratios = policy_rejected_logps - ref_rejected_logps
@@ -48,9 +49,10 @@ def dpo_loss(
         return -F.logsigmoid(chosen) - 0.5 * F.logsigmoid(-chosen) - 0.5 * F.logsigmoid(-rejected)
     if loss == "sppo_hard":  # SPPO, arXiv 2405.00675 eq. 4.7 with P = 1 for the winner and 0 for the loser
         return (chosen_ratios - 0.5 / beta) ** 2 + (rejected_ratios + 0.5 / beta) ** 2
-    if loss == "sft":  # nats per chosen token over the whole batch, spread so that the mean over pairs is that number
-        return -policy_chosen_logps * len(policy_chosen_logps) / chosen_lengths.sum()
-    raise ValueError(f"loss={loss}: not one of {', '.join(LOSSES)}")
+    if loss == "sft":  # nats per chosen token of the micro-batch, spread so that the mean over pairs is that number
+        mean = chosen_lengths.float().mean() if mean_chosen_length is None else mean_chosen_length
+        return -policy_chosen_logps / mean
+    raise ValueError(f"loss={loss}: not computed here; config/schema.py lists those that are in BATCHED_LOSSES")
 
 
 def reward_metrics(

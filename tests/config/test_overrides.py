@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from factdpo.config.engine_choice import choose_engine
 from factdpo.config.overrides import SHORT, command, decides, flat, for_hydra, typed
-from factdpo.config.schema import Config, ConfigError, choose_engine, identity, to_dict
-from factdpo.runs.identity import run_id, what_is_asked
+from factdpo.config.schema import Config, ConfigError, to_dict
+from factdpo.runs.identity import config_in_id, run_id, what_is_asked
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -53,7 +54,7 @@ def test_a_record_gives_the_command_that_made_it(compose, line: str):
     ran = choose_engine(compose(*shlex.split(line)[1:], "track=none", "out=elsewhere"))[0]
     assert command(to_dict(ran), [CONF]) == line
     again = choose_engine(compose(*shlex.split(line)[1:]))[0]
-    assert identity(again) == identity(ran)
+    assert config_in_id(again) == config_in_id(ran)
     assert (again.seed, again.model.id, again.data.path) == (ran.seed, ran.model.id, ran.data.path)
 
 

@@ -1,11 +1,13 @@
 """The schema, what validate() refuses, the files in conf/ and sweeps/, and what makes two runs the same run."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
 import subprocess
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from factdpo.config.help import Key, schema_keys
-from factdpo.config.schema import NOT_IDENTITY, Config, ConfigError, Dtype, Loss, Orientation, identity, to_dict
+from factdpo.config.help import schema_keys
+from factdpo.config.overrides import flat
+from factdpo.config.schema import KEYS, Config, ConfigError, Dtype, Loss, Orientation, TrackConfig, to_dict
 from factdpo.config.validate import from_dict, validate
+from factdpo.runs.identity import config_in_id
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -70,6 +74,15 @@ REFUSED = [
     # Without effect: a sweep over them would measure nothing (D4).
     (["lora=none", "lora.rank=4"], ["lora.rank=4", "no effect", "full fine-tuning"]),
     (["lora=none", "lora.dropout=0.1"], ["lora.dropout=0.1", "no effect"]),
+    (
+        ["dpo.loss=[sigmoid,ipo]", "dpo.label_smoothing=0.1"],
+        ["dpo.label_smoothing=0.1: has no effect with dpo.loss=['sigmoid', 'ipo']; leave it at 0.0"],
+    ),
+    (["dpo.f_divergence=alpha_divergence", "dpo.f_alpha=nan"], ["dpo.f_alpha=nan: must be finite"]),
+    (["seed=-1"], ["\nseed=-1: must be between 0 and 4294967295, and finite", "split.seed=-1", "dpo.seed=-1"]),
+    (["engine=trl", "engine.max_runs=2"], ["engine.max_runs=2: has no effect with engine=trl; leave it at None"]),
+    (["eval.every=never", "eval.max_facts=9"], ["eval.max_facts=9: has no effect with eval.every=never"]),
+    (["track=trackio", "track.entity=me"], ["track.entity=me: has no effect with track.wandb=false"]),
     (["dpo.label_smoothing=0.1"], ["dpo.label_smoothing=0.1", "no effect"]),
     (["dpo.discopop_tau=0.1"], ["dpo.discopop_tau=0.1", "no effect", "discopop"]),
     (["dpo.f_alpha=0.1"], ["dpo.f_alpha=0.1", "no effect", "alpha_divergence"]),
@@ -180,17 +193,48 @@ def test_every_key_says_what_it_is():
     assert [name for name, key in schema_keys().items() if not key.comment] == []
 
 
+# What cannot change a number, or stands in the id by its bytes; of these, what a command that repeats a run must say.
+NOT_IN_ID = {
+    "out", "sweep", "label", "dry_run", "retries", "retry_diverged", "fail_fast", "seed", "model.name", "model.id",
+    "model.revision", "data.path", "engine.max_runs", "engine.max_tokens", "engine.save_every",
+    *(f"track.{f.name}" for f in dataclasses.fields(TrackConfig)),
+}  # fmt: skip
+LOCATES = {"seed", "model.name", "model.id", "model.revision", "data.path"}
+
+
 def test_identity_depends_on_every_key_that_can_change_a_number():
-    before = identity(Config())
-    for name, key in schema_keys().items():
+    before = config_in_id(Config())
+    for name in KEYS:
         changed = Config()
-        *parents, last = name.split(".")
-        node: Any = changed
-        for parent in parents:
-            node = getattr(node, parent)
-        setattr(node, last, _another(getattr(node, last), key))
-        free = any(name == n or name.startswith(n + ".") for n in NOT_IDENTITY)
-        assert (identity(changed) == before) == free, name
+        group, last = _field_of(changed, name)
+        setattr(group, last, _another(getattr(group, last)))
+        assert (config_in_id(changed) == before) == (name in NOT_IN_ID), name
+    assert {name for name, key in KEYS.items() if key.locates} == LOCATES
+
+
+def test_every_number_has_a_unit_or_bounds():
+    def is_number(name: str) -> bool:
+        group, last = _field_of(Config(), name)
+        kind = typing.get_type_hints(type(group))[last]
+        return bool({int, float} & {kind, *typing.get_args(kind)})
+
+    numbers = [name for name in KEYS if is_number(name)]
+    assert "dpo.beta" in numbers and "dpo.seed" in numbers and "dpo.max_steps" in numbers
+    assert [name for name in numbers if not (KEYS[name].unit or KEYS[name].bounds)] == []
+    assert [name for name, key in KEYS.items() if key.bounds and name not in numbers] == []
+
+
+def test_every_default_is_within_its_own_bounds_and_the_bounds_are_told_in_help():
+    numbers = {name: key for name, key in KEYS.items() if key.bounds}
+    assert [
+        name for name, key in numbers.items() if isinstance(key.default, float) and not key.allows(key.default)
+    ] == []
+    assert [name for name, key in numbers.items() if key.bounds not in schema_keys()[name].comment] == []
+
+
+def test_the_schema_is_declared_by_keys_and_groups_alone():
+    assert list(KEYS) == list(flat(to_dict(Config())))
+    assert {name: to_dict(key.default) for name, key in KEYS.items()} == flat(to_dict(Config()))
 
 
 def test_identity_is_the_same_in_any_process_and_key_order():
@@ -199,10 +243,10 @@ def test_identity_is_the_same_in_any_process_and_key_order():
         "import sys, hydra, factdpo.commands.run\n"
         "from factdpo.store.cache import signature\n"
         "from factdpo.config.folders import conf_folder\n"
-        "from factdpo.config.schema import identity\n"
         "from factdpo.config.validate import validate\n"
+        "from factdpo.runs.identity import config_in_id\n"
         "with hydra.initialize_config_dir(str(conf_folder()), version_base='1.3'):\n"
-        "    print(signature(identity(validate(hydra.compose('config', overrides=sys.argv[1:])))))"
+        "    print(signature(config_in_id(validate(hydra.compose('config', overrides=sys.argv[1:])))))"
     )
     found = {
         subprocess.run(
@@ -225,7 +269,13 @@ def test_no_schema_dataclass_is_shared_between_configs():
     assert other == Config() and dataclasses.is_dataclass(other)
 
 
-def _another(value: Any, key: Key) -> Any:
+def _field_of(cfg: Config, name: str) -> tuple[Any, str]:
+    """The group that holds a dotted key, and the key's last name."""
+    *groups, last = name.split(".")
+    return functools.reduce(getattr, groups, cfg), last
+
+
+def _another(value: Any) -> Any:
     """A value of the same kind that is not the same."""
     if isinstance(value, list):
         return [*value, "x"]

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from factdpo.commands import eval
-from factdpo.config.schema import Config, ConfigError, choose_engine, to_dict
+from factdpo.config.engine_choice import choose_engine
+from factdpo.config.schema import Config, ConfigError, to_dict
 from factdpo.config.validate import validate
 from factdpo.runs import answer, identity
 from factdpo.store import cache

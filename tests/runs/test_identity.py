@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from factdpo.config.schema import Config, ConfigError, ModelSource, choose_engine
+from factdpo.config.engine_choice import choose_engine
+from factdpo.config.schema import Config, ConfigError, ModelSource
 from factdpo.config.validate import validate
 from factdpo.runs import identity
 from factdpo.runs.identity import RunSpec, can_train_together, look_up, run_id

@@ -23,8 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 import factdpo.commands.run  # noqa: F401  (registers the schema)
 from factdpo.config.folders import conf_folder
 from factdpo.config.help import schema_keys
-from factdpo.config.schema import Config, ConfigError, identity
+from factdpo.config.schema import Config, ConfigError
 from factdpo.config.validate import validate
+from factdpo.runs.identity import config_in_id
 from factdpo.store.result import summary
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +89,7 @@ def parsed(override: str) -> Override:
 
 def asked(cfg: Config) -> str:
     """What tells runs apart without looking at weights, which may be on the hub."""
-    return json.dumps([identity(cfg), cfg.model.source.name, cfg.model.id, cfg.model.revision], sort_keys=True)
+    return json.dumps([config_in_id(cfg), cfg.model.source.name, cfg.model.id, cfg.model.revision], sort_keys=True)
 
 
 def test_there_are_sweeps() -> None:

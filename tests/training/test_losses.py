@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from factdpo.config.schema import BATCHED_LOSSES, Loss
 from factdpo.data.facts import Fact
 from factdpo.data.pairs import Pairs
 from factdpo.models.scoring import PairLogps, pair_logps
-from factdpo.training.losses import LOSSES, dpo_loss, reward_metrics
+from factdpo.training.losses import dpo_loss, reward_metrics
 
 CHOSEN, REJECTED = torch.tensor([-2.0, -5.0, -1.0]), torch.tensor([-3.0, -4.0, -9.0])
 REF_CHOSEN, REF_REJECTED = torch.tensor([-2.5, -4.0, -1.0]), torch.tensor([-2.0, -4.5, -8.0])
@@ -87,9 +88,22 @@ def test_reward_metrics_have_the_values_calculated_by_hand():
     )
 
 
-def test_an_unknown_loss_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"loss=sigmod.*sigmoid, hinge"):
-        dpo_loss("sigmod", CHOSEN, REJECTED, REF_CHOSEN, REF_REJECTED, ONES, ONES, beta=0.1)
+def test_exactly_the_batched_losses_are_computed_and_any_other_is_refused_by_name():
+    for loss in ["sigmod", *(loss.name for loss in Loss if loss not in BATCHED_LOSSES)]:
+        with pytest.raises(ValueError, match=f"loss={loss}: not computed here.*BATCHED_LOSSES"):
+            dpo_loss(loss, CHOSEN, REJECTED, REF_CHOSEN, REF_REJECTED, ONES, ONES, beta=0.1)
+    for loss in BATCHED_LOSSES:
+        each = dpo_loss(loss.name, CHOSEN, REJECTED, REF_CHOSEN, REF_REJECTED, ONES, ONES, beta=0.1)
+        assert each.shape == (3,) and each.isfinite().all(), loss
+
+
+def test_sft_is_nats_per_chosen_token_of_each_micro_batch():
+    logps, lengths = torch.tensor([[-2.0, -6.0], [-3.0, -5.0]]), torch.tensor([[1, 3], [4, 4]])
+    means = torch.tensor([[2.0, 2.0], [4.0, 4.0]])  # of two micro-batches of two pairs
+    each = dpo_loss("sft", logps, logps, logps, logps, lengths, lengths, 0.1, mean_chosen_length=means)
+    assert each.tolist() == [[1.0, 3.0], [0.75, 1.25]]
+    alone = dpo_loss("sft", logps[0], logps[0], logps[0], logps[0], lengths[0], lengths[0], 0.1)
+    assert alone.tolist() == [1.0, 3.0] and alone.mean() == 8 / 4  # 8 nats, 4 tokens
 
 
 def test_every_loss_and_reward_metric_is_trls(make_tiny_model: Callable[[], Any], trl_trainer: Callable[..., Any]):
@@ -115,7 +129,7 @@ def test_every_loss_and_reward_metric_is_trls(make_tiny_model: Callable[[], Any]
     lengths = (torch.tensor([1, 3, 2, 1]), torch.tensor([2, 1, 4, 1]))
     for beta, label_smoothing in ((0.2, 0.1), (0.7, 0.3)):
         trainer.beta, trainer.label_smoothing = beta, label_smoothing
-        for loss in LOSSES:
+        for loss in [loss.name for loss in BATCHED_LOSSES]:
             trainer.loss_types, trainer.loss_weights = [loss], [1.0]
             trainer._metrics["eval"].clear()
             theirs = trainer._compute_loss(trainer.model, inputs, return_outputs=False).item()

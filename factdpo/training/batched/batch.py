@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from factdpo.config.schema import Loss
 from factdpo.data.pairs import Pairs, join
 from factdpo.models.logps import Diverged
 from factdpo.models.scoring import PairLogps, check_finite
@@ -175,11 +174,9 @@ class _Batch:
         """Each pair's loss under its own run's losses; every loss that any run has is computed for all."""
         total = torch.zeros_like(logps[0])
         for loss, factor in zip(self.losses, self.factors, strict=True):
-            if loss is Loss.sft:  # nats per chosen token of the micro-batch, spread over its pairs
-                each = -logps[0] / inputs.mean_length
-            else:
-                (chosen, rejected), (ref_chosen, ref_rejected), (n, m) = logps, inputs.refs, inputs.lengths
-                each = dpo_loss(loss.name, chosen, rejected, ref_chosen, ref_rejected, n, m, self.beta, self.smoothing)
+            each = dpo_loss(
+                loss.name, *logps, *inputs.refs, *inputs.lengths, self.beta, self.smoothing, inputs.mean_length
+            )
             total = total + torch.where(factor != 0, factor * each, 0.0)
         return total
 

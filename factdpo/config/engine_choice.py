@@ -1,0 +1,42 @@
+"""Which engine trains a run: the batched one where it computes everything that the config sets, TRL elsewhere."""
+
+import dataclasses
+from enum import Enum
+from operator import attrgetter
+from typing import Any
+
+from factdpo.config.schema import KEYS, Config, EngineConfig, EngineName
+
+
+def choose_engine(cfg: Config, quantised: bool = False) -> tuple[Config, str]:
+    """The config with the engine that really runs in place of `auto`, and why in a few words.
+
+    `quantised`: the base's weights are, which their files say and not the config.
+    """
+    if cfg.engine.name is not EngineName.auto:
+        return cfg, "as asked"
+    if alone := needs_trl(cfg) + ["quantised bases"] * quantised:
+        engine = EngineConfig(name=EngineName.trl, device=cfg.engine.device)
+        return dataclasses.replace(cfg, engine=engine), f"auto: only TRL does {', '.join(alone)}"
+    return dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, name=EngineName.batched)), "auto"
+
+
+def needs_trl(cfg: Config) -> list[str]:
+    """The settings that the batched engine cannot compute, as `key=value`; empty where it computes all."""
+    settings = []
+    for name, key in KEYS.items():
+        if key.batched is None:
+            continue
+        value = attrgetter(name)(cfg)
+        if isinstance(value, list):
+            if others := [_typed(item) for item in value if item not in key.batched]:
+                settings.append(f"{name}=[{', '.join(others)}]")
+        elif value not in key.batched:
+            settings.append(f"{name}={_typed(value)}")
+    return settings
+
+
+def _typed(value: Any) -> str:
+    if isinstance(value, Enum):
+        return value.name
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
