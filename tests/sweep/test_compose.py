@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-import factdpo.commands.main  # noqa: F401  (registers the schema)
+import factdpo.commands.run  # noqa: F401  (registers the schema)
 from factdpo.config.folders import conf_folder
 from factdpo.sweep.compose import Composer
 
