@@ -2,6 +2,7 @@
 
 import sys
 
+from factdpo import output
 from factdpo.commands import table
 from factdpo.commands.refusals import or_refuse
 
@@ -10,6 +11,7 @@ INTERRUPTED = 130  # exit code
 
 def main() -> None:
     """Runs one command; exits 0 when done, 1 when the run failed, 2 when it cannot be done as asked, 130 on Ctrl-C."""
+    output.guard()
     try:
         or_refuse(lambda: _dispatch(sys.argv[1:]))
     except KeyboardInterrupt:
@@ -19,6 +21,8 @@ def main() -> None:
 def _dispatch(arguments: list[str]) -> None:
     if command := table.find("".join(arguments[:1])):
         command.load().main(arguments[1:])
+        if output.error():  # what it prints is what was asked for
+            sys.exit(1)
     elif {"-h", "--help"} & {*arguments}:
         table.HELP.load().main([one for one in arguments if one not in ("-h", "--help")])
     elif "--version" in arguments:

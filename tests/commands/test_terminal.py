@@ -75,6 +75,14 @@ def test_what_is_not_a_terminal_gets_every_word_and_no_escape(sweep: Path):
     assert done.stdout.startswith("27 runs")
 
 
+def test_a_table_that_the_disk_has_no_room_for_is_an_error(sweep: Path):
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-c", COMMAND.format(["status", str(sweep), "--all"])]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr == "factdpo: stdout cannot be written (No space left on device); nothing more is shown there\n"
+
+
 # ------------------------------------------------------------------------------ what becomes of it while runs train
 
 SMALL = ["track=none", "split.train=8", "split.test=8", "eval.every=never", "eval.generations=0"]
