@@ -149,7 +149,7 @@ class _Batch:
         """Forward, backward and update, on the device alone; gives METRICS, then each run's loss and gradient norm."""
         stack = self.stack
         for name, layer in stack.layers.items():
-            layer.kept = inputs.dropped.get(name)
+            layer.dropout_mask = inputs.dropped.get(name)
         answers = stack.answers(inputs.packed)
         losses = (self._loss(answers.logps, inputs) * inputs.share).sum(1)
         grads = torch.autograd.grad(losses.sum(), self.leaves)
@@ -222,7 +222,7 @@ class _Batch:
         """Per layer, what dropout multiplies each run's inputs by: drawn by the run's own generator, token by token."""
         if all(run.dropout is None for run in self.runs):
             return {}
-        rank = packed.rank.view(len(self.runs), -1).to(self.device)
+        rank = packed.token_number.view(len(self.runs), -1).to(self.device)
         kept = {}
         for name, layer in self.stack.layers.items():
             inputs = layer.weight.shape[1]
@@ -312,7 +312,7 @@ class _Batch:
         """Each run's scores of its own pairs, with dropout off."""
         stack, at = self.stack, [self.runs.index(run) for run in runs]
         for layer in stack.layers.values():
-            layer.kept = None
+            layer.dropout_mask = None
         if len(at) < len(self.runs):
             stack.use(stack.views(stack.masters[at]), stack.scales[at])
         try:

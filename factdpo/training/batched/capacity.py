@@ -71,7 +71,7 @@ def bytes_needed(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tupl
         for layer in stack.layers.values():
             layer.a, layer.b = layer.a.detach().requires_grad_(), layer.b.detach().requires_grad_()
             if cfg.lora.dropout > 0:
-                layer.kept = keep(torch.ones(1, packed.ids.numel(), layer.weight.shape[1], device=base.device))
+                layer.dropout_mask = keep(torch.ones(1, packed.ids.numel(), layer.weight.shape[1], device=base.device))
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             answers = stack.answers(packed)
         del answers

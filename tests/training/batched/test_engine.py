@@ -694,7 +694,7 @@ def with_room_for(base: Base, most: int, after: int = 0) -> Base:
 
     def forward(module: Any, args: Any, kwargs: Any) -> None:
         nonlocal seen
-        layer = next((m for m in base.model.modules() if hasattr(m, "kept")), None)
+        layer = next((m for m in base.model.modules() if hasattr(m, "dropout_mask")), None)
         seen += torch.is_grad_enabled() and layer is not None
         if layer is not None and len(layer.a) > most and seen > after:
             raise torch.OutOfMemoryError("no room")
