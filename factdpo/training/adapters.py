@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from factdpo.config.schema import Config, ConfigError, Method
 from factdpo.models.base import Base
 from factdpo.models.scoring import PairLogps
-from factdpo.training.sanity_checks import CanaryError
+from factdpo.training.sanity_checks import SanityCheckError
 
 PROBE_PAIRS = 64  # training pairs whose scores the reloaded model must reproduce
 # Between two scorings of the same weights on the same device: other rows in a batch round otherwise, and the more so in
@@ -50,13 +50,13 @@ def trained_weights(folder: Path) -> Path:
 
 
 def check_probe(folder: Path, reloaded: PairLogps, dtype: torch.dtype) -> None:
-    """Raises CanaryError unless the reloaded weights score the first training pairs as the model in training did."""
+    """Raises SanityCheckError unless the reloaded weights score the first training pairs as the model in training did."""
     trained = PairLogps(**load_file(folder / "probe.safetensors"))
     apart = max(
         (reloaded.chosen - trained.chosen).abs().max().item(), (reloaded.rejected - trained.rejected).abs().max().item()
     )
     if apart > (tolerance := RELOAD_TOLERANCE_NATS[dtype]):
-        raise CanaryError(
+        raise SanityCheckError(
             f"{trained_weights(folder)}: loaded from disk into a fresh base it scores the training pairs up to "
             f"{apart:.4g} nats apart from the model that was trained (tolerance {tolerance})"
         )

@@ -282,7 +282,7 @@ class _Batch:
                 told[run.member.key] += row
                 try:
                     run.check(done.step, bool(changed), row)
-                except (Diverged, sanity_checks.CanaryError) as error:
+                except (Diverged, sanity_checks.SanityCheckError) as error:
                     run.ending = error
         self.waiting = []
         for run in self.runs:
@@ -339,7 +339,7 @@ class _Batch:
                 sanity_checks.check_end(run.canaries)
                 adapter = self.stack.adapter(self.runs.index(run), run.config)
                 run.ending = Trained(adapter, facts, check_finite(pairs, probe))
-            except (Diverged, sanity_checks.CanaryError) as error:
+            except (Diverged, sanity_checks.SanityCheckError) as error:
                 run.ending = error
 
     # --------------------------------------------------------------------------------------------------- checkpoint

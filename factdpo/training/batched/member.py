@@ -67,7 +67,7 @@ class Run:
         rate = learning_rate(step - 1, self.total, self.member.cfg.dpo)
         if rate > 0 and "weights_changed_at_step" not in self.canaries:
             if not changed:
-                raise canaries.CanaryError(canaries.NOTHING_CHANGED)
+                raise canaries.SanityCheckError(canaries.NOTHING_CHANGED)
             self.canaries["weights_changed_at_step"] = step
         for logged in row:
             canaries.check_finite(logged)

@@ -39,7 +39,7 @@ from factdpo.store import cache
 from factdpo.training.batched import engine as batched
 from factdpo.training.batched.batch import _Batch
 from factdpo.training.batched.stacked_lora import Adapter, fresh_adapter, read_adapter, stacked
-from factdpo.training.sanity_checks import CanaryError
+from factdpo.training.sanity_checks import SanityCheckError
 from tests.helpers.tiny import MODELS, tiny_base, tiny_config, tiny_pairs
 from tests.helpers.training import train_with_trl
 
@@ -340,7 +340,7 @@ def test_only_the_run_whose_reference_is_another_models_trips_the_canary(tmp_pat
     refs = references(tiny_base(), runs)
     refs[1].chosen.sub_(1.0)
     done = train_together(tiny_base(), runs, tmp_path, refs)
-    assert isinstance(done[1].ending, CanaryError)
+    assert isinstance(done[1].ending, SanityCheckError)
     assert "should be its own reference, but chosen differs by 1 nats" in str(done[1].ending)
     assert [len(one.history) for one in done] == [6, 1, 7]
     assert all(isinstance(done[number].ending, batched.Trained) for number in (0, 2))
@@ -359,8 +359,8 @@ def test_rates_that_are_all_0_or_nothing_in_float32_trip_the_canary(tmp_path: Pa
         Run(tiny_config(dpo_warmup_ratio=0.5), tiny_pairs(8)),
     ]
     zero, nothing, late = train_together(tiny_base(), runs, tmp_path)
-    assert isinstance(zero.ending, CanaryError) and "no optimizer step had a learning rate above 0" in str(zero.ending)
-    assert isinstance(nothing.ending, CanaryError) and "changed no weight" in str(nothing.ending)
+    assert isinstance(zero.ending, SanityCheckError) and "no optimizer step had a learning rate above 0" in str(zero.ending)
+    assert isinstance(nothing.ending, SanityCheckError) and "changed no weight" in str(nothing.ending)
     assert late.ending.facts["canaries"]["weights_changed_at_step"] == 2
 
 
