@@ -50,7 +50,7 @@ def trained_weights(folder: Path) -> Path:
 
 
 def check_probe(folder: Path, reloaded: PairLogps, dtype: torch.dtype) -> None:
-    """Raises SanityCheckError unless the reloaded weights score the first training pairs as the model in training did."""
+    """Raises SanityCheckError unless the reloaded weights score the first training pairs as they did in training."""
     trained = PairLogps(**load_file(folder / "probe.safetensors"))
     apart = max(
         (reloaded.chosen - trained.chosen).abs().max().item(), (reloaded.rejected - trained.rejected).abs().max().item()

@@ -37,9 +37,11 @@ from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.runs.identity import can_train_together
 from factdpo.store import cache
 from factdpo.training.batched import engine as batched
-from factdpo.training.batched.batch import _Batch
+from factdpo.training.batched.cohort import Cohort
+from factdpo.training.batched.inputs import step_inputs
 from factdpo.training.batched.stacked_lora import Adapter, fresh_adapter, read_adapter, stacked
 from factdpo.training.sanity_checks import SanityCheckError
+from factdpo.training.schedule import micro_batches
 from tests.helpers.tiny import MODELS, tiny_base, tiny_config, tiny_pairs
 from tests.helpers.training import train_with_trl
 
@@ -320,7 +322,7 @@ def test_a_run_that_diverges_ends_so_and_the_others_go_on(step: int, tmp_path: P
     refs = references(tiny_base(), runs)
     sound = train_together(tiny_base(), runs, tmp_path, refs)
     refs[1] = copy.deepcopy(refs[1])
-    first = next(batched.micro_batches(8, runs[1].cfg.dpo))[0]
+    first = next(micro_batches(8, runs[1].cfg.dpo))[0]
     refs[1].chosen[first[0] if step == 1 else next(row for row in range(8) if row not in first)] = math.nan
     ended = train_together(tiny_base(), runs, tmp_path, refs)
     assert isinstance(ended[1].ending, Diverged) and str(ended[1].ending) == f"loss is nan at step {step}"
@@ -359,7 +361,9 @@ def test_rates_that_are_all_0_or_nothing_in_float32_trip_the_canary(tmp_path: Pa
         Run(tiny_config(dpo_warmup_ratio=0.5), tiny_pairs(8)),
     ]
     zero, nothing, late = train_together(tiny_base(), runs, tmp_path)
-    assert isinstance(zero.ending, SanityCheckError) and "no optimizer step had a learning rate above 0" in str(zero.ending)
+    assert isinstance(zero.ending, SanityCheckError) and "no optimizer step had a learning rate above 0" in str(
+        zero.ending
+    )
     assert isinstance(nothing.ending, SanityCheckError) and "changed no weight" in str(nothing.ending)
     assert late.ending.facts["canaries"]["weights_changed_at_step"] == 2
 
@@ -415,9 +419,9 @@ def test_weights_that_only_pad_a_rank_stay_exactly_0(tmp_path: Path) -> None:
     ]
     fresh = [fresh_adapter(run.cfg, base) for run in runs]
     with stacked(base, fresh, 7) as stack:
-        batch = _Batch(stack, members, fresh, None)
+        cohort = Cohort(stack, members, fresh, None)
         for _ in range(6):
-            batch.step()
+            cohort.step()
         for name, (a, b) in stack.views(stack.masters).items():
             assert (a[0, 2:] == 0).all() and (b[0, :, 2:] == 0).all()
             assert not torch.equal(a[0, :2], fresh[0].layers[name][0]) and (b[0, :, :2] != 0).any()
@@ -470,9 +474,9 @@ def test_dropout_is_as_strong_as_asked(tmp_path: Path) -> None:
     member = batched.Member("0", run.cfg, run.pairs, references(base, [run])[0], {}, describe, lambda *rows: None)
     fresh = [fresh_adapter(run.cfg, base)]
     with stacked(base, fresh, 4) as stack:
-        batch = _Batch(stack, [member], fresh, None)
-        taken = [next(batch.runs[0].order)]
-        first, second = (batch._inputs(taken, [1e-3]).dropped for _ in range(2))
+        cohort = Cohort(stack, [member], fresh, None)
+        taken = [next(cohort.active[0].micro_batches)]
+        first, second = (step_inputs(cohort.active, taken, [1e-3], stack).dropout_masks for _ in range(2))
     assert list(first) == list(stack.layers)
     for name, kept in first.items():
         assert kept.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
@@ -505,10 +509,11 @@ def test_a_step_runs_as_many_operations_for_8_runs_as_for_2_and_none_waits_for_t
         ]
         fresh = [fresh_adapter(run.cfg, base) for run in runs]
         with stacked(base, fresh, 4) as stack:
-            batch = _Batch(stack, members, fresh, None)
-            inputs = batch._inputs([next(run.order) for run in batch.runs], [1e-3] * count)
+            cohort = Cohort(stack, members, fresh, None)
+            taken = [next(state.micro_batches) for state in cohort.active]
+            inputs = step_inputs(cohort.active, taken, [1e-3] * count, stack)
             with Counter() as counter:
-                batch._train(inputs)
+                cohort.train_step(inputs)
         counted.append(counter.ops)
     assert counted[0] == counted[1]
     assert counted[0]["aten.bmm.default"] > 0
@@ -826,12 +831,13 @@ def test_on_a_gpu_no_step_waits_for_the_device_and_the_numbers_are_the_cpus(drop
             ]
             fresh = [fresh_adapter(run.cfg, base) for run in runs]
             with stacked(base, fresh, 4) as stack:
-                batch = _Batch(stack, members, fresh, None)
-                batch.step()
-                inputs = batch._inputs([next(run.order) for run in batch.runs], [1e-3] * 3)
+                cohort = Cohort(stack, members, fresh, None)
+                cohort.step()
+                taken = [next(state.micro_batches) for state in cohort.active]
+                inputs = step_inputs(cohort.active, taken, [1e-3] * 3, stack)
                 torch.cuda.set_sync_debug_mode("error")
                 try:
-                    batch._train(inputs)
+                    cohort.train_step(inputs)
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
     for cpu, gpu in zip(*histories, strict=True):
