@@ -1,7 +1,7 @@
 """A cohort: R runs that train together, step by step, until each has ended.
 
-objective.py and optimizer.py compute the numbers of a step, which stay on the device, from what inputs.py prepares; here
-they are fetched and logged, members are scored, and those that ended leave.
+objective.py and optimizer.py compute the numbers of a step on the device, from what inputs.py prepares. Here they are
+fetched and logged, members are scored, and those that ended leave.
 """
 
 import time
