@@ -24,13 +24,13 @@ RELOAD_TOLERANCE_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16
 
 
 def write_fit(folder: Path, facts: dict[str, Any], probe: PairLogps) -> None:
-    """How a training went, and its scores of the first PROBE_PAIRS pairs (for check_probe)."""
+    """Write fit.json, and the trained model's scores of the first PROBE_PAIRS training pairs (for check_probe)."""
     save_file(vars(probe), folder / "probe.safetensors")
     (folder / "fit.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 def load_trained(base: Base, folder: Path) -> nn.Module:
-    """The trained weights in `folder`: an adapter on the base (until `unload`), or a whole model. In eval mode."""
+    """Load the trained weights in `folder`: an adapter on the base (until `unload`), or a whole model. In eval mode."""
     weights = trained_weights(folder)
     if weights.name == "adapter":
         return PeftModel.from_pretrained(base.model, weights).eval()  # type: ignore[arg-type]
@@ -92,7 +92,7 @@ def check_targets(cfg: Config, base: Base) -> None:
 
 
 def lora_config(cfg: Config, base: Base) -> LoraConfig:
-    """PEFT's words for lora.*."""
+    """PEFT's config for lora.*."""
     lora, targets = cfg.lora, cfg.lora.target_modules
     adapter = LoraConfig(
         task_type="CAUSAL_LM",
@@ -103,7 +103,7 @@ def lora_config(cfg: Config, base: Base) -> LoraConfig:
         use_rslora=lora.rslora,
         use_dora=lora.dora,
     )
-    # PEFT would write down the folder that the base was loaded from: a path of this machine.
+    # PEFT would record the folder that the base was loaded from, which is a local path.
     base.model.name_or_path = base.weights.name
     adapter.revision = base.weights.commit
     return adapter
