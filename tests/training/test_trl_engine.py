@@ -1,4 +1,4 @@
-"""Engine trl: what is trained, the canaries, and that a run is the same each time."""
+"""Engine trl: what is trained, the sanity checks, and that a run is the same each time."""
 
 import json
 import math
@@ -137,7 +137,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(fit: Callable[..., F
         fit(config(), spoil)
 
 
-def test_a_reference_of_another_model_trips_the_first_step_canary(fit: Callable[..., Fit]) -> None:
+def test_a_reference_of_another_model_fails_the_first_step_check(fit: Callable[..., Fit]) -> None:
     def shift(base: Base, refs: PairLogps) -> None:
         refs.chosen.sub_(1.0)
 
@@ -160,12 +160,12 @@ def test_a_run_whose_every_rate_is_0_is_no_training(fit: Callable[..., Fit]) -> 
         fit(config(max_steps=1, warmup_ratio=0.5))
 
 
-def test_a_step_that_changes_nothing_trips_the_canary(fit: Callable[..., Fit]) -> None:
+def test_a_step_that_changes_nothing_fails_the_sanity_check(fit: Callable[..., Fit]) -> None:
     with pytest.raises(SanityCheckError, match="changed no weight"):
         fit(config(learning_rate=1e-46))  # nothing, in float32
 
 
-def test_with_warmup_the_first_rate_is_0_and_the_canary_waits_for_the_second(fit: Callable[..., Fit]) -> None:
+def test_with_warmup_the_first_rate_is_0_and_the_check_waits_for_the_second(fit: Callable[..., Fit]) -> None:
     folder, history = fit(config(warmup_ratio=0.5))
     assert history[0]["learning_rate"] == 0.0
     assert json.loads((folder / "fit.json").read_text())["canaries"]["weights_changed_at_step"] == 2

@@ -193,12 +193,12 @@ class Sides(NamedTuple):
 
 @pytest.fixture(scope="module", params=[*MODELS, "other losses"])
 def sides(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sides:
-    """The same runs in one batch, one by one, and with TRL."""
+    """The same runs in one cohort, one by one, and with TRL."""
     folder = tmp_path_factory.mktemp("sides")
     plans = {"gpt_neox": ANYTHING, "other losses": OTHER_LOSSES}
     family = request.param if request.param in MODELS else "gpt_neox"
     plan = plans.get(request.param, ANYTHING[:3])
-    # all of a batch share AdamW's own numbers
+    # all of a cohort share AdamW's own numbers
     small = {} if family == "gpt_neox" else {"dpo_adam_epsilon": 1e-6, "dpo_adam_beta1": 0.8, "dpo_adam_beta2": 0.99}
     runs = [
         Run(
@@ -337,7 +337,7 @@ def test_a_run_that_diverges_ends_so_and_the_others_go_on(step: int, tmp_path: P
         assert apart(ended[number].adapter, sound[number].adapter) < WEIGHTS
 
 
-def test_only_the_run_whose_reference_is_another_models_trips_the_canary(tmp_path: Path) -> None:
+def test_only_the_run_whose_reference_is_another_models_fails_the_sanity_check(tmp_path: Path) -> None:
     runs = three_runs(track_log_every=5)
     refs = references(tiny_base(), runs)
     refs[1].chosen.sub_(1.0)
@@ -354,7 +354,7 @@ def test_only_the_run_whose_reference_is_another_models_trips_the_canary(tmp_pat
     }
 
 
-def test_rates_that_are_all_0_or_nothing_in_float32_trip_the_canary(tmp_path: Path) -> None:
+def test_rates_that_are_all_0_or_nothing_in_float32_fail_the_sanity_check(tmp_path: Path) -> None:
     runs = [
         Run(tiny_config(dpo_max_steps=1, dpo_warmup_ratio=0.5), tiny_pairs(8)),
         Run(tiny_config(dpo_learning_rate=1e-46), tiny_pairs(8)),
@@ -368,7 +368,7 @@ def test_rates_that_are_all_0_or_nothing_in_float32_trip_the_canary(tmp_path: Pa
     assert late.ending.facts["canaries"]["weights_changed_at_step"] == 2
 
 
-def test_runs_of_different_length_leave_the_batch_as_they_end(tmp_path: Path) -> None:
+def test_runs_of_different_length_leave_the_cohort_as_they_end(tmp_path: Path) -> None:
     lengths = (2, 30, 5)  # 30: beyond the 25 steps after which metrics are fetched
     runs = [Run(tiny_config(dpo_max_steps=steps), tiny_pairs(6, 2)) for steps in lengths]
     told: list[tuple[int, int]] = []
@@ -709,7 +709,7 @@ def with_room_for(base: Base, most: int, after: int = 0) -> Base:
 
 
 @pytest.mark.parametrize("after", [0, 4])
-def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_tells_nothing_twice(
+def test_a_cohort_that_does_not_fit_is_halved_until_it_does_and_logs_nothing_twice(
     after: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs = [
@@ -793,7 +793,7 @@ def test_a_target_that_is_no_linear_layer_is_refused_by_name(tmp_path: Path) -> 
         assert re.search(r"embed_in is a Embedding, .* use engine=trl, or other lora.target_modules", str(done.ending))
 
 
-def test_runs_that_differ_in_what_a_batch_shares_are_told_apart() -> None:
+def test_runs_that_differ_in_what_a_cohort_shares_are_told_apart() -> None:
     def key(**changes: Any) -> list[Any]:
         return can_train_together(tiny_config(**changes))
 
