@@ -52,7 +52,7 @@ from factdpo.models import base as model
 from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.store import provenance
 from factdpo.training import adapters
-from factdpo.training.batched import batch, engine
+from factdpo.training.batched import cohort, engine
 
 Row = dict[str, Any]
 
@@ -220,17 +220,17 @@ def train_batched(
 @contextmanager
 def telling(clock: Clock) -> Iterator[None]:
     """The batched engine calls the clock after each step."""
-    original = batch._Batch.step
+    original = cohort.Cohort.step
 
-    def step(self: batch._Batch) -> None:
+    def step(self: cohort.Cohort) -> None:
         original(self)
-        clock(self.count)
+        clock(self.steps)
 
-    batch._Batch.step = step
+    cohort.Cohort.step = step
     try:
         yield
     finally:
-        batch._Batch.step = original
+        cohort.Cohort.step = original
 
 
 def train_with_trl(way: str, pairs: Pairs, refs: PairLogps, cfg: Config, scratch: str, clock: Clock) -> list[float]:

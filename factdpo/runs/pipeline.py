@@ -40,6 +40,7 @@ from factdpo.training.schedule import planned_steps
 
 log = logging.getLogger("factdpo")
 
+
 def execute(attempts: list[Attempt], session: Session) -> Generator[tuple[Attempt, Outcome], None, None]:
     """Do these runs, each to its record; yields each as it ends, and what goes wrong with one ends that one only.
 

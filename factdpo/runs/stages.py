@@ -31,7 +31,7 @@ from factdpo.store.result import AS_TRAINED
 from factdpo.training import adapters
 from factdpo.training.batched.capacity import tokens_at_once
 from factdpo.training.batched.stacked_lora import read_adapter, stacked
-from factdpo.training.sanity_checks import CanaryError
+from factdpo.training.sanity_checks import SanityCheckError
 
 log = logging.getLogger("factdpo")
 
@@ -186,7 +186,7 @@ def score(cohort: list[Prepared]) -> Iterator[tuple[Prepared, Scores | Exception
         scores = [_cached_scores(prepared, partial(_item, fresh, place)) for place, prepared in enumerate(part)]
         seconds = (time.monotonic() - started) / len(part)
         for prepared, of_run in zip(part, scores, strict=True):
-            if isinstance(of_run, CanaryError):
+            if isinstance(of_run, SanityCheckError):
                 shutil.rmtree(prepared.trained, ignore_errors=True)  # so that the next attempt trains again
             yield prepared, of_run if isinstance(of_run, Exception) else of_run._replace(seconds=seconds)
 
@@ -260,7 +260,7 @@ def _score_stacked(part: list[Prepared]) -> list[Scores | Exception]:
             training = by_split.get(AS_TRAINED, by_split["train"])
             adapters.check_probe(prepared.trained, training.take(adapters.PROBE_PAIRS), base.model.dtype)
             scores.append(Scores(by_split, of_run))
-        except (Diverged, CanaryError) as error:
+        except (Diverged, SanityCheckError) as error:
             scores.append(error)
     return scores
 

@@ -1,4 +1,4 @@
-"""Content-addressed artefacts: what was asked -> signature -> folder, made once and whole or not at all."""
+"""Content-addressed artefacts: request -> signature -> folder, made once and whole or not at all."""
 
 import fcntl
 import hashlib
@@ -22,22 +22,22 @@ log = logging.getLogger("factdpo")
 # Bumped by hand when a stage computes other numbers from the same inputs: old artefacts and runs are then not reused.
 STAGE_VERSIONS = {"facts": 1, "splits": 1, "pairs": 1, "logps": 1, "train": 1, "evaluate": 1}
 
-SETTLED_NS = 2 * 10**9  # a file that was changed later than this before now is read again each time
+SETTLED_NS = 2 * 10**9  # a file that was changed more recently than this is read again each time
 MANIFEST = "manifest.json"  # file name -> sha256; written last, so a folder with a manifest is whole
 
 
-def signature(asked: Any) -> str:
+def signature(request: Any) -> str:
     """16 hex digits that depend on the value alone: not on key order, process or platform. Raises on NaN."""
-    text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def file_sha256(path: Path) -> str:
-    """A file's hash, computed once per process as long as nobody writes to it: weights can have gigabytes."""
+    """A file's hash, computed once per process while the file is unchanged: weights can have gigabytes."""
     status = path.stat()
     if time.time_ns() - status.st_ctime_ns < SETTLED_NS:  # the next write may leave the same time
         return _sha256(path)
-    return _known_sha256(path, status.st_ino, status.st_size, status.st_ctime_ns)
+    return _cached_sha256(path, status.st_ino, status.st_size, status.st_ctime_ns)
 
 
 def _sha256(path: Path, *_: int) -> str:
@@ -45,7 +45,7 @@ def _sha256(path: Path, *_: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_known_sha256 = lru_cache(maxsize=2**16)(_sha256)
+_cached_sha256 = lru_cache(maxsize=2**16)(_sha256)
 
 
 def folder_sha256(folder: Path) -> dict[str, str]:
@@ -56,15 +56,15 @@ def folder_sha256(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What goes wrong with the disk in here is raised as an OSError that names the file; most libraries do not.
+    """Raises errors of the disk as an OSError that names the file, which most libraries do not.
 
-    Given a folder, the file is the one in it that was changed last.
+    If `path` is a folder, the file is the one in it that was changed last.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        said = re.search(r"os error (\d+)", str(error))
-        number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
+        match = re.search(r"os error (\d+)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
         if number is None or getattr(error, "filename", None) is not None:
             raise
         files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else []
@@ -89,17 +89,17 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def fetch(folder: Path, make: Callable[[Path], None]) -> bool:
-    """See that `folder` holds what `make` writes into it; True if it was there already.
+    """Make `folder` by `make` unless it exists undamaged; True if it did.
 
-    `make` gets an empty folder beside the final one, which is renamed once it is whole. Two processes that ask for the
+    `make` gets an empty folder beside the final one, which is renamed once it is whole. Two processes that want the
     same folder compute it once (the lock dies with its holder). A damaged folder is reported and made again.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(folder.name + ".lock")):
         if folder.exists():
-            if (found := damage(folder)) is None:
+            if (problem := damage(folder)) is None:
                 return True
-            log.warning("%s is not whole (%s): it is made again", folder, found)
+            log.warning("%s is not whole (%s): it is made again", folder, problem)
             shutil.rmtree(folder)
         temporary = folder.with_name(f".{folder.name}.part")  # ours by the lock; a kill may have left one
         shutil.rmtree(temporary, ignore_errors=True)
@@ -124,7 +124,7 @@ def damaged_files(folder: Path, expected: dict[str, str]) -> list[str]:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a folder that `fetch` made; None if each file is as it was written."""
+    """What is wrong with a folder that `fetch` made; None if every file is as it was written."""
     try:
         expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         wrong = damaged_files(folder, dict(expected))
@@ -136,14 +136,14 @@ def damage(folder: Path) -> str | None:
 def is_held(lock: Path) -> bool:
     """Whether a process holds the lock.
 
-    Asked by a shared lock, held for microseconds: whoever takes the lock of a run tries for longer than that.
+    Tested with a shared lock, held for microseconds: taking the lock of a run retries for longer than that.
     """
     try:
         descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
     except OSError:
-        return True  # it cannot be asked
+        return True  # unreadable: assume that it is held
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:

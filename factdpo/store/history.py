@@ -1,7 +1,7 @@
-"""Where a run is written down while it runs: history.jsonl is the record; W&B and trackio are views of it.
+"""The history of a run while it runs: history.jsonl is the record; W&B and trackio are views of it.
 
-The two fail differently on purpose. A local record that cannot be written raises: without it no result is worth
-keeping. A dashboard is never in the way: whatever goes wrong there costs one warning, then the run goes on without it.
+They fail differently on purpose. A local record that cannot be written raises: without it no result is worth keeping.
+A dashboard that fails costs one warning, and the run continues without it.
 """
 
 import json
@@ -23,10 +23,10 @@ NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class LocalTracker:
-    """history.jsonl in the run's folder: a row per line, on the disk before `log` returns; raises OSError if not."""
+    """Writes history.jsonl in the run's folder: a row per line, on the disk before `log` returns; raises OSError."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = (folder / HISTORY).open("w", encoding="utf-8")  # a history of an earlier attempt is cut off
+        self._file = (folder / HISTORY).open("w", encoding="utf-8")  # replaces the history of an earlier attempt
 
     def log(self, *rows: Row) -> None:
         with cache.writing(Path(self._file.name)):
@@ -62,11 +62,8 @@ def read_history(path: Path) -> list[Row]:
 
 
 def _jsonable(value: Any) -> Any:
-    """A row's value as JSON has it: numbers as numbers, NaN and infinities as the strings of NOT_FINITE."""
+    """A row's value for JSON: numbers as numbers, NaN and infinities as the strings of NOT_FINITE."""
     if value is None or isinstance(value, bool | int | str):
         return value
     number = float(value)  # also numpy's and torch's scalars
     return number if math.isfinite(number) else str(number)
-
-
-# ------------------------------------------------------------------------------------------------ what views of it show

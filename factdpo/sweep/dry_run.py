@@ -1,6 +1,6 @@
-"""dry_run=true: the runs that a command asks for, which of them would train together, and what they may take.
+"""dry_run=true: prints the runs of a command, their cohorts, and estimates of time and memory.
 
-Nothing is trained, written or imported that is heavy. What they may take is told from finished runs like them.
+Nothing is trained or written, and nothing heavy is imported. Estimates come from finished runs of the same kind.
 """
 
 import json
@@ -24,27 +24,27 @@ HEADINGS = ("id", "state", "engine", "group", "time", "memory", "run")
 
 
 class Example(NamedTuple):
-    """A finished run, as far as it tells what others may take."""
+    """What estimates use of a finished run."""
 
-    kind: list[Any]  # what runs must share for that
-    together: int  # runs of its batch
+    kind: list[Any]  # equal for runs that can be compared
+    together: int  # runs of its cohort
     rank: int
-    seconds_per_row: float  # its share of its batch's training, per pair that a step took
+    seconds_per_row: float  # its share of its cohort's training, per pair that a step took
     other_seconds: float  # before and after the training
-    peak_gib: float | None  # of its whole batch
+    peak_gib: float | None  # of its whole cohort
 
 
 class Estimate(NamedTuple):
-    """What a run may take: the medians of the examples that are most like it."""
+    """Expected time and memory of a run: medians over the examples that are most like it."""
 
     seconds: float
-    peak_gib: float | None  # of its whole batch
+    peak_gib: float | None  # of its whole cohort
     examples: int
-    together: int  # runs of the examples' batches
+    together: int  # runs of the examples' cohorts
 
 
 def print_plan(runs: Sequence[RunSpec]) -> None:
-    """The runs in a table: id, state, engine, the group it would train with, about what it takes, and what it is."""
+    """Print a table of the runs: id, state, engine, group, estimated time and memory, and name."""
     states = {run.id: run.state() for run in runs}
     to_do = [run for run in runs if states[run.id] != "FINISHED"]
     signatures = {run.id: cache.signature(can_train_together(run.cfg)) for run in to_do if _batched(run)}
@@ -54,25 +54,30 @@ def print_plan(runs: Sequence[RunSpec]) -> None:
     estimates = {run.id: estimate(run, examples[run.cfg.out], sizes[signatures.get(run.id, "")] or 1) for run in to_do}
     rows: list[tuple[str, ...]] = [HEADINGS]
     for run in runs:
-        group, found = numbers.get(signatures.get(run.id, ""), "-"), estimates.get(run.id)
-        time = f"~{console.duration(found.seconds)}" if found else "-"
-        memory = f"~{found.peak_gib:.1f} GiB" if found and found.peak_gib else "-"
-        what = run.cfg.label or run.name
-        rows.append((run.id, states[run.id], run.cfg.engine.name.name, group, time, memory, what))
+        group, expected = numbers.get(signatures.get(run.id, ""), "-"), estimates.get(run.id)
+        time = f"~{console.duration(expected.seconds)}" if expected else "-"
+        memory = f"~{expected.peak_gib:.1f} GiB" if expected and expected.peak_gib else "-"
+        name = run.cfg.label or run.name
+        rows.append((run.id, states[run.id], run.cfg.engine.name.name, group, time, memory, name))
+    _print_table(rows)
+    for line in _summary(to_do, len(numbers), estimates):
+        console.console.print(Text(line), soft_wrap=True)
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    """The first row is the heading."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     console.console.print()
     for number, row in enumerate(rows):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         console.console.print(Text(line, "" if number else "bold"), soft_wrap=True)  # never cut, however narrow
     console.console.print()
-    for line in _summary(to_do, len(numbers), estimates):
-        console.console.print(Text(line), soft_wrap=True)
 
 
 def estimate(run: RunSpec, examples: list[Example], together: int) -> Estimate | None:
-    """From the examples that trained with most nearly as many runs and most nearly its rank; None without any.
+    """Estimate a run from the examples nearest in cohort size and LoRA rank; None if no example is of its kind.
 
-    `together` is how many runs would train with it, itself included.
+    `together` is the size of its cohort, itself included.
     """
     dpo, lora = run.cfg.dpo, run.cfg.lora
     alike = [example for example in examples if example.kind == _kind(to_dict(run.cfg), run.asked["model"])]
@@ -98,22 +103,23 @@ def estimate(run: RunSpec, examples: list[Example], together: int) -> Estimate |
 def _summary(to_do: list[RunSpec], groups: int, estimates: dict[str, Estimate | None]) -> list[str]:
     if not to_do:
         return ["dry_run=true: nothing was run; nothing is to do"]
-    count = f"{len(to_do)} run{'s' * (len(to_do) > 1)} to do"
-    known = [found for found in estimates.values() if found]
-    said = [f"dry_run=true: nothing was run; {count}"]
-    if len(known) == len(to_do):
-        said[0] += f", about {console.duration(sum(found.seconds for found in known))} in all"
+    expected = [estimate for estimate in estimates.values() if estimate]
+    lines = [f"dry_run=true: nothing was run; {_count(len(to_do), 'run')} to do"]
+    if len(expected) == len(to_do):
+        lines[0] += f", about {console.duration(sum(each.seconds for each in expected))} in all"
     if groups and len(to_do) > 1:
-        said.append("group: runs with the same number can train together, in batches that fit into memory")
-    if known:
-        most = max(known, key=lambda found: found.examples)
-        of = f"{most.examples} finished run{'s' * (most.examples > 1)} of that model and engine in this out"
-        said.append(f"time and memory: as of {of}, which trained {most.together} at a time")
-    if len(known) < len(to_do):
-        said.append(
-            "time, memory -: this out has no finished run of the same model and engine; the first one gives them"
-        )
-    return said
+        lines.append("group: runs with the same number can train together, in cohorts that fit into memory")
+    if expected:
+        most = max(expected, key=lambda each: each.examples)
+        source = f"{_count(most.examples, 'finished run')} of that model and engine in this out"
+        lines.append(f"time and memory: as of {source}, which trained {most.together} at a time")
+    if len(expected) < len(to_do):
+        lines.append("time, memory -: unknown until a run of the same model and engine has finished in this out")
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _batched(run: RunSpec) -> bool:
@@ -121,17 +127,17 @@ def _batched(run: RunSpec) -> bool:
 
 
 def _examples(out: Path) -> list[Example]:
-    """The latest finished runs below `out`; a result that cannot be read, or is an older version's, is no example."""
+    """The latest finished runs below `out`, without results that cannot be read or are an older version's."""
     paths = [*out.glob("runs/*/result.json"), *out.glob("sweeps/*/*/result.json")]
-    found = []
+    examples = []
     for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)[:LATEST]:
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
             if result["state"] == "FINISHED":
-                found.append(_example(result))
+                examples.append(_example(result))
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    return found
+    return examples
 
 
 def _example(result: dict[str, Any]) -> Example:

@@ -1,4 +1,4 @@
-"""Who is told of a run while it runs, and of a sweep at its end: the record, and the dashboards that are asked for."""
+"""Publishes a finished sweep to Weights & Biases: its tables, figures, report and best run."""
 
 import logging
 from pathlib import Path
@@ -18,9 +18,9 @@ log = logging.getLogger("factdpo")
 LOG_SCALE_FROM = 20.0  # largest over smallest value of a key from which its axis is logarithmic
 
 
-def show_sweep(folder: Path, track: TrackConfig, known: dict[str, Any]) -> None:
-    """What came of the sweep in a folder, in W&B; `known` is its sweep.json. Whatever goes wrong costs one warning."""
-    if wandb_mode(track)[0] == "disabled" or agents_run():  # the agent's sweep is W&B's own, with a page of its own
+def show_sweep(folder: Path, track: TrackConfig, sweep: dict[str, Any]) -> None:
+    """Publish the sweep in a folder to W&B; `sweep` is its sweep.json. A failure costs one warning."""
+    if wandb_mode(track)[0] == "disabled" or agents_run():  # under `wandb agent` W&B has a page of the sweep already
         return
     try:
         results = load(folder)
@@ -33,8 +33,8 @@ def show_sweep(folder: Path, track: TrackConfig, known: dict[str, Any]) -> None:
         log_sweep(
             track,
             folder,
-            known["id"],
-            {name: known[name] for name in ("question", "axes")} | {"differ": results.keys},
+            sweep["id"],
+            {name: sweep[name] for name in ("question", "axes")} | {"differ": results.keys},
             numbers,
             {
                 "runs": results.runs,
@@ -45,7 +45,7 @@ def show_sweep(folder: Path, track: TrackConfig, known: dict[str, Any]) -> None:
             None if best is None else Path(best["folder"]),
         )
     except Exception as error:
-        log.warning("W&B was not shown the sweep as a whole (%s: %s)", type(error).__name__, error)
+        log.warning("the sweep as a whole is not in W&B (%s: %s)", type(error).__name__, error)
 
 
 def best_run(results: Results) -> dict[str, Any] | None:
@@ -57,14 +57,14 @@ def best_run(results: Results) -> dict[str, Any] | None:
 
 
 def _figures(results: Results) -> dict[str, "Image"]:
-    """Per setting that differs its picture: the runs' accuracies on every split over it."""
+    """A picture per setting that differs: the runs' accuracies on every split over it."""
     if not len(results.finished):
         return {}
     return {f"accuracy_by/{key}": _figure(results, key) for key in results.settings}
 
 
 def _figure(results: Results, key: str) -> "Image":
-    """Each run a dot, and a line through the means of each split; what else differs lies in the dots."""
+    """Accuracy over one setting: a dot per run, a line through the means of each split."""
     import numpy as np
     import pandas as pd
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -76,11 +76,11 @@ def _figure(results: Results, key: str) -> "Image":
     runs: Any = results.finished
     numeric = pd.api.types.is_numeric_dtype(runs[key]) and not pd.api.types.is_bool_dtype(runs[key])
     values: list[Any] = sorted(runs[key].dropna().unique()) if numeric else [str(v) for v in runs[key].unique()]
-    places = runs[key].astype(float) if numeric else runs[key].astype(str).map(values.index)
+    x = runs[key].astype(float) if numeric else runs[key].astype(str).map(values.index)
     for metric in results.metrics_of("accuracy"):
-        mean = runs[metric].groupby(places).mean()
+        mean = runs[metric].groupby(x).mean()
         (line,) = axes.plot(mean.index, mean, marker="o", markersize=4, label=metric.partition("/")[2])
-        axes.scatter(places, runs[metric], s=10, alpha=0.4, color=line.get_color(), linewidths=0)
+        axes.scatter(x, runs[metric], s=10, alpha=0.4, color=line.get_color(), linewidths=0)
     axes.axhline(0.5, color="0.7", linewidth=0.8, linestyle=":")
     if numeric and min(values) > 0 and max(values) / min(values) >= LOG_SCALE_FROM:
         axes.set_xscale("log")

@@ -14,7 +14,7 @@ DIGITS = 4  # of a number drawn from an interval: what tables show is what ran
 
 
 def words(distribution: Distribution) -> str:
-    """A distribution as people read it: `0.01 to 1, log`, `8, 16, 32` or `2 to 8 in steps of 2`."""
+    """A distribution in words: `0.01 to 1, log`, `8, 16, 32` or `2 to 8 in steps of 2`."""
     if isinstance(distribution, CategoricalDistribution):
         return ", ".join(values(distribution))
     usual = 1 if isinstance(distribution, IntDistribution) else None
@@ -24,13 +24,13 @@ def words(distribution: Distribution) -> str:
 
 
 def values(distribution: Distribution) -> list[str]:
-    """The choices, or a range in words: what sweep.json says was swept."""
+    """The choices, or a range in words, for sweep.json."""
     choices = isinstance(distribution, CategoricalDistribution)
     return [str(choice) for choice in distribution.choices] if choices else [words(distribution)]
 
 
 def text(distribution: Distribution, value: str | int | float) -> str:
-    """A drawn value as it is run, in Hydra's grammar."""
+    """A drawn value in Hydra's grammar, rounded as it is run."""
     if not isinstance(distribution, FloatDistribution):
         return str(value)
     digits = DIGITS if distribution.step is None else 12  # a multiple of a step is not exact in binary
@@ -39,18 +39,20 @@ def text(distribution: Distribution, value: str | int | float) -> str:
 
 
 def edges(space: Space) -> Iterator[dict[str, str]]:
-    """Settings that between them have every choice, and of each range both ends and a number between.
+    """Settings that together cover every choice, and of each range both ends and a number in between.
 
-    The other keys are at their first value in each. The number between is no whole one where the range has others.
+    In each of them one key varies and the others have their first value. The number in between is not an integer where
+    the range is continuous.
     """
     ends: dict[str, list[str]] = {}
-    for key, of in space.items():
-        if isinstance(of, CategoricalDistribution):
-            ends[key] = values(of)
+    for key, range_ in space.items():
+        if isinstance(range_, CategoricalDistribution):
+            ends[key] = values(range_)
         else:
-            between = [of.low + (of.high - of.low) * BETWEEN] if of.step is None else []
-            ends[key] = [text(of, value) for value in (of.low, *between, of.high)]
-    first = {key: found[0] for key, found in ends.items()}
+            low, high = range_.low, range_.high
+            between = [low + (high - low) * BETWEEN] if range_.step is None else []
+            ends[key] = [text(range_, value) for value in (low, *between, high)]
+    first = {key: settings[0] for key, settings in ends.items()}
     yield first
     for key, others in ends.items():
         yield from (first | {key: value} for value in others[1:])

@@ -18,7 +18,7 @@ from factdpo.config.schema import ConfigError
 from factdpo.runs.answer import RunFailed
 from factdpo.runs.identity import RunSpec
 from factdpo.runs.session import current
-from factdpo.sweep import grid
+from factdpo.sweep import grid, search_report
 from factdpo.sweep.jobs import Planner, launch
 from factdpo.sweep.search import FILE, Search
 from factdpo.sweep.search_space import Distribution, edges
@@ -56,9 +56,9 @@ def run(context: HydraContext, config: DictConfig, launcher: Launcher, words: li
     trials = Trials(launcher, Planner(context, config, current()), sweep, search, repeats)
     if not (sweep.folder / FILE).exists():
         trials.check_edges()
-    with search.opened(only_look=config.dry_run):
+    with search.opened(read_only=config.dry_run):
         trials.plan_earlier()
-        search.print_plan()
+        search_report.print_plan(search)
         if config.dry_run:
             return
         try:
@@ -68,7 +68,7 @@ def run(context: HydraContext, config: DictConfig, launcher: Launcher, words: li
             if not all(run.state() in ANSWERS for run in sweep.runs.values()):
                 raise
         finally:
-            search.print_best(sweep.conf_folders)
+            search_report.print_best(search, sweep.conf_folders)
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Trials:
             if self.search.has_runs(trial):
                 runs = self._plan(trial)
                 self.search.keep_runs(trial, runs)
-                if self.search.is_told(trial) and not all(run.state() in ANSWERS for run in runs):
+                if self.search.is_answered(trial) and not all(run.state() in ANSWERS for run in runs):
                     self.incomplete.append(trial)
 
     def run(self) -> None:
@@ -113,12 +113,13 @@ class Trials:
             try:
                 runs[trial.number] = self._plan(trial)
             except ConfigError as error:
-                self.search.prune(trial, str(error))
+                search_report.print_pruned(trial, str(error))
+                self.search.prune(trial)
             else:
                 self.search.keep_runs(trial, runs[trial.number])
         if not (batch := [trial for trial in batch if trial.number in runs]):
             return
-        self.search.print_batch(batch)
+        search_report.print_batch(self.search, batch)
         self.sweep.write()
         jobs = [job for trial in batch for job in self._jobs(self.search.settings(trial))]
         for first, together in grid.batches(jobs, grid.AT_ONCE):

@@ -1,4 +1,4 @@
-"""`factdpo sync --workspace`: a sweep as a saved view in Weights & Biases, with charts of what it swept."""
+"""`factdpo sync --workspace`: saves a view of a sweep in Weights & Biases, with charts over what it swept."""
 
 import importlib.util
 import io
@@ -14,13 +14,13 @@ CURVES = ("accuracy", "margin_nats", "chosen_logp_nats", "rejected_logp_nats", "
 
 
 def check_installed() -> None:
-    """Raises ConfigError where the package that writes views is missing."""
+    """Raises ConfigError if wandb-workspaces is not installed."""
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise ConfigError("sync --workspace: wandb-workspaces is not installed; pip install 'wandb-workspaces>=0.4'")
 
 
 def save(folder: Path) -> str:
-    """The address of a new view of the sweep in a folder; raises what W&B's client does when it cannot save it."""
+    """Save a new view of the sweep in a folder and return its address; raises what W&B's client raises."""
     results = load(folder)
     if not len(results.finished):
         raise ConfigError(f"sync --workspace: no run in {folder} has finished, so there is nothing to draw")
@@ -29,7 +29,7 @@ def save(folder: Path) -> str:
     entity, project, group = (
         or_none(results.finished.iloc[0].get(f"track.{key}")) for key in ("entity", "project", "group")
     )
-    made = ws.Workspace(
+    view = ws.Workspace(
         entity=entity or default_entity(),
         project=project,
         name=folder.name,
@@ -39,13 +39,13 @@ def save(folder: Path) -> str:
             filters=[ws.Metric("Group") == (group or folder.name), ws.Metric("JobType") != "sweep"],
         ),
     )
-    with redirect_stderr(io.StringIO()):  # it says where the view is, which is what we return
-        made.save()
-    return made.url
+    with redirect_stderr(io.StringIO()):  # it prints the address
+        view.save()
+    return view.url
 
 
 def _sections(results: Results) -> list[Any]:
-    """What was swept against what came of it; reward accuracy against accuracy; and curves, in means over seeds."""
+    """Accuracies over what was swept; reward accuracy against accuracy; and curves, averaged over seeds."""
     import wandb_workspaces.reports.v2 as wr  # pyright: ignore[reportMissingImports]
     import wandb_workspaces.workspaces as ws  # pyright: ignore[reportMissingImports]
 
@@ -54,19 +54,22 @@ def _sections(results: Results) -> list[Any]:
     swept = [wr.Config(key) for key in results.settings]
     scores = [wr.SummaryMetric(name) for name in accuracies]
     column = wr.ParallelCoordinatesPlotColumn  # pyright: ignore[reportPrivateImportUsage]
-    ways = [column(one) for one in [*swept, *scores]]
-    over = [wr.ScatterPlot(x=key, y=score, title=f"{key.name}: {score.name}") for key in swept for score in scores]
+    columns = [column(axis) for axis in [*swept, *scores]]
+    scatter = [wr.ScatterPlot(x=key, y=score, title=f"{key.name}: {score.name}") for key in swept for score in scores]
     logged = wr.ScatterPlot(
         x=wr.SummaryMetric("reward_accuracy/train"),
         y=wr.SummaryMetric("accuracy/train"),
-        title="what TRL logs, and whether the model ranks the facts first",
+        title="reward accuracy (TRL's) and accuracy (the model ranks the fact first)",
     )
-    alike = {"groupby": swept[0], "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"} if len(swept) == 1 else {}
+    mean = {"groupby": swept[0], "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"} if len(swept) == 1 else {}
     curves = [
-        wr.LinePlot(x="step", y=[f"eval/{split}/{metric}"], title=f"{metric}, {split}", **alike)
+        wr.LinePlot(x="step", y=[f"eval/{split}/{metric}"], title=f"{metric}, {split}", **mean)
         for metric in CURVES
         for split in splits
     ]
-    loss = wr.LinePlot(x="step", y=["loss"], title="loss", **alike)
-    panels = {"What was swept": [wr.ParallelCoordinatesPlot(columns=ways), *over, logged], "Curves": [loss, *curves]}
-    return [ws.Section(name=name, panels=some, is_open=True) for name, some in panels.items()]
+    loss = wr.LinePlot(x="step", y=["loss"], title="loss", **mean)
+    sections = {
+        "What was swept": [wr.ParallelCoordinatesPlot(columns=columns), *scatter, logged],
+        "Curves": [loss, *curves],
+    }
+    return [ws.Section(name=name, panels=panels, is_open=True) for name, panels in sections.items()]

@@ -1,4 +1,4 @@
-"""trackio: a dashboard that lies on this machine whole. It has names and groups, and no ids, tags or summaries."""
+"""trackio: a dashboard that is entirely on this machine. It has names and groups, but no ids, tags or summaries."""
 
 import contextlib
 import contextvars
@@ -21,11 +21,9 @@ log = logging.getLogger("factdpo")
 OLDEST = (0, 43)  # version of trackio
 TABLE_ROWS = 1000  # trackio keeps a table as JSON in one cell of its database
 
-_said: set[str] = set()  # projects whose dashboard's command was printed
-
 
 def check_installed(track: TrackConfig) -> None:
-    """Raises ConfigError where trackio is asked for and not there, or is of a version whose functions were others."""
+    """Raises ConfigError if track.trackio=true and trackio is not installed or too old."""
     if not track.trackio:
         return
     try:
@@ -43,22 +41,18 @@ def check_installed(track: TrackConfig) -> None:
 class TrackioTracker:
     """One trackio run per config, named with its id. Never raises: a failure costs one warning, then it is off.
 
-    Its data lies in `out`/trackio, unless TRACKIO_DIR names another folder. A run that is done again replaces what an
-    earlier attempt left.
+    Its data is in `out`/trackio, unless TRACKIO_DIR names another folder. Another attempt at a run replaces the earlier
+    one.
     """
 
     def __init__(self, cfg: Config, run_id: str, name: str) -> None:
         self._run: Any = None
         try:
+            _make_folder(cfg)
             with _quiet():
                 self._run = _start(cfg, run_id, name)
         except Exception as error:
             self._give_up(error)
-            return
-        if cfg.track.project not in _said:
-            _said.add(cfg.track.project)
-            folder = os.environ["TRACKIO_DIR"]
-            log.info("trackio: TRACKIO_DIR=%s trackio show --project %s", folder, cfg.track.project)
 
     def log(self, *rows: Row) -> None:
         if self._run is None:
@@ -91,26 +85,33 @@ class TrackioTracker:
         self._run = None
 
     def _give_up(self, error: Exception) -> None:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        log.warning("trackio failed and is off for the rest of this run (%s: %s)", type(error).__name__, said)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        log.warning("trackio failed and is off for the rest of this run (%s: %s)", type(error).__name__, reason)
         self._run = None
 
 
+def _make_folder(cfg: Config) -> None:
+    """Make the folder of trackio's data, and log how to see it, unless it is there."""
+    # trackio reads the variable once, when it is imported; its own default is in the user's home.
+    folder = Path(os.environ.setdefault("TRACKIO_DIR", str(Path(cfg.out).absolute() / "trackio")))
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        log.info("trackio: TRACKIO_DIR=%s trackio show --project %s", folder, cfg.track.project)
+
+
 def _start(cfg: Config, run_id: str, name: str) -> Any:
-    # trackio reads it once, when it is imported; its own default is in the user's home.
-    os.environ.setdefault("TRACKIO_DIR", str(Path(cfg.out).absolute() / "trackio"))
     import trackio  # pyright: ignore[reportMissingImports]
 
-    shown = f"{name} ({run_id})"
+    unique_name = f"{name} ({run_id})"
     for earlier in _runs(cfg.track.project):
-        if earlier.name == shown:
+        if earlier.name == unique_name:
             earlier.delete()
     config = without_secrets(to_dict(cfg), os.environ)
     # `init` ends the run that is open in its context: runs that train together each get a context of their own.
     return contextvars.Context().run(
         trackio.init,
         project=cfg.track.project,
-        name=shown,
+        name=unique_name,
         group=cfg.track.group or cfg.sweep,
         config={"id": run_id, **config},
         embed=False,
@@ -131,7 +132,7 @@ def _runs(project: str) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """trackio prints as it goes, and warns where others raise: here a warning is an error."""
+    """Drop what trackio prints, and turn its warnings into errors: it warns where other libraries raise."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         yield

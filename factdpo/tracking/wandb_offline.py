@@ -1,7 +1,7 @@
-"""Whether W&B's file of an offline run holds the run to its end: on a full disk W&B loses rows without a word.
+"""Checks that W&B's file of an offline run is complete: on a full disk W&B loses rows without a warning.
 
-The file is a log as LevelDB writes them (github.com/google/leveldb, doc/log_format.md), after 7 bytes of W&B's own. Its
-records are protobuf messages, and one of them says that the run has ended.
+The file is a log in LevelDB's format (github.com/google/leveldb, doc/log_format.md), after 7 bytes of W&B's own. Its
+records are protobuf messages; the `exit` record marks the end of the run.
 """
 
 import struct
@@ -15,17 +15,17 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def is_whole(file: Path, patience_seconds: float = 0.0) -> bool:
-    """Whether the run's end is in the file, and what stands before it can be read.
+    """Whether the file has the end of the run and is readable up to there.
 
-    W&B says that a run is finished while it still writes the last of it: hence some patience.
+    W&B returns from `finish` while it still writes the last records: `patience_seconds` is how long to wait for them.
     """
-    last = time.monotonic() + patience_seconds
-    while not (whole := _has_an_end(file)) and time.monotonic() < last:
+    deadline = time.monotonic() + patience_seconds
+    while not (whole := _has_exit_record(file)) and time.monotonic() < deadline:
         time.sleep(0.02)
     return whole
 
 
-def _has_an_end(file: Path) -> bool:
+def _has_exit_record(file: Path) -> bool:
     from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
 

@@ -1,6 +1,6 @@
-"""Weights & Biases: a run of ours as one of theirs, and a sweep as one more that says what came of it.
+"""Weights & Biases: each run as a W&B run, and each finished sweep as one more with its results.
 
-Every attempt at a run tells the whole of its history under the run's own id, and leaves `resume` unset: W&B then writes
+Every attempt at a run logs the whole of its history under the run's own id, and leaves `resume` unset: W&B then writes
 from the first line again, over what an earlier attempt sent, be it online or by `wandb sync`. With `resume="allow"` it
 would append, and hold each row twice.
 """
@@ -16,6 +16,7 @@ from factdpo.config.schema import Config, TrackConfig, to_dict
 from factdpo.store.history import Row
 from factdpo.store.result import summary
 from factdpo.tracking import wandb_offline, wandb_settings
+from factdpo.tracking.wandb_process import process
 from factdpo.tracking.wandb_settings import wandb_mode, without_secrets
 
 log = logging.getLogger("factdpo")
@@ -25,10 +26,7 @@ FINISH_TIMEOUT_SECONDS = 60.0  # for the last uploads
 WRITE_SECONDS = 3.0  # for the end of an offline run, which W&B writes a moment after it is finished
 TABLE_ROWS = 10_000  # what W&B's tables show; items.parquet has every row
 AXES = ("step", "epoch")  # to draw curves over, and no curves themselves
-PEAKS = ("accuracy", "accuracies", "grad_norm")  # metrics whose highest value tells something beside their last
-
-_agents_run: dict[str, str] = {}  # id of the run that `wandb agent` started -> id of ours that joined it
-_open: set[str] = set()  # ids of the runs that are open in this process
+PEAKS = ("accuracy", "accuracies", "grad_norm")  # metrics whose highest value is informative beside their last
 
 
 class WandbTracker:
@@ -45,10 +43,10 @@ class WandbTracker:
         self._seen: set[str] = set()  # metrics
         try:
             agents = agents_run()
-            if agents and _agents_run.setdefault(agents, run_id) != run_id:  # W&B would write both into one
+            if agents and not process.join(agents, run_id):
                 raise RuntimeError("`wandb agent` opens one run per command, and this command has several")
-            config = {"id": run_id, **to_dict(cfg)}
-            self._run = _start(cfg.track, folder, agents or run_id, name, cfg.sweep, cfg.track.job_type, config)
+            about = _about(cfg.track, name, cfg.sweep, cfg.track.job_type, {"id": run_id, **to_dict(cfg)})
+            self._run = _start(cfg.track, folder, agents or run_id, about)
             for axis in AXES:
                 self._run.define_metric(axis, hidden=True)
             self._run.define_metric("*", step_metric="step")  # W&B's own _step counts rows
@@ -99,8 +97,8 @@ class WandbTracker:
         if media:
             self._run.log({"step": self._step, **media})
         if self._cfg.track.log_adapter and (folder / "adapter").is_dir():
-            told = {name: value for name, value in summary(result).items() if name.startswith("accuracy/")}
-            _log_adapter(self._run, folder, self._cfg.sweep or self._cfg.model.name, [self._id], told)
+            scores = {name: value for name, value in summary(result).items() if name.startswith("accuracy/")}
+            _log_adapter(self._run, folder, self._cfg.sweep or self._cfg.model.name, [self._id], scores)
 
     def _give_up(self, error: Exception) -> None:
         _warn("W&B failed and is off for the rest of this run", error)
@@ -119,10 +117,10 @@ def log_sweep(
     page: Path | None,
     best: Path | None,
 ) -> None:
-    """What came of a sweep as one W&B run, named like its folder and beside its runs; a failure costs one warning.
+    """Publish a finished sweep as one W&B run, named like its folder, beside its runs; a failure costs one warning.
 
     `media` are tables (DataFrames) and pictures (Pillow's), `page` its report, `best` the folder of its best run.
-    What an earlier command showed of the sweep is replaced.
+    Replaces what an earlier command published of the sweep.
     """
     import pandas as pd
 
@@ -131,11 +129,11 @@ def log_sweep(
         import wandb
 
         shutil.rmtree(folder / "wandb", ignore_errors=True)
-        run = _start(track, folder, sweep_id, folder.name, folder.name, "sweep", config)
+        run = _start(track, folder, sweep_id, _about(track, folder.name, folder.name, "sweep", config))
         run.summary.update(numbers)
         row: Row = {
-            name: wandb.Table(dataframe=_plain(what)) if isinstance(what, pd.DataFrame) else wandb.Image(what)
-            for name, what in media.items()
+            name: wandb.Table(dataframe=_plain(item)) if isinstance(item, pd.DataFrame) else wandb.Image(item)
+            for name, item in media.items()
         }
         if page is not None:
             row["report"] = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
@@ -144,13 +142,13 @@ def log_sweep(
             _log_adapter(run, best, folder.name, ["best"], {})
         _finish(run, exit_code=0)
     except Exception as error:
-        _warn("W&B was not shown the sweep as a whole", error)
+        _warn("the sweep as a whole is not in W&B", error)
         if run is not None:
             _finish_failed(run)
 
 
 def default_entity() -> str:
-    """Whose projects the API key writes to when nobody else's are named; asks the server."""
+    """The entity that the API key writes to when none is named; a request to the server."""
     import wandb
 
     return str(wandb.Api().default_entity)
@@ -161,30 +159,9 @@ def agents_run() -> str | None:
     return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
 
 
-def _start(
-    track: TrackConfig, folder: Path, run_id: str, name: str, sweep: str | None, job_type: str, config: Row
-) -> Any:
-    """A W&B run; offline, with one warning, when the server does not take it."""
-    import wandb
-
-    quiet = wandb.Settings(silent=True)
-    wandb.setup(settings=quiet)
-    settings = wandb.Settings(
-        silent=True,
-        console="off",
-        init_timeout=INIT_TIMEOUT_SECONDS,
-        finish_timeout=FINISH_TIMEOUT_SECONDS,
-        finish_timeout_raises=True,
-        # Nothing about the machine, its user or the code around us leaves it; the record has versions and hardware.
-        disable_git=True,
-        disable_code=True,
-        save_code=False,
-        host="-",
-        x_disable_meta=True,
-        x_disable_machine_info=True,
-        x_save_requirements=False,
-    )
-    told = {
+def _about(track: TrackConfig, name: str, sweep: str | None, job_type: str, config: Row) -> Row:
+    """What W&B shows of a run: name, project, group, tags and config."""
+    return {
         "name": name,
         "project": track.project,
         "entity": track.entity,
@@ -194,36 +171,61 @@ def _start(
         "config": config,
     }
 
-    def start(mode: str) -> Any:
-        run = wandb.init(
-            **without_secrets(told, os.environ),
-            id=run_id,
-            dir=str(folder),
-            mode=mode,  # pyright: ignore[reportArgumentType]
-            reinit="create_new",  # two runs in one process are two runs, and a run of the caller's own goes on
-            settings=settings,
-        )
-        _open.add(run.id)
-        for handler in logging.getLogger("wandb").handlers:  # its debug.log: on a full disk a traceback for each line
-            handler.handleError = lambda record: None
-        return run
 
+def _start(track: TrackConfig, folder: Path, run_id: str, about: Row) -> Any:
+    """Open a W&B run; offline, with one warning, when the server does not take it."""
+    import wandb
+
+    quiet = wandb.Settings(silent=True)
+    wandb.setup(settings=quiet)
     mode, _ = wandb_mode(track)
     if mode == "offline":
-        return start("offline")
+        return _init("offline", folder, run_id, about)
     try:
-        return start("online")
+        return _init("online", folder, run_id, about)
     except Exception as error:
-        log.warning("W&B offline: the server did not take the run (%s); `factdpo sync` uploads it later", _said(error))
+        reason = _first_line(error)
+        log.warning("W&B offline: the server did not take the run (%s); `factdpo sync` uploads it later", reason)
         wandb_settings.server_failed = True
-        if not _open:  # it would end those too
+        if not process.open_runs:  # teardown would end those too
             wandb.teardown()  # its service holds on to the id of the run that failed to start
             wandb.setup(settings=quiet)
-        return start("offline")
+        return _init("offline", folder, run_id, about)
+
+
+def _init(mode: str, folder: Path, run_id: str, about: Row) -> Any:
+    import wandb
+
+    run = wandb.init(
+        **without_secrets(about, os.environ),
+        id=run_id,
+        dir=str(folder),
+        mode=mode,  # pyright: ignore[reportArgumentType]
+        reinit="create_new",  # two runs in one process are two runs, and a run of the caller's own goes on
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=INIT_TIMEOUT_SECONDS,
+            finish_timeout=FINISH_TIMEOUT_SECONDS,
+            finish_timeout_raises=True,
+            # Nothing about the machine, its user or its code is sent; the local record has versions and hardware.
+            disable_git=True,
+            disable_code=True,
+            save_code=False,
+            host="-",
+            x_disable_meta=True,
+            x_disable_machine_info=True,
+            x_save_requirements=False,
+        ),
+    )
+    process.open_runs.add(run.id)
+    for handler in logging.getLogger("wandb").handlers:  # its debug.log: on a full disk a traceback for each line
+        handler.handleError = lambda record: None
+    return run
 
 
 def _log_adapter(run: Any, folder: Path, collection: str, aliases: list[str], metadata: Row) -> None:
-    """An adapter as a version of its sweep's, or else its model's, artifact: found by a run's id, `best`, or `latest`.
+    """Log an adapter as a version of an artifact per sweep, or else per model, with the given aliases.
 
     The same files logged twice are one version, which gets the aliases of both.
     """
@@ -236,12 +238,12 @@ def _log_adapter(run: Any, folder: Path, collection: str, aliases: list[str], me
 
 
 def _plain(frame: Any) -> Any:
-    """A DataFrame as W&B's tables take it: no missing values of pandas' own kinds, and lists as text."""
+    """A DataFrame for W&B's tables: None in place of pandas' own missing values."""
     return frame.astype(object).where(frame.notna(), None)
 
 
 def _finish(run: Any, exit_code: int) -> None:
-    _open.discard(run.id)
+    process.open_runs.discard(run.id)
     run.finish(exit_code=exit_code)
 
 
@@ -253,8 +255,8 @@ def _finish_failed(run: Any) -> None:
 
 
 def _warn(what: str, error: Exception) -> None:
-    log.warning("%s (%s: %s); the local record is whole", what, type(error).__name__, _said(error))
+    log.warning("%s (%s: %s); the local record is whole", what, type(error).__name__, _first_line(error))
 
 
-def _said(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from factdpo.config.schema import Config, ConfigError, Method
 from factdpo.models.base import Base
 from factdpo.models.scoring import PairLogps
-from factdpo.training.sanity_checks import CanaryError
+from factdpo.training.sanity_checks import SanityCheckError
 
 PROBE_PAIRS = 64  # training pairs whose scores the reloaded model must reproduce
 # Between two scorings of the same weights on the same device: other rows in a batch round otherwise, and the more so in
@@ -24,13 +24,13 @@ RELOAD_TOLERANCE_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16
 
 
 def write_fit(folder: Path, facts: dict[str, Any], probe: PairLogps) -> None:
-    """How a training went, and its scores of the first PROBE_PAIRS pairs (for check_probe)."""
+    """Write fit.json, and the trained model's scores of the first PROBE_PAIRS training pairs (for check_probe)."""
     save_file(vars(probe), folder / "probe.safetensors")
     (folder / "fit.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 def load_trained(base: Base, folder: Path) -> nn.Module:
-    """The trained weights in `folder`: an adapter on the base (until `unload`), or a whole model. In eval mode."""
+    """Load the trained weights in `folder`: an adapter on the base (until `unload`), or a whole model. In eval mode."""
     weights = trained_weights(folder)
     if weights.name == "adapter":
         return PeftModel.from_pretrained(base.model, weights).eval()  # type: ignore[arg-type]
@@ -50,13 +50,13 @@ def trained_weights(folder: Path) -> Path:
 
 
 def check_probe(folder: Path, reloaded: PairLogps, dtype: torch.dtype) -> None:
-    """Raises CanaryError unless the reloaded weights score the first training pairs as the model in training did."""
+    """Raises SanityCheckError unless the reloaded weights score the first training pairs as they did in training."""
     trained = PairLogps(**load_file(folder / "probe.safetensors"))
     apart = max(
         (reloaded.chosen - trained.chosen).abs().max().item(), (reloaded.rejected - trained.rejected).abs().max().item()
     )
     if apart > (tolerance := RELOAD_TOLERANCE_NATS[dtype]):
-        raise CanaryError(
+        raise SanityCheckError(
             f"{trained_weights(folder)}: loaded from disk into a fresh base it scores the training pairs up to "
             f"{apart:.4g} nats apart from the model that was trained (tolerance {tolerance})"
         )
@@ -92,7 +92,7 @@ def check_targets(cfg: Config, base: Base) -> None:
 
 
 def lora_config(cfg: Config, base: Base) -> LoraConfig:
-    """PEFT's words for lora.*."""
+    """PEFT's config for lora.*."""
     lora, targets = cfg.lora, cfg.lora.target_modules
     adapter = LoraConfig(
         task_type="CAUSAL_LM",
@@ -103,7 +103,7 @@ def lora_config(cfg: Config, base: Base) -> LoraConfig:
         use_rslora=lora.rslora,
         use_dora=lora.dora,
     )
-    # PEFT would write down the folder that the base was loaded from: a path of this machine.
+    # PEFT would record the folder that the base was loaded from, which is a local path.
     base.model.name_or_path = base.weights.name
     adapter.revision = base.weights.commit
     return adapter

@@ -1,6 +1,6 @@
-"""The canaries of a training: what cannot be if all is well; each of them ends the run.
+"""The sanity checks of a training: what cannot be if all is well. A failed check ends the run.
 
-Something is trainable; at the first step the policy is the reference (log-ratios 0, the loss of no margin); the first
+Something is trainable; at the first step the policy is the reference (log-ratios 0, the loss at zero margin); the first
 optimizer step with a rate above 0 changes the weights; every loss and gradient norm is finite.
 """
 
@@ -16,34 +16,34 @@ from factdpo.training import losses
 
 # The policy's first loss against the loss at zero margin, and its first rewards against 0: float32 differs by rounding,
 # half precision by rounding of log-probs around 10 nats, 2^-8 relative.
-CANARY_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.02}
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.02}
 NOTHING_CHANGED = "an optimizer step with a learning rate above 0 changed no weight"
 
 
-class CanaryError(RuntimeError):
-    """Training did something that it cannot do if all is well; the message says what was expected and found."""
+class SanityCheckError(RuntimeError):
+    """Training did something that it cannot do if all is well; the message gives the expected and the actual value."""
 
 
 def check_first_step(cfg: Config, row: Row) -> dict[str, Any]:
-    """At step 1 the policy is the reference: its log-ratios are 0 and the loss is that of no margin; what was found.
+    """Check that at step 1 the policy is the reference: log-ratios of 0, and the loss at zero margin.
 
-    `row` is the first of the history. Raises CanaryError.
+    `row` is the first of the history. Returns what was compared, for the record; raises SanityCheckError.
     """
-    tolerance = CANARY_TOLERANCE["bfloat16" if cfg.dpo.bf16 else cfg.model.dtype.name]
+    tolerance = TOLERANCE["bfloat16" if cfg.dpo.bf16 else cfg.model.dtype.name]
     expected = _loss_at_zero_margin(cfg)
     nats = {side: row[f"rewards/{side}"] / cfg.dpo.beta for side in ("chosen", "rejected")}
-    wrong = [f"{side} differs by {value:.3g} nats" for side, value in nats.items() if abs(value) > tolerance]
-    found: dict[str, Any] = {}
+    problems = [f"{side} differs by {value:.3g} nats" for side, value in nats.items() if abs(value) > tolerance]
+    compared: dict[str, Any] = {}
     if expected is not None:
-        found |= {"first_loss": row["loss"], "expected_first_loss": expected}
+        compared |= {"first_loss": row["loss"], "expected_first_loss": expected}
         if abs(row["loss"] - expected) > tolerance * max(1.0, abs(expected)):
-            wrong.append(f"the loss is {row['loss']:.6g} and not {expected:.6g}")
-    if wrong:
-        raise CanaryError(
-            f"before its first step the model should be its own reference, but {'; '.join(wrong)} "
+            problems.append(f"the loss is {row['loss']:.6g} and not {expected:.6g}")
+    if problems:
+        raise SanityCheckError(
+            f"before its first step the model should be its own reference, but {'; '.join(problems)} "
             f"(tolerance {tolerance})"
         )
-    return found | {"first_step_is_the_reference": True}
+    return compared | {"first_step_is_the_reference": True}
 
 
 def check_finite(row: Row) -> None:
@@ -53,11 +53,11 @@ def check_finite(row: Row) -> None:
             raise Diverged(f"{key} is {row[key]} at step {row['step']}")
 
 
-def check_end(canaries: dict[str, Any]) -> None:
-    """Raises CanaryError if a training ended without the two checks that every training passes."""
-    for canary in ("first_step_is_the_reference", "weights_changed_at_step"):
-        if canary not in canaries:
-            raise CanaryError(f"training ended without {canary}: no optimizer step had a learning rate above 0")
+def check_end(passed: dict[str, Any]) -> None:
+    """Raises SanityCheckError if a training ended without the two checks that every training passes."""
+    for check in ("first_step_is_the_reference", "weights_changed_at_step"):
+        if check not in passed:
+            raise SanityCheckError(f"training ended without {check}: no optimizer step had a learning rate above 0")
 
 
 def _loss_at_zero_margin(cfg: Config) -> float | None:
@@ -66,7 +66,7 @@ def _loss_at_zero_margin(cfg: Config) -> float | None:
     if c.wpo or Loss.sft in c.loss:
         return None
     smooth = c.label_smoothing
-    known = {
+    fixed = {  # losses that no formula of losses.py gives
         Loss.bco_pair: 2 * math.log(2),
         Loss.aot: math.log(2),
         Loss.aot_unpaired: math.log(2),
@@ -77,8 +77,8 @@ def _loss_at_zero_margin(cfg: Config) -> float | None:
     zero, one = torch.zeros(1), torch.ones(1, dtype=torch.long)
 
     def at_zero(loss: Loss) -> float:
-        if loss in known:
-            return known[loss]
+        if loss in fixed:
+            return fixed[loss]
         return losses.dpo_loss(loss.name, zero, zero, zero, zero, one, one, c.beta, smooth).item()
 
     return sum(

@@ -1,4 +1,4 @@
-"""What the Hugging Face Trainer does at each optimizer step: which pairs it takes and at which learning rate."""
+"""The order of pairs and the learning rate of each optimizer step, as the Hugging Face Trainer has them."""
 
 import math
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from factdpo.config.schema import DpoConfig, Schedule
 
 
 def steps_per_epoch(pairs: int, cfg: DpoConfig) -> int:
-    """Optimizer steps of one pass: a short last batch is one, and so is a short last accumulation."""
+    """Optimizer steps of one pass; a short last batch counts as one, and so does a short last accumulation."""
     return math.ceil(math.ceil(pairs / cfg.batch_size) / cfg.gradient_accumulation_steps)
 
 
@@ -20,7 +20,7 @@ def planned_steps(pairs: int, cfg: DpoConfig) -> int:
 
 
 def micro_batches(pairs: int, cfg: DpoConfig, first_step: int = 0) -> Iterator[list[list[int]]]:
-    """For each optimizer step from `first_step` on, without end: the row numbers of its micro-batches.
+    """Yields the row numbers of the micro-batches of each optimizer step from `first_step` on, without end.
 
     Each epoch is a new permutation: accelerate's SeedableRandomSampler seeds it with dpo.seed + epoch.
     """

@@ -116,7 +116,7 @@ class _Watch(TrainerCallback):
         self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]  # type: ignore[union-attr]
         self.trainable = sum(p.numel() for p in self.parameters)
         if self.trainable == 0:
-            raise sanity_checks.CanaryError(
+            raise sanity_checks.SanityCheckError(
                 f"lora.target_modules={member.cfg.lora.target_modules}: nothing is trainable"
             )
 
@@ -128,7 +128,7 @@ class _Watch(TrainerCallback):
         if (before := self.__dict__.pop("before", None)) is None:
             return
         if all(torch.equal(old, new) for old, new in zip(before, self.parameters, strict=True)):
-            raise sanity_checks.CanaryError(sanity_checks.NOTHING_CHANGED)
+            raise sanity_checks.SanityCheckError(sanity_checks.NOTHING_CHANGED)
         self.canaries["weights_changed_at_step"] = state.global_step + 1
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:

@@ -150,7 +150,7 @@ def test_a_search_that_was_killed_ends_as_one_that_was_not(
     with pytest.raises(Kill):
         finish(search())
     monkeypatch.undo()
-    with search().opened(only_look=True):
+    with search().opened(read_only=True):
         pass
     assert finish(search()) == whole
     assert finish(search()) == whole  # nothing is left to do
@@ -236,7 +236,7 @@ def test_what_failed_is_done_again_and_what_diverged_is_an_answer(search: Callab
         ),
         (
             {"space": {"dpo.beta": SPACE["dpo.beta"]}},
-            "lora.rank was 8, 16 and is not searched; .* another name, sweep=",
+            "lora.rank was 8, 16 and is not searched; .* another name with sweep=",
         ),
     ],
 )
@@ -256,7 +256,7 @@ def test_other_settings_that_all_trials_share_are_refused_by_name(search: Callab
         (run.folder / "asked.json").write_text('{"config": {"split": {"train": 150}}, "data": "abc"}')
         run.folder.rename(found.folder / f"named-{run.id}")
         run.id, run.asked = "f" * 12, {"config": {"split": {"train": 300}}, "data": "abc"}
-        with pytest.raises(ConfigError, match=r"trial 0: split\.train was 150 and is 300; .* another name, sweep="):
+        with pytest.raises(ConfigError, match=r"trial 0: split\.train was 150 and is 300; .* another name with sweep="):
             found.keep_runs(trial, [run])
 
 
@@ -265,7 +265,7 @@ def test_two_processes_are_not_on_one_search(search: Callable[..., Search]) -> N
     with FileLock(search().folder / f".{FILE}.lock"):
         with pytest.raises(ConfigError, match="another process is on this search"), search().opened():
             pass
-        with search().opened(only_look=True):
+        with search().opened(read_only=True):
             pass
 
 
@@ -389,7 +389,7 @@ def test_a_search_runs_its_trials_in_batches_and_ends_with_the_best_and_how_to_r
     assert "JOB" not in repeated.out and repeated.out.splitlines()[-3:] == lines[-3:]
     other = factdpo(*command, "split.train=200")
     assert (other.code, other.out) == (2, "")
-    assert "trial 0: split.train was 150 and is 200; a search goes on as it began" in other.err
+    assert "trial 0: split.train was 150 and is 200; a study cannot change its settings" in other.err
 
 
 def test_a_sweeps_file_can_be_a_search_and_the_command_line_has_the_last_word(

@@ -181,8 +181,8 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(factdpo: Factdpo, tmp_
     assert said.runs()[0] == ["d684835e6021", "to_do", "batched", "1", "-", "-", "loss=sigmoid adam_beta1=0.9 seed=0"]
     assert said.out[-3:] == [
         "dry_run=true: nothing was run; 8 runs to do",
-        "group: runs with the same number can train together, in batches that fit into memory",
-        "time, memory -: this out has no finished run of the same model and engine; the first one gives them",
+        "group: runs with the same number can train together, in cohorts that fit into memory",
+        "time, memory -: unknown until a run of the same model and engine has finished in this out",
     ]
     assert (said.error, said.code, [*tmp_path.iterdir()]) == ("", 0, [])
 

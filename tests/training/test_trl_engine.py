@@ -1,4 +1,4 @@
-"""Engine trl: what is trained, the canaries, and that a run is the same each time."""
+"""Engine trl: what is trained, the sanity checks, and that a run is the same each time."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from factdpo.models.base import Base, load_base
 from factdpo.models.logps import Diverged
 from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.training import adapters
-from factdpo.training.sanity_checks import CanaryError
+from factdpo.training.sanity_checks import SanityCheckError
 from factdpo.training.schedule import planned_steps
 from tests.helpers.training import train_with_trl
 
@@ -114,7 +114,7 @@ def test_a_reloaded_model_that_scores_otherwise_is_refused(fit: Callable[..., Fi
     folder, _ = fit(cfg)
     base = load_base(cfg.model, CPU, tmp_path)
     pairs = training_pairs(validate(cfg), base)
-    with pytest.raises(CanaryError, match="loaded from disk into a fresh base"):
+    with pytest.raises(SanityCheckError, match="loaded from disk into a fresh base"):
         check_reloaded(base.model, folder, pairs)  # the adapter was forgotten
 
 
@@ -137,14 +137,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(fit: Callable[..., F
         fit(config(), spoil)
 
 
-def test_a_reference_of_another_model_trips_the_first_step_canary(fit: Callable[..., Fit]) -> None:
+def test_a_reference_of_another_model_fails_the_first_step_check(fit: Callable[..., Fit]) -> None:
     def shift(base: Base, refs: PairLogps) -> None:
         refs.chosen.sub_(1.0)
 
     for log_every in (1, 3):
         cfg = config()
         cfg.track.log_every = log_every
-        with pytest.raises(CanaryError, match=r"should be its own reference, but chosen differs by 1 nats"):
+        with pytest.raises(SanityCheckError, match=r"should be its own reference, but chosen differs by 1 nats"):
             fit(cfg, shift)
 
 
@@ -156,16 +156,16 @@ def test_the_first_and_the_last_step_are_logged_whatever_log_every_is(fit: Calla
 
 
 def test_a_run_whose_every_rate_is_0_is_no_training(fit: Callable[..., Fit]) -> None:
-    with pytest.raises(CanaryError, match="no optimizer step had a learning rate above 0"):
+    with pytest.raises(SanityCheckError, match="no optimizer step had a learning rate above 0"):
         fit(config(max_steps=1, warmup_ratio=0.5))
 
 
-def test_a_step_that_changes_nothing_trips_the_canary(fit: Callable[..., Fit]) -> None:
-    with pytest.raises(CanaryError, match="changed no weight"):
+def test_a_step_that_changes_nothing_fails_the_sanity_check(fit: Callable[..., Fit]) -> None:
+    with pytest.raises(SanityCheckError, match="changed no weight"):
         fit(config(learning_rate=1e-46))  # nothing, in float32
 
 
-def test_with_warmup_the_first_rate_is_0_and_the_canary_waits_for_the_second(fit: Callable[..., Fit]) -> None:
+def test_with_warmup_the_first_rate_is_0_and_the_check_waits_for_the_second(fit: Callable[..., Fit]) -> None:
     folder, history = fit(config(warmup_ratio=0.5))
     assert history[0]["learning_rate"] == 0.0
     assert json.loads((folder / "fit.json").read_text())["canaries"]["weights_changed_at_step"] == 2

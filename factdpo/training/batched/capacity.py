@@ -1,4 +1,4 @@
-"""How many runs train at once: as many as memory and a forward of good size take, from a measured probe of the base."""
+"""The size of a cohort: limited by memory, which is measured on the base, and by the tokens of a forward."""
 
 import dataclasses
 import logging
@@ -24,7 +24,7 @@ BACKWARD = 1.5  # a backward's peak against the activations that the forward kee
 
 
 def tokens_at_once(cfg: Config, device: torch.device) -> int:
-    """Tokens per forward: engine.max_tokens, or what the device takes well."""
+    """Tokens per forward: engine.max_tokens, or a size at which the device is fast."""
     return cfg.engine.max_tokens or TOKENS.get(device.type, TOKENS_ELSEWHERE)
 
 
@@ -50,20 +50,20 @@ def runs_at_once(base: Base, runs: list[tuple[Config, Pairs]]) -> int:
 
 
 def _largest_step(cfg: Config, pairs: Pairs, number: int) -> tuple[int, int, list[int]]:
-    """Most tokens that an optimizer step of a run can have, the run's number, and such a step's rows."""
+    """The most tokens that an optimizer step of a run can have, the run's number, and the rows of such a step."""
     size = cfg.dpo.batch_size * cfg.dpo.gradient_accumulation_steps
     rows = sorted(range(len(pairs)), key=lambda row: -block_length(pairs, row))[:size]
     return sum(block_length(pairs, row) for row in rows), number, rows
 
 
 def bytes_needed(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tuple[int, int, int]:
-    """Measured: what all runs share besides the base, what each run's weights and optimizer hold, and what a forward of
-    these pairs keeps for the backward."""
+    """Measure the bytes that all runs share besides the base, those of a run's weights and optimizer, and those that a
+    forward of these pairs saves for the backward."""
     adapter = fresh_adapter(cfg, base)
-    kept: dict[int, int] = {}  # address of a storage -> its bytes
+    saved: dict[int, int] = {}  # address of a storage -> its bytes
 
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    def save(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     packed = pack([(pairs, rows)]).to(base.device)
@@ -71,26 +71,26 @@ def bytes_needed(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tupl
         for layer in stack.layers.values():
             layer.a, layer.b = layer.a.detach().requires_grad_(), layer.b.detach().requires_grad_()
             if cfg.lora.dropout > 0:
-                layer.kept = keep(torch.ones(1, packed.ids.numel(), layer.weight.shape[1], device=base.device))
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                layer.dropout_mask = save(torch.ones(1, packed.ids.numel(), layer.weight.shape[1], device=base.device))
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
             answers = stack.answers(packed)
         del answers
         weights = {p.untyped_storage().data_ptr() for p in (*base.model.parameters(), stack.masters)}
         weights |= {layer.in_training[0].untyped_storage().data_ptr() for layer in stack.layers.values()}
-        activations = sum(size for address, size in kept.items() if address not in weights)
+        activations = sum(size for address, size in saved.items() if address not in weights)
         frozen = [(layer.in_training[0], layer.weight) for layer in stack.layers.values()]
         shared = sum(copy.nbytes for copy, weight in frozen if copy.dtype != weight.dtype)  # of dpo.bf16
         return shared, MASTERS * stack.masters.nbytes, activations
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had on the device; on a CPU within the limit of the container."""
+    """Free memory of the device; on a CPU within the limit of the container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = psutil.virtual_memory().available
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and (most := limit.read_text().strip()).isdigit():
-        free = min(free, int(most) - int(used.read_text()))
+    limit_file, used_file = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit_file.exists() and used_file.exists() and (limit := limit_file.read_text().strip()).isdigit():
+        free = min(free, int(limit) - int(used_file.read_text()))
     return free
 
 

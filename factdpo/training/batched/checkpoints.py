@@ -1,4 +1,4 @@
-"""Checkpoints of batches that train: written whole or not at all, and used only if every byte is as it was written."""
+"""Checkpoints of cohorts: written whole or not at all, and used only if every byte is as it was written."""
 
 import json
 import logging
@@ -16,26 +16,26 @@ from factdpo.store import cache
 
 log = logging.getLogger("factdpo")
 
-KEPT = 2  # the newest ones of a batch: if one turns out damaged, there is another
+KEPT = 2  # the newest ones of a cohort: if one is damaged, the other is used
 
 
 class Home:
-    """The folder of one batch's checkpoints: ours alone until it is released, or until the process dies."""
+    """The folder of one cohort's checkpoints, held by this process until it is released or the process dies."""
 
     def __init__(self, folder: Path):
-        """Raises Timeout if another process, or another batch of this one, has it."""
+        """Raises Timeout if another process, or another cohort of this one, holds it."""
         self.folder = folder
-        self._lock = FileLock(folder / "lock")  # in a folder that is nobody's later: its name is never used again
+        self._lock = FileLock(folder / "lock")  # the folder's name is never used again, so the lock can go with it
         self._lock.acquire(timeout=0)
 
     @classmethod
     def new(cls, folder: Path, keys: list[str]) -> "Home":
-        """An empty one below `folder` for a batch of these runs."""
+        """A new empty folder below `folder` for a cohort of these runs."""
         folder.mkdir(parents=True, exist_ok=True)
         return cls(Path(tempfile.mkdtemp(prefix=f"{cache.signature(keys)}-", dir=folder)))
 
     def save(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Write a checkpoint; the older ones go once it is whole."""
+        """Write a checkpoint; once it is whole, remove all but the newest KEPT."""
 
         def make(target: Path) -> None:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, target / "tensors.safetensors")
@@ -46,14 +46,14 @@ class Home:
             shutil.rmtree(old)
 
     def steps(self) -> list[Path]:
-        """Its checkpoints, the oldest first."""
+        """The folders of its checkpoints, the oldest first."""
         return sorted(p for p in self.folder.iterdir() if p.is_dir() and p.name.isdigit())
 
     def release(self) -> None:
         self._lock.release()
 
     def forget(self) -> None:
-        """Remove it with all that is in it: its batch came to its end."""
+        """Remove the folder when its cohort has ended, and release it."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.release()
 
@@ -70,12 +70,12 @@ class Checkpoint:
 
 
 def find(folder: Path, wanted: set[str]) -> list[Checkpoint]:
-    """The newest sound checkpoint of each batch with wanted runs, no such run in two of them; those furthest on first.
+    """The newest undamaged checkpoint of each cohort with wanted runs, the most steps first; each run is in one only.
 
-    Batches that another process trains are left to it.
+    Cohorts that another process trains are left out.
     """
     newest = []
-    for path in sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []:
+    for path in sorted(p for p in folder.glob("*") if p.is_dir()):
         try:
             home = Home(path)
         except Timeout:
@@ -86,19 +86,19 @@ def find(folder: Path, wanted: set[str]) -> list[Checkpoint]:
             home.release()
         else:
             newest.append(checkpoint)
-    found, left = [], set(wanted)
-    for checkpoint in sorted(newest, key=lambda one: -one.state["step"]):
-        if ours := left.intersection(checkpoint.state["keys"]):
-            found.append(checkpoint)
-            left -= ours
+    used, remaining = [], set(wanted)
+    for checkpoint in sorted(newest, key=lambda checkpoint: -checkpoint.state["step"]):
+        if runs := remaining.intersection(checkpoint.state["keys"]):
+            used.append(checkpoint)
+            remaining -= runs
         else:
             checkpoint.home.release()
-    return found
+    return used
 
 
 def _newest(home: Home) -> Checkpoint | None:
     for path in reversed(home.steps()):
         if (damage := cache.damage(path)) is None:
             return Checkpoint(home, json.loads((path / "state.json").read_text(encoding="utf-8")), path)
-        log.warning("%s is not whole (%s): an older checkpoint, or the beginning, is taken", path, damage)
+        log.warning("%s is not whole (%s): resuming from an older checkpoint, or from the start", path, damage)
     return None

@@ -16,8 +16,8 @@ import torch
 from factdpo import signals
 from factdpo.models.base import Base
 from factdpo.training.batched import checkpoints
-from factdpo.training.batched.batch import _Batch
 from factdpo.training.batched.capacity import is_out_of_memory, runs_at_once
+from factdpo.training.batched.cohort import Cohort
 from factdpo.training.batched.stacked_lora import fresh_adapter, stacked
 from factdpo.training.engine import Ended, Member
 from factdpo.training.schedule import planned_steps
@@ -71,13 +71,13 @@ def fit_many(base: Base, members: list[Member], folder: Path) -> Generator[Ended
             torch.cuda.empty_cache()
 
 
-Cohort = tuple[list[Member], checkpoints.Checkpoint | None]  # and what it resumes from
+Queued = tuple[list[Member], checkpoints.Checkpoint | None]  # a cohort to train, and what it resumes from
 
 
-def _cohorts(base: Base, members: list[Member], folder: Path) -> list[Cohort]:
+def _cohorts(base: Base, members: list[Member], folder: Path) -> list[Queued]:
     """The members, by checkpoint where they have one; the others, the longest first, in even parts that fit."""
     waiting = {member.key: member for member in members}
-    cohorts: list[Cohort] = []
+    cohorts: list[Queued] = []
     for saved in checkpoints.find(folder, set(waiting)):
         cohorts.append(([waiting.pop(key) for key in saved.state["keys"] if key in waiting], saved))
         log.info("going on from step %d of a batch of %d runs", saved.state["step"], len(cohorts[-1][0]))
@@ -98,29 +98,29 @@ def _fit_cohort(
     fresh = [fresh_adapter(member.cfg, base) for member in members]
     rank = saved.state["rank"] if saved else max(adapter.config.r for adapter in fresh)
     with stacked(base, fresh, rank, bf16_products=members[0].cfg.dpo.bf16) as stack:
-        batch = _Batch(stack, members, fresh, saved)
-        while batch.runs:
-            batch.step()
+        cohort = Cohort(stack, members, fresh, saved)
+        while cohort.active:
+            cohort.step()
             stop = signals.waiting()
-            gone = batch.leave(all_is_told=stop)
+            gone = cohort.collect(flush=stop)
             if gone:
                 stack.take_off()
             try:
                 if gone:
-                    yield [(run.member, run.ending) for run in gone if run.ending is not None]
+                    yield [(state.member, state.outcome) for state in gone if state.outcome is not None]
             finally:  # also if whoever was handed these does not come back
                 # When some have ended, a checkpoint without them: who goes on from here has fewer to train.
-                if batch.runs and (gone or stop or batch.count % batch.save_every == 0):
-                    _save(home, batch)
+                if cohort.active and (gone or stop or cohort.steps % cohort.save_every == 0):
+                    _save(home, cohort)
             if gone:
                 stack.put_on()
-            if batch.runs and stop:
+            if cohort.active and stop:
                 signals.raise_waiting()
 
 
-def _save(home: checkpoints.Home, batch: "_Batch") -> None:
+def _save(home: checkpoints.Home, cohort: Cohort) -> None:
     """A checkpoint; without one a kill costs more, but no result."""
     try:
-        home.save(*batch.state())
+        home.save(*cohort.state())
     except OSError as error:
-        log.warning("no checkpoint at step %d: %s", batch.count, error)
+        log.warning("no checkpoint at step %d: %s", cohort.steps, error)

@@ -1,4 +1,4 @@
-"""A run of a batch: what it learns from, what is told of it while it trains, and what ends it."""
+"""A member of a cohort while it trains: its position in the data, the sums of its next history row, and its outcome."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,75 +7,110 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
+from factdpo.models.logps import Diverged
 from factdpo.store.history import Row
-from factdpo.training import sanity_checks as canaries
+from factdpo.training import sanity_checks
+from factdpo.training.batched.stacked_lora import Adapter
 from factdpo.training.engine import Member, Trained
-from factdpo.training.schedule import epochs_done, learning_rate
+from factdpo.training.sanity_checks import SanityCheckError
+from factdpo.training.schedule import epochs_done, learning_rate, micro_batches, planned_steps, steps_per_epoch
 
 # Per-pair metrics of a step, in this order: TRL's names, each a mean over the micro-batch's pairs or tokens.
 METRICS = (
     "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
     "logits/chosen", "logits/rejected", "entropy", "mean_token_accuracy",
 )  # fmt: skip
-KEPT = ("tokens", "sums", "loss", "steps", "batches", "canaries")  # of a Run, in a checkpoint
+COUNTERS = ("tokens", "sums", "loss", "steps", "batches")  # fields of a MemberState that a checkpoint holds
 
 
 @dataclass(eq=False)
-class Run:
-    """A member while it trains."""
-
+class MemberState:
     member: Member
-    config: LoraConfig
+    lora_config: LoraConfig
     parameters: int
-    total: int  # optimizer steps
-    order: Iterator[list[list[int]]]
-    dropout: torch.Generator | None
-    epoch_steps: int
+    total_steps: int
+    steps_per_epoch: int
+    micro_batches: Iterator[list[list[int]]]  # of its next steps
+    dropout_generator: torch.Generator | None
     tokens: int = 0  # seen so far, padding apart, as TRL counts
     sums: list[float] = field(default_factory=lambda: [0.0] * len(METRICS))  # since the last row, over micro-batches
     loss: float = 0.0  # since the last row, over steps
     steps: int = 0  # since the last row
     batches: int = 0  # micro-batches since the last row
-    canaries: dict[str, Any] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
-    ending: Trained | Exception | None = None
+    checks: dict[str, Any] = field(default_factory=dict)  # results of the sanity checks
+    rows: list[Row] = field(default_factory=list)  # of its history
+    outcome: Trained | Exception | None = None  # None while it trains
 
-    def scored_at(self, step: int) -> bool:
+    @classmethod
+    def fresh(cls, member: Member, adapter: Adapter, device: torch.device) -> "MemberState":
+        """A member before its first step."""
+        cfg, pairs = member.cfg, len(member.pairs)
+        return cls(
+            member,
+            adapter.config,
+            adapter.parameters,
+            planned_steps(pairs, cfg.dpo),
+            steps_per_epoch(pairs, cfg.dpo),
+            micro_batches(pairs, cfg.dpo),
+            torch.Generator(device).manual_seed(cfg.dpo.seed) if cfg.lora.dropout > 0 else None,
+        )
+
+    def rate(self, step: int) -> float:
+        """The learning rate of an optimizer step, counted from 1."""
+        return learning_rate(step - 1, self.total_steps, self.member.cfg.dpo)
+
+    def must_change(self, step: int) -> bool:
+        """Whether this step must be checked for having changed a weight: none with a rate above 0 was before it."""
+        return "weights_changed_at_step" not in self.checks and self.rate(step) > 0
+
+    def is_scored_at(self, step: int) -> bool:
+        """Whether eval.every asks for scores after this step."""
         every = self.member.cfg.eval.every
         if every == "epoch":
-            return step % self.epoch_steps == 0 or step == self.total
+            return step % self.steps_per_epoch == 0 or step == self.total_steps
         return every != "never" and step % int(every) == 0
-
-    def row(self, step: int, norm: float, seconds: float) -> list[Row]:
-        """The row of the history that is due at this step, if one is; `norm` is the gradient's in this step."""
-        cfg = self.member.cfg
-        if not (step == 1 or step % cfg.track.log_every == 0 or step == self.total):
-            return []
-        row: Row = {"step": step, "loss": self.loss / self.steps, "grad_norm": norm}
-        row["learning_rate"] = learning_rate(step - 1, self.total, cfg.dpo)
-        row |= {name: total / self.batches for name, total in zip(METRICS, self.sums, strict=True)}
-        row |= {"num_tokens": float(self.tokens), "epoch": self.epochs(step), "time_seconds": seconds}
-        self.sums, self.loss, self.steps, self.batches = [0.0] * len(METRICS), 0.0, 0, 0
-        return [row]
 
     def epochs(self, step: int) -> float:
         """Passes over its pairs after so many steps."""
         return epochs_done(step, len(self.member.pairs), self.member.cfg.dpo)
 
-    def check(self, step: int, changed: bool, row: list[Row]) -> None:
-        """The canaries; raises what ends the run."""
-        rate = learning_rate(step - 1, self.total, self.member.cfg.dpo)
-        if rate > 0 and "weights_changed_at_step" not in self.canaries:
-            if not changed:
-                raise canaries.CanaryError(canaries.NOTHING_CHANGED)
-            self.canaries["weights_changed_at_step"] = step
-        for logged in row:
-            canaries.check_finite(logged)
-            if step == 1:
-                self.canaries |= canaries.check_first_step(self.member.cfg, logged)
+    def count_step(self, step: int, values: list[float], batches: int, tokens: int, seconds: float) -> list[Row]:
+        """Add a step's metrics; returns the row of the history that is due, if any.
 
-    def tell(self, rows: list[Row]) -> None:
-        """Hand on those rows that the member has not got yet; if it cannot take them, the run ends, and no other."""
+        `values` are METRICS, the loss, the gradient norm and whether weights changed. A failed check sets `outcome`.
+        """
+        *sums, loss, norm, changed = values
+        self.tokens, self.batches, self.steps = self.tokens + tokens, self.batches + batches, self.steps + 1
+        self.sums, self.loss = [a + b for a, b in zip(self.sums, sums, strict=True)], self.loss + loss
+        row = self._due_row(step, norm, seconds)
+        try:
+            self._check(step, bool(changed), row)
+        except (Diverged, SanityCheckError) as error:
+            self.outcome = error
+        return row
+
+    def _due_row(self, step: int, norm: float, seconds: float) -> list[Row]:
+        if not (step == 1 or step % self.member.cfg.track.log_every == 0 or step == self.total_steps):
+            return []
+        row: Row = {"step": step, "loss": self.loss / self.steps, "grad_norm": norm, "learning_rate": self.rate(step)}
+        row |= {name: total / self.batches for name, total in zip(METRICS, self.sums, strict=True)}
+        row |= {"num_tokens": float(self.tokens), "epoch": self.epochs(step), "time_seconds": seconds}
+        self.sums, self.loss, self.steps, self.batches = [0.0] * len(METRICS), 0.0, 0, 0
+        return [row]
+
+    def _check(self, step: int, changed: bool, due: list[Row]) -> None:
+        """Run the sanity checks of a step; raises Diverged or SanityCheckError."""
+        if self.must_change(step):
+            if not changed:
+                raise SanityCheckError(sanity_checks.NOTHING_CHANGED)
+            self.checks["weights_changed_at_step"] = step
+        for row in due:
+            sanity_checks.check_finite(row)
+            if step == 1:
+                self.checks |= sanity_checks.check_first_step(self.member.cfg, row)
+
+    def log(self, rows: list[Row]) -> None:
+        """Hand the member its new rows, once each; if it cannot take them, its run ends, and no other."""
         new = rows[max(0, self.member.recorded - len(self.rows)) :]
         self.rows += rows
         if not new:
@@ -83,14 +118,17 @@ class Run:
         try:
             self.member.record(*new)
         except Exception as error:
-            self.ending = self.ending or error
+            self.outcome = self.outcome or error
         self.member.recorded += len(new)
 
     def state(self) -> dict[str, Any]:
-        """What of it a checkpoint keeps, as JSON's types."""
-        return {name: getattr(self, name) for name in KEPT} | {"rows": self.rows}
+        """What a checkpoint holds of it, as JSON's types."""
+        return {name: getattr(self, name) for name in COUNTERS} | {"canaries": self.checks, "rows": self.rows}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        for name in KEPT:
+    def restore(self, state: dict[str, Any], step: int) -> None:
+        """Continue after `step` steps, as `state` describes; its rows are logged again."""
+        for name in COUNTERS:
             setattr(self, name, state[name])
-        self.tell(state["rows"])
+        self.checks = state["canaries"]
+        self.micro_batches = micro_batches(len(self.member.pairs), self.member.cfg.dpo, step)
+        self.log(state["rows"])

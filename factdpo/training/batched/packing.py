@@ -8,6 +8,7 @@ row per pair.
 """
 
 import heapq
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -20,28 +21,28 @@ ROOM = 64  # tokens that a row aims at: short enough that attention across a row
 
 
 class Packed(NamedTuple):
-    """B pairs of each of R runs in rows of T tokens, as many for each run; each predicts from H of its positions.
+    """B pairs of each of R runs in rows of T tokens, as many rows for each run; each run predicts from H positions.
 
-    `at`, `token` and `there` say where the log-probs of the answers' tokens are: side 0 is chosen, 1 rejected; A is the
-    longest answer; a run with fewer than B pairs has some without any token.
+    `answer_at`, `answer_ids` and `answer_mask` are the answers' tokens: side 0 is chosen, 1 rejected; A is the longest
+    answer; a run with fewer than B pairs has some whose mask is all false.
     """
 
     ids: Int[Tensor, "rows T"]
     positions: Int[Tensor, "rows T"]
     end: Int[Tensor, "rows T"]  # a token is seen by itself and what follows it up to here; padding is last
-    rank: Int[Tensor, "rows T"]  # a token's number among its run's, in the order of the pairs; padding has the last
-    head: Int[Tensor, "R H"]  # positions to predict from, in the flattened rows; a run with fewer has one of no use
-    at: Int[Tensor, "2 R B A"]  # which of the R * H predicts the token
-    token: Int[Tensor, "2 R B A"]
-    there: Bool[Tensor, "2 R B A"]
+    token_number: Int[Tensor, "rows T"]  # among its run's tokens, in the order of the pairs; padding has the last one
+    head: Int[Tensor, "R H"]  # positions to predict from, in the flattened rows; shorter runs are padded, see _pad_head
+    answer_at: Int[Tensor, "2 R B A"]  # which of the R * H positions predicts the token
+    answer_ids: Int[Tensor, "2 R B A"]
+    answer_mask: Bool[Tensor, "2 R B A"]
 
     def to(self, device: torch.device) -> "Packed":
         return Packed(*(tensor.to(device, non_blocking=True) for tensor in self))
 
-    def mask(self, dtype: torch.dtype) -> Float[Tensor, "rows 1 T T"]:
+    def attention_mask(self, dtype: torch.dtype) -> Float[Tensor, "rows 1 T T"]:
         """What attention adds: 0 where a token sees another (its own pair's prompt and part, up to itself)."""
-        place = torch.arange(self.ids.shape[1], device=self.ids.device)
-        sees = (place <= place[:, None]) & (place[:, None] < self.end[:, None, :])
+        column = torch.arange(self.ids.shape[1], device=self.ids.device)
+        sees = (column <= column[:, None]) & (column[:, None] < self.end[:, None, :])
         zero = torch.zeros((), dtype=dtype, device=sees.device)
         return torch.where(sees, zero, torch.finfo(dtype).min)[:, None]
 
@@ -52,7 +53,7 @@ def block_length(pairs: Pairs, row: int) -> int:
 
 
 def shared_lengths(pairs: Pairs, rows: list[int]) -> list[int]:
-    """Tokens of each block that are its own, if each shares what its prompt begins with with the one before it."""
+    """Tokens of each block that are its own, if it shares the beginning of its prompt with the block before it."""
     prompts = [[], *(pairs.prompt_ids[row] for row in rows)]
     return [
         block_length(pairs, row) - common_prefix(before, prompt)
@@ -69,63 +70,135 @@ def pack(runs: list[tuple[Pairs, list[int]]], share: bool = False) -> Packed:
     lengths = [
         shared_lengths(pairs, rows) if share else [block_length(pairs, row) for row in rows] for pairs, rows in runs
     ]
-    most = max(map(len, lengths))
-    rows_each = max(1, min(most, round(max(map(sum, lengths)) / ROOM)))
-    lines = [line for of_run in lengths for line in (_in_order if share else _evenly)(of_run, rows_each)]
-    ids, positions, end, rank = ([[] for _ in lines] for _ in range(4))
-    head: list[list[tuple[int, int]]] = [[] for _ in runs]  # line and column
-    answers: list[list[list[list[tuple[int, int]]]]] = [[[[] for _ in range(most)] for _ in runs] for _ in range(2)]
-    for line, blocks in enumerate(lines):
-        run = line // rows_each
-        pairs, rows = runs[run]
-        before, path = [], []  # the last prompt of the line, and the columns of its tokens
-        for block in blocks:
-            row = rows[block]
-            prompt, chosen, rejected = pairs.prompt_ids[row], pairs.chosen_ids[row], pairs.rejected_ids[row]
-            same = common_prefix(before, prompt) if share else 0
-            p, c, r, start = len(prompt), len(chosen) - 1, len(rejected) - 1, len(ids[line])
-            answer = start + p - same
-            stop = answer + c + r
-            ids[line] += [*prompt[same:], *chosen[:-1], *rejected[:-1]]
-            positions[line] += [*range(same, p + c), *range(p, p + r)]
-            end[line] += [stop] * (p - same) + [answer + c] * c + [stop] * r
-            rank[line] += range(first := sum(lengths[run][:block]), first + stop - start)
-            before, path = prompt, path[:same] + list(range(start, answer))
-            for column in path[:same]:
-                end[line][column] = stop
-            first = len(head[run])
-            head[run] += [(line, column) for column in (path[-1], *range(answer, stop))]
-            answers[0][run][block] = list(zip(range(first, first + 1 + c), chosen, strict=True))
-            answers[1][run][block] = list(zip([first, *range(first + 1 + c, first + 1 + c + r)], rejected, strict=True))
-    width = max(map(len, ids))
-    for line, row in enumerate(ids):
-        padding = width - len(row)
-        row += [0] * padding
-        positions[line] += [0] * padding
-        end[line] += [width] * padding
-        rank[line] += [sum(lengths[line // rows_each])] * padding
-    heads = max(map(len, head))
-    for run, places in enumerate(head):
-        if len(places) == heads:
-            continue
-        free = {(run * rows_each + i // width, i % width) for i in range(rows_each * width)} - set(places)
-        places += [min(free, default=(run * rows_each, 0))] * (heads - len(places))
-    longest = max(len(answer) for side in answers for of_run in side for answer in of_run)
-    filled = torch.tensor(
-        [[[answer + [(0, -1)] * (longest - len(answer)) for answer in of_run] for of_run in side] for side in answers]
-    )
-    at, token = filled.unbind(-1)
-    at = at + heads * torch.arange(len(runs))[:, None, None]
+    rows_each = max(1, min(max(map(len, lengths)), round(max(map(sum, lengths)) / ROOM)))
+    distribute = _in_order if share else _evenly
+    packed = [
+        _pack_run(pairs, rows, of_run, distribute(of_run, rows_each), share)
+        for (pairs, rows), of_run in zip(runs, lengths, strict=True)
+    ]
+    width = max(len(row.ids) for run in packed for row in run.rows)
+    for run, of_run in zip(packed, lengths, strict=True):
+        for row in run.rows:
+            row.pad(width, sum(of_run))
+    rows = [row for run in packed for row in run.rows]
+    head = _pad_head([run.head for run in packed], rows_each, width)
     return Packed(
-        torch.tensor(ids),
-        torch.tensor(positions),
-        torch.tensor(end),
-        torch.tensor(rank),
-        torch.tensor([[line * width + column for line, column in places] for places in head]),
-        at,
-        token.clamp(min=0),
-        token >= 0,
+        torch.tensor([row.ids for row in rows]),
+        torch.tensor([row.positions for row in rows]),
+        torch.tensor([row.end for row in rows]),
+        torch.tensor([row.token_number for row in rows]),
+        head,
+        *_pad_answers([run.answers for run in packed], head.shape[1]),
     )
+
+
+Place = tuple[int, int]  # a row of the run and a column
+AnswerToken = tuple[int, int]  # the place that predicts it, by its index in the run's head, and the token's id
+AnswerPair = tuple[list[AnswerToken], list[AnswerToken]]  # chosen, rejected
+NO_TOKEN: AnswerToken = (0, -1)
+
+
+class _PackedRun(NamedTuple):
+    """One run's pairs in rows of different lengths, before they are padded to those of the other runs."""
+
+    rows: list["_Row"]
+    head: list[Place]  # to predict from
+    answers: list[AnswerPair]  # of each pair
+
+
+def _pack_run(
+    pairs: Pairs, selected: list[int], lengths: list[int], blocks: list[list[int]], share: bool
+) -> _PackedRun:
+    """Fill one run's rows: `blocks` names, for each row, the blocks in it by their number in `selected`."""
+    first_number = [0, *accumulate(lengths)]  # of the tokens before a block
+    rows, head = [_Row() for _ in blocks], []
+    answers: dict[int, AnswerPair] = {}
+    for row, (filled, of_row) in enumerate(zip(rows, blocks, strict=True)):
+        for block in of_row:
+            pair = selected[block]
+            chosen, rejected = pairs.chosen_ids[pair], pairs.rejected_ids[pair]
+            columns = filled.add(pairs.prompt_ids[pair], chosen, rejected, first_number[block], share)
+            start, rejected_start = len(head), len(head) + len(chosen)
+            head += [(row, column) for column in columns]
+            answers[block] = (
+                list(zip(range(start, rejected_start), chosen, strict=True)),
+                list(zip([start, *range(rejected_start, len(head))], rejected, strict=True)),
+            )
+    return _PackedRun(rows, head, [answers[block] for block in range(len(selected))])
+
+
+class _Row:
+    """One row of tokens, filled block by block."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.end: list[int] = []
+        self.token_number: list[int] = []
+        self.prompt: list[int] = []  # of the last block
+        self.prompt_columns: list[int] = []  # where that prompt's tokens stand
+
+    def add(
+        self, prompt: list[int], chosen: list[int], rejected: list[int], first_number: int, share: bool
+    ) -> list[int]:
+        """Append a block and return the columns that predict: the prompt's end, then chosen[:-1] and rejected[:-1]."""
+        shared = common_prefix(self.prompt, prompt) if share else 0
+        p, c, r = len(prompt), len(chosen) - 1, len(rejected) - 1
+        start = len(self.ids)
+        prompt_stop = start + p - shared
+        stop = prompt_stop + c + r
+        self.ids += [*prompt[shared:], *chosen[:-1], *rejected[:-1]]
+        self.positions += [*range(shared, p + c), *range(p, p + r)]
+        self.end += [stop] * (p - shared) + [prompt_stop + c] * c + [stop] * r
+        self.token_number += range(first_number, first_number + stop - start)
+        for column in self.prompt_columns[:shared]:
+            self.end[column] = stop
+        self.prompt, self.prompt_columns = prompt, [*self.prompt_columns[:shared], *range(start, prompt_stop)]
+        return [self.prompt_columns[-1], *range(prompt_stop, stop)]
+
+    def pad(self, width: int, token_number: int) -> None:
+        padding = width - len(self.ids)
+        self.ids += [0] * padding
+        self.positions += [0] * padding
+        self.end += [width] * padding
+        self.token_number += [token_number] * padding
+
+
+def _pad_head(heads: list[list[Place]], rows_each: int, width: int) -> Int[Tensor, "R H"]:
+    """Each run's places in the flattened rows; a run with fewer repeats its first place that predicts nothing.
+
+    Its outputs are ignored. A place that predicts something is repeated only where the run has no other.
+    """
+    most = max(map(len, heads))
+    padded = []
+    for run, head in enumerate(heads):
+        places = [row * width + column for row, column in head]
+        if len(places) < most:
+            unused = min(set(range(rows_each * width)) - set(places), default=0)
+            places += [unused] * (most - len(places))
+        padded.append([run * rows_each * width + place for place in places])
+    return torch.tensor(padded)
+
+
+def _pad_answers(
+    runs: list[list[AnswerPair]], predictions: int
+) -> tuple[Int[Tensor, "2 R B A"], Int[Tensor, "2 R B A"], Bool[Tensor, "2 R B A"]]:
+    """The answers' tokens as Packed.answer_at, .answer_ids and .answer_mask; `predictions` is H."""
+    most = max(map(len, runs))
+    longest = max(len(answer) for answers in runs for both in answers for answer in both)
+
+    def padded(answer: list[AnswerToken]) -> list[AnswerToken]:
+        return answer + [NO_TOKEN] * (longest - len(answer))
+
+    tokens = torch.tensor(
+        [
+            [[padded(both[side]) for both in answers] + [padded([])] * (most - len(answers)) for answers in runs]
+            for side in range(2)
+        ]
+    )
+    at, ids = tokens.unbind(-1)
+    at = at + predictions * torch.arange(len(runs))[:, None, None]
+    return at, ids.clamp(min=0), ids >= 0
 
 
 def _evenly(lengths: list[int], rows: int) -> list[list[int]]:

@@ -58,12 +58,12 @@ class Adapter(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What a packed forward says about each pair, summed over an answer's tokens; nats; side 0 is chosen."""
+    """What a packed forward gives for each pair, summed over an answer's tokens; side 0 is chosen, 1 rejected."""
 
-    logps: Float[Tensor, "2 R B"]
-    greedy: Float[Tensor, "2 R B"]  # tokens that greedy decoding says
-    entropy: Float[Tensor, "2 R B"]  # of the prediction
-    mean_logit: Float[Tensor, "2 R B"]  # over the vocabulary
+    logps: Float[Tensor, "2 R B"]  # nats
+    greedy: Float[Tensor, "2 R B"]  # tokens that greedy decoding predicts
+    entropy: Float[Tensor, "2 R B"]  # of the predictions, in nats
+    mean_logit: Float[Tensor, "2 R B"]  # means over the vocabulary
 
 
 class _Product(torch.autograd.Function):
@@ -107,37 +107,37 @@ class StackedLinear(nn.Module):
         self.weight, self.bias = weight.T if isinstance(base, Conv1D) else weight, bias  # [d_out, d_in], [d_out]
         self.in_training = self.weight.to(dtype), bias if bias is None else bias.to(dtype)
         self.a = self.b = self.scale = torch.empty(0)  # [R, K, d_in], [R, d_out, K], [R, 1, 1]: the stack sets them
-        self.kept: Float[Tensor, "R rows d_in"] | None = None  # dropout: 0, or 1 / (1 - p); None without
-        self.only: Int[Tensor, "R H"] | None = None  # the rows that matter; None: all
+        self.dropout_mask: Float[Tensor, "R tokens d_in"] | None = None  # 0, or 1 / (1 - p); None without dropout
+        self.positions: Int[Tensor, "R H"] | None = None  # tokens whose output is needed; None: all
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., d_out]; 0 where a row does not matter."""
-        if self.only is None:
-            return self._product(x, self.kept)
-        rows = self.only.flatten()
-        kept = None if self.kept is None else self.kept.flatten(0, 1)[rows].view(*self.only.shape, -1)
-        y = self._product(x.reshape(-1, x.shape[-1]).index_select(0, rows), kept)
-        return y.new_zeros(x.shape[:-1].numel(), y.shape[-1]).index_copy(0, rows, y).view(*x.shape[:-1], -1)
+        """[..., d_out]; 0 for tokens whose output is not needed."""
+        if self.positions is None:
+            return self._product(x, self.dropout_mask)
+        needed, mask = self.positions.flatten(), self.dropout_mask
+        mask = None if mask is None else mask.flatten(0, 1)[needed].view(*self.positions.shape, -1)
+        y = self._product(x.reshape(-1, x.shape[-1]).index_select(0, needed), mask)
+        return y.new_zeros(x.shape[:-1].numel(), y.shape[-1]).index_copy(0, needed, y).view(*x.shape[:-1], -1)
 
-    def _product(self, x: Tensor, kept: Tensor | None) -> Tensor:
+    def _product(self, x: Tensor, dropout_mask: Tensor | None) -> Tensor:
         weight, bias = self.in_training if torch.is_grad_enabled() else (self.weight, self.bias)
-        if kept is None:
+        if dropout_mask is None:
             return _Product.apply(x, weight, bias, self.a, self.b, self.scale)  # type: ignore[return-value]
         y = F.linear(x.to(weight.dtype), weight, bias)
-        rows = x.reshape(len(self.a), -1, x.shape[-1]).to(self.a.dtype) * kept
+        rows = x.reshape(len(self.a), -1, x.shape[-1]).to(self.a.dtype) * dropout_mask
         inner = torch.bmm(rows, self.a.mT) * self.scale
         stacked = torch.baddbmm(y.view(len(self.a), -1, y.shape[-1]).to(inner.dtype), inner, self.b.mT)
         return stacked.to(x.dtype).view_as(y)
 
 
 class Stack:
-    """The base with the adapters of R runs; their weights are float32 masters in one tensor [R, P]. See `stacked`."""
+    """A base with the adapters of R runs; their weights are float32 masters in one tensor [R, P]. See `stacked`."""
 
     def __init__(self, base: Base, layers: dict[str, StackedLinear], adapters: list[Adapter], rank: int):
         self.base, self.layers, self.rank = base, layers, rank
         self.last = [layers[name] for name in _after_attention(base, list(layers))]
-        width = sum(self.rank * (layer.weight.shape[0] + layer.weight.shape[1]) for layer in layers.values())
-        self.masters = torch.zeros(len(adapters), width)
+        parameters = sum(self.rank * (layer.weight.shape[0] + layer.weight.shape[1]) for layer in layers.values())
+        self.masters = torch.zeros(len(adapters), parameters)
         self.scales = torch.tensor([adapter.scale for adapter in adapters]).view(-1, 1, 1).to(base.device)
         views = self.views(self.masters)
         for run, adapter in enumerate(adapters):
@@ -148,34 +148,34 @@ class Stack:
         self.use(self.views(self.masters), self.scales)
 
     def put_on(self) -> None:
-        """The base's forward is from now on that of the runs."""
+        """Put the stacked layers into the base: its forward is then that of the runs."""
         for name, layer in self.layers.items():
             self.base.model.set_submodule(name, layer)
 
     def take_off(self) -> None:
-        """The base is as it was."""
+        """Put the base's own layers back: it is then as it was."""
         for name, layer in self.layers.items():
             self.base.model.set_submodule(name, layer.base)
 
     def views(self, flat: Float[Tensor, "R P"]) -> dict[str, tuple[Tensor, Tensor]]:
         """Each layer's A [R, K, d_in] and B [R, d_out, K] in a tensor laid out as `masters`."""
-        found, start = {}, 0
+        views, start = {}, 0
         for name, layer in self.layers.items():
             outputs, inputs = layer.weight.shape
             middle, end = start + self.rank * inputs, start + self.rank * (inputs + outputs)
             a, b = flat[:, start:middle], flat[:, middle:end]
-            found[name] = a.view(-1, self.rank, inputs), b.view(-1, outputs, self.rank)
+            views[name] = a.view(-1, self.rank, inputs), b.view(-1, outputs, self.rank)
             start = end
-        return found
+        return views
 
     def use(self, weights: dict[str, tuple[Tensor, Tensor]], scales: Float[Tensor, "R 1 1"]) -> None:
-        """Compute with these from now on."""
+        """Compute with these weights from now on."""
         for name, (a, b) in weights.items():
             layer = self.layers[name]
             layer.a, layer.b, layer.scale = a, b, scales
 
     def keep(self, runs: list[int]) -> None:
-        """Go on with these runs alone; the padding of the ranks stays as it is."""
+        """Drop all other runs; the padding of the ranks stays as it is."""
         self.masters, self.scales = self.masters[runs].contiguous(), self.scales[runs]
         self.use(self.views(self.masters), self.scales)
 
@@ -188,55 +188,60 @@ class Stack:
         return Adapter(layers, config)
 
     def answers(self, packed: Packed) -> Answers:
-        """One forward; what comes after the last attention sees only the positions that an answer is predicted from."""
+        """One forward; layers after the last attention compute only the positions that predict an answer's token."""
+        logits = self._logits(packed)
+        logps = logits.float().log_softmax(-1)
+        at, mask = packed.answer_at, packed.answer_mask
+        answers = answer_logps(logps, at, packed.answer_ids, mask)
+        with torch.no_grad():
+            entropy = -(logps.exp() * logps).sum(-1)
+            is_greedy = logits.argmax(-1)[at] == packed.answer_ids
+
+            def over_tokens(values: Tensor) -> Tensor:
+                return torch.where(mask, values, 0.0).sum(-1)
+
+            return Answers(
+                answers,
+                over_tokens(is_greedy.float()),
+                over_tokens(entropy[at]),
+                over_tokens(logits.float().mean(-1)[at]),
+            )
+
+    def _logits(self, packed: Packed) -> Float[Tensor, "M V"]:
+        """At the M = R * H positions of `packed.head`."""
         model = self.base.model
         head = cast(nn.Module, model.get_output_embeddings())
-        # The model's own forward goes on with these rows alone: [1, R * H, D] in place of [rows, T, D].
+        # The head, and with it the rest of the model's own forward, gets [1, M, D] in place of [rows, T, D].
         hook = head.register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[packed.head.flatten()][None],))
         for layer in self.last:
-            layer.only = packed.head
+            layer.positions = packed.head
         try:
-            logits = model(
+            return model(
                 input_ids=packed.ids,
-                attention_mask=packed.mask(model.dtype),
+                attention_mask=packed.attention_mask(model.dtype),
                 position_ids=packed.positions,
                 use_cache=False,
             ).logits[0]
         finally:
             hook.remove()
             for layer in self.last:
-                layer.only = None
-        logps = logits.float().log_softmax(-1)
-        token_logps = answer_logps(logps, packed.at, packed.token, packed.there)
-        with torch.no_grad():
-            entropy = -(logps.exp() * logps).sum(-1)
-            said = logits.argmax(-1)[packed.at] == packed.token
-
-            def over_tokens(values: Tensor) -> Tensor:
-                return torch.where(packed.there, values, 0.0).sum(-1)
-
-            return Answers(
-                token_logps,
-                over_tokens(said.float()),
-                over_tokens(entropy[packed.at]),
-                over_tokens(logits.float().mean(-1)[packed.at]),
-            )
+                layer.positions = None
 
     @torch.no_grad()
     def logps(self, pairs: list[Pairs], max_tokens: int) -> list[PairLogps]:
-        """Each run's scores of its own pairs, in shared forwards of at most `max_tokens`; on the CPU, NaN included."""
+        """Score each run's own pairs, in shared forwards of at most `max_tokens`; on the CPU, NaN included."""
         orders = [sorted(range(len(p)), key=lambda row, p=p: p.prompt_ids[row]) for p in pairs]  # alike ones together
         most = max(map(len, pairs))
         tokens = sum(sum(shared_lengths(p, order)) for p, order in zip(pairs, orders, strict=True))
         at_once = max(1, max_tokens * most // max(1, tokens))
         sides, greedy = torch.empty(2, len(pairs), most), torch.empty(len(pairs), most, dtype=torch.bool)
         for start in range(0, most, at_once):
-            rows = [order[start : start + at_once] for order in orders]
-            packed = pack(list(zip(pairs, rows, strict=True)), share=True)
-            found = self.answers(packed.to(self.base.device))
-            for r, of_run in enumerate(rows):
-                sides[:, r, of_run] = found.logps[:, r, : len(of_run)].cpu()
-                greedy[r, of_run] = (found.greedy[0, r].cpu() == packed.there[0, r].sum(-1))[: len(of_run)]
+            selected = [order[start : start + at_once] for order in orders]
+            packed = pack(list(zip(pairs, selected, strict=True)), share=True)
+            answers = self.answers(packed.to(self.base.device))
+            for r, rows in enumerate(selected):
+                sides[:, r, rows] = answers.logps[:, r, : len(rows)].cpu()
+                greedy[r, rows] = (answers.greedy[0, r].cpu() == packed.answer_mask[0, r].sum(-1))[: len(rows)]
         return [
             PairLogps(sides[0, r, : len(p)].clone(), sides[1, r, : len(p)].clone(), greedy[r, : len(p)].clone())
             for r, p in enumerate(pairs)
@@ -245,7 +250,7 @@ class Stack:
 
 @contextmanager
 def stacked(base: Base, adapters: list[Adapter], rank: int, bf16_products: bool = False) -> Iterator[Stack]:
-    """The base with these adapters, for as long as the context lasts; all have the same layers and at most this rank.
+    """The base with these adapters while the context lasts; all have the same layers and at most this rank.
 
     With `bf16_products` the frozen layers multiply in bfloat16 in training, and in their own dtype when they score.
     """
@@ -264,10 +269,10 @@ def stacked(base: Base, adapters: list[Adapter], rank: int, bf16_products: bool 
 
 @torch.enable_grad()
 def _after_attention(base: Base, names: list[str]) -> list[str]:
-    """Those of these layers whose output at a position matters to the prediction from there alone.
+    """The layers whose output at a position affects only the prediction from that position.
 
-    Asked of the model itself, whatever it is called there: the gradient of one prediction reaches its own position, and
-    no other. None are, if one's weights are all zero: its adapter will let gradients through that it stops now.
+    Measured, not derived from names: the gradient of one prediction reaches the layer's output at its own position and
+    no other. Empty if any layer's weights are all zero: its adapter will pass on gradients that are blocked now.
     """
     if not all(cast(Tensor, base.model.get_submodule(name).weight).any() for name in names):
         return []
@@ -278,13 +283,13 @@ def _after_attention(base: Base, names: list[str]) -> list[str]:
         module = base.model.get_submodule(name)
         hooks.append(module.register_forward_hook(lambda _, given, y, name=name: outputs.update({name: y})))
     try:
-        said = base.model(input_ids=torch.arange(1, 9, device=base.device)[None], use_cache=False).logits[0, -1]
+        last = base.model(input_ids=torch.arange(1, 9, device=base.device)[None], use_cache=False).logits[0, -1]
     finally:
         for hook in hooks:
             hook.remove()
-    grads = torch.autograd.grad(said.float().logsumexp(0), list(outputs.values()), allow_unused=True)
+    grads = torch.autograd.grad(last.float().logsumexp(0), list(outputs.values()), allow_unused=True)
     reached = {name: grad.view(8, -1).any(1) for name, grad in zip(outputs, grads, strict=True) if grad is not None}
-    return [name for name, at in reached.items() if at[-1] and not at[:-1].any()]
+    return [name for name, positions in reached.items() if positions[-1] and not positions[:-1].any()]
 
 
 def fresh_adapter(cfg: Config, base: Base) -> Adapter:
@@ -294,29 +299,15 @@ def fresh_adapter(cfg: Config, base: Base) -> Adapter:
     no linear layer.
     """
     set_seed(cfg.dpo.seed)
-    modules = dict(base.model.named_modules())
+    with_adapter = _with_adapter(cfg, base)
     try:
-        with_adapter: Any = get_peft_model(base.model, lora_config(cfg, base))  # type: ignore[arg-type]
-    except ValueError as error:  # with some of the targets adapted already
-        for name, module in modules.items():
-            if name and base.model.get_submodule(name) is not module:
-                base.model.set_submodule(name, module)
-        raise ConfigError(f"lora.target_modules={cfg.lora.target_modules}: {error}") from error
-    names = []
-    try:
-        for name, module in with_adapter.base_model.model.named_modules():
-            if not isinstance(module, LoraLayer):
-                continue
-            inner = module.get_base_layer()
-            if type(inner) not in (nn.Linear, Conv1D) or not cast(Tensor, inner.weight).is_floating_point():
-                raise ConfigError(
-                    f"engine=batched: {name} is a {type(inner).__name__}, and only ordinary linear layers can be "
-                    "adapted together; use engine=trl, or other lora.target_modules"
-                )
-            names.append(name)
+        modules = with_adapter.base_model.model.named_modules()
+        adapted = {name: module for name, module in modules if isinstance(module, LoraLayer)}
+        for name, module in adapted.items():
+            _check_linear(name, module)
         # PEFT would ask the hub whether the vocabulary was changed; no embedding is ever trained here.
         tensors = get_peft_model_state_dict(with_adapter, save_embedding_layers=False)
-        layers = {n: (_copied(tensors[KEY.format(n, "A")]), _copied(tensors[KEY.format(n, "B")])) for n in names}
+        layers = {n: (_copied(tensors[KEY.format(n, "A")]), _copied(tensors[KEY.format(n, "B")])) for n in adapted}
         config = cast(LoraConfig, with_adapter.active_peft_config)
     finally:
         with_adapter.unload()
@@ -324,12 +315,33 @@ def fresh_adapter(cfg: Config, base: Base) -> Adapter:
     return Adapter(layers, config)
 
 
+def _with_adapter(cfg: Config, base: Base) -> Any:
+    """PEFT's model around the base, which it changes in place: `unload` restores it."""
+    modules = dict(base.model.named_modules())
+    try:
+        return get_peft_model(base.model, lora_config(cfg, base))  # type: ignore[arg-type]
+    except ValueError as error:  # with some of the targets adapted already
+        for name, module in modules.items():
+            if name and base.model.get_submodule(name) is not module:
+                base.model.set_submodule(name, module)
+        raise ConfigError(f"lora.target_modules={cfg.lora.target_modules}: {error}") from error
+
+
+def _check_linear(name: str, module: LoraLayer) -> None:
+    inner: Any = module.get_base_layer()
+    if type(inner) not in (nn.Linear, Conv1D) or not cast(Tensor, inner.weight).is_floating_point():
+        raise ConfigError(
+            f"engine=batched: {name} is a {type(inner).__name__}, and only ordinary linear layers can be "
+            "adapted together; use engine=trl, or other lora.target_modules"
+        )
+
+
 def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().float().cpu().clone()
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """An adapter from PEFT's format."""
+    """Read an adapter in PEFT's format."""
     tensors = load_file(folder / "adapter_model.safetensors")
     head, tail = KEY.format("|", "A").split("|")
     names = [key[len(head) : -len(tail)] for key in tensors if key.endswith(tail)]

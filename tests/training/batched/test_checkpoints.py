@@ -1,4 +1,4 @@
-"""Checkpoints of batches: whole or not at all, the newest sound one, for who wants any of its runs, each used once."""
+"""Checkpoints of cohorts: whole or not at all, the newest undamaged one, each run taken from one only."""
 
 import json
 import logging
@@ -68,7 +68,9 @@ def test_a_damaged_one_is_passed_over_with_a_warning(
     with caplog.at_level(logging.WARNING, logger="factdpo"):
         (found,) = find(tmp_path, {"a"})
     assert found.state["step"] == 3
-    assert "00000006 is not whole" in caplog.text and "an older checkpoint, or the beginning, is taken" in caplog.text
+    assert (
+        "00000006 is not whole" in caplog.text and "resuming from an older checkpoint, or from the start" in caplog.text
+    )
     found.home.save({"keys": ["a"], "step": 6}, TENSORS)
     found.home.release()
     assert found_by(tmp_path, {"a"}) == [(["a"], 6)], "it is written anew"

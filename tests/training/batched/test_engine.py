@@ -37,9 +37,11 @@ from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.runs.identity import can_train_together
 from factdpo.store import cache
 from factdpo.training.batched import engine as batched
-from factdpo.training.batched.batch import _Batch
+from factdpo.training.batched.cohort import Cohort
+from factdpo.training.batched.inputs import step_inputs
 from factdpo.training.batched.stacked_lora import Adapter, fresh_adapter, read_adapter, stacked
-from factdpo.training.sanity_checks import CanaryError
+from factdpo.training.sanity_checks import SanityCheckError
+from factdpo.training.schedule import micro_batches
 from tests.helpers.tiny import MODELS, tiny_base, tiny_config, tiny_pairs
 from tests.helpers.training import train_with_trl
 
@@ -191,12 +193,12 @@ class Sides(NamedTuple):
 
 @pytest.fixture(scope="module", params=[*MODELS, "other losses"])
 def sides(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sides:
-    """The same runs in one batch, one by one, and with TRL."""
+    """The same runs in one cohort, one by one, and with TRL."""
     folder = tmp_path_factory.mktemp("sides")
     plans = {"gpt_neox": ANYTHING, "other losses": OTHER_LOSSES}
     family = request.param if request.param in MODELS else "gpt_neox"
     plan = plans.get(request.param, ANYTHING[:3])
-    # all of a batch share AdamW's own numbers
+    # all of a cohort share AdamW's own numbers
     small = {} if family == "gpt_neox" else {"dpo_adam_epsilon": 1e-6, "dpo_adam_beta1": 0.8, "dpo_adam_beta2": 0.99}
     runs = [
         Run(
@@ -320,7 +322,7 @@ def test_a_run_that_diverges_ends_so_and_the_others_go_on(step: int, tmp_path: P
     refs = references(tiny_base(), runs)
     sound = train_together(tiny_base(), runs, tmp_path, refs)
     refs[1] = copy.deepcopy(refs[1])
-    first = next(batched.micro_batches(8, runs[1].cfg.dpo))[0]
+    first = next(micro_batches(8, runs[1].cfg.dpo))[0]
     refs[1].chosen[first[0] if step == 1 else next(row for row in range(8) if row not in first)] = math.nan
     ended = train_together(tiny_base(), runs, tmp_path, refs)
     assert isinstance(ended[1].ending, Diverged) and str(ended[1].ending) == f"loss is nan at step {step}"
@@ -335,12 +337,12 @@ def test_a_run_that_diverges_ends_so_and_the_others_go_on(step: int, tmp_path: P
         assert apart(ended[number].adapter, sound[number].adapter) < WEIGHTS
 
 
-def test_only_the_run_whose_reference_is_another_models_trips_the_canary(tmp_path: Path) -> None:
+def test_only_the_run_whose_reference_is_another_models_fails_the_sanity_check(tmp_path: Path) -> None:
     runs = three_runs(track_log_every=5)
     refs = references(tiny_base(), runs)
     refs[1].chosen.sub_(1.0)
     done = train_together(tiny_base(), runs, tmp_path, refs)
-    assert isinstance(done[1].ending, CanaryError)
+    assert isinstance(done[1].ending, SanityCheckError)
     assert "should be its own reference, but chosen differs by 1 nats" in str(done[1].ending)
     assert [len(one.history) for one in done] == [6, 1, 7]
     assert all(isinstance(done[number].ending, batched.Trained) for number in (0, 2))
@@ -352,19 +354,21 @@ def test_only_the_run_whose_reference_is_another_models_trips_the_canary(tmp_pat
     }
 
 
-def test_rates_that_are_all_0_or_nothing_in_float32_trip_the_canary(tmp_path: Path) -> None:
+def test_rates_that_are_all_0_or_nothing_in_float32_fail_the_sanity_check(tmp_path: Path) -> None:
     runs = [
         Run(tiny_config(dpo_max_steps=1, dpo_warmup_ratio=0.5), tiny_pairs(8)),
         Run(tiny_config(dpo_learning_rate=1e-46), tiny_pairs(8)),
         Run(tiny_config(dpo_warmup_ratio=0.5), tiny_pairs(8)),
     ]
     zero, nothing, late = train_together(tiny_base(), runs, tmp_path)
-    assert isinstance(zero.ending, CanaryError) and "no optimizer step had a learning rate above 0" in str(zero.ending)
-    assert isinstance(nothing.ending, CanaryError) and "changed no weight" in str(nothing.ending)
+    assert isinstance(zero.ending, SanityCheckError) and "no optimizer step had a learning rate above 0" in str(
+        zero.ending
+    )
+    assert isinstance(nothing.ending, SanityCheckError) and "changed no weight" in str(nothing.ending)
     assert late.ending.facts["canaries"]["weights_changed_at_step"] == 2
 
 
-def test_runs_of_different_length_leave_the_batch_as_they_end(tmp_path: Path) -> None:
+def test_runs_of_different_length_leave_the_cohort_as_they_end(tmp_path: Path) -> None:
     lengths = (2, 30, 5)  # 30: beyond the 25 steps after which metrics are fetched
     runs = [Run(tiny_config(dpo_max_steps=steps), tiny_pairs(6, 2)) for steps in lengths]
     told: list[tuple[int, int]] = []
@@ -415,9 +419,9 @@ def test_weights_that_only_pad_a_rank_stay_exactly_0(tmp_path: Path) -> None:
     ]
     fresh = [fresh_adapter(run.cfg, base) for run in runs]
     with stacked(base, fresh, 7) as stack:
-        batch = _Batch(stack, members, fresh, None)
+        cohort = Cohort(stack, members, fresh, None)
         for _ in range(6):
-            batch.step()
+            cohort.step()
         for name, (a, b) in stack.views(stack.masters).items():
             assert (a[0, 2:] == 0).all() and (b[0, :, 2:] == 0).all()
             assert not torch.equal(a[0, :2], fresh[0].layers[name][0]) and (b[0, :, :2] != 0).any()
@@ -470,9 +474,9 @@ def test_dropout_is_as_strong_as_asked(tmp_path: Path) -> None:
     member = batched.Member("0", run.cfg, run.pairs, references(base, [run])[0], {}, describe, lambda *rows: None)
     fresh = [fresh_adapter(run.cfg, base)]
     with stacked(base, fresh, 4) as stack:
-        batch = _Batch(stack, [member], fresh, None)
-        taken = [next(batch.runs[0].order)]
-        first, second = (batch._inputs(taken, [1e-3]).dropped for _ in range(2))
+        cohort = Cohort(stack, [member], fresh, None)
+        taken = [next(cohort.active[0].micro_batches)]
+        first, second = (step_inputs(cohort.active, taken, [1e-3], stack).dropout_masks for _ in range(2))
     assert list(first) == list(stack.layers)
     for name, kept in first.items():
         assert kept.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
@@ -505,10 +509,11 @@ def test_a_step_runs_as_many_operations_for_8_runs_as_for_2_and_none_waits_for_t
         ]
         fresh = [fresh_adapter(run.cfg, base) for run in runs]
         with stacked(base, fresh, 4) as stack:
-            batch = _Batch(stack, members, fresh, None)
-            inputs = batch._inputs([next(run.order) for run in batch.runs], [1e-3] * count)
+            cohort = Cohort(stack, members, fresh, None)
+            taken = [next(state.micro_batches) for state in cohort.active]
+            inputs = step_inputs(cohort.active, taken, [1e-3] * count, stack)
             with Counter() as counter:
-                batch._train(inputs)
+                cohort.train_step(inputs)
         counted.append(counter.ops)
     assert counted[0] == counted[1]
     assert counted[0]["aten.bmm.default"] > 0
@@ -694,7 +699,7 @@ def with_room_for(base: Base, most: int, after: int = 0) -> Base:
 
     def forward(module: Any, args: Any, kwargs: Any) -> None:
         nonlocal seen
-        layer = next((m for m in base.model.modules() if hasattr(m, "kept")), None)
+        layer = next((m for m in base.model.modules() if hasattr(m, "dropout_mask")), None)
         seen += torch.is_grad_enabled() and layer is not None
         if layer is not None and len(layer.a) > most and seen > after:
             raise torch.OutOfMemoryError("no room")
@@ -704,7 +709,7 @@ def with_room_for(base: Base, most: int, after: int = 0) -> Base:
 
 
 @pytest.mark.parametrize("after", [0, 4])
-def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_tells_nothing_twice(
+def test_a_cohort_that_does_not_fit_is_halved_until_it_does_and_logs_nothing_twice(
     after: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs = [
@@ -788,7 +793,7 @@ def test_a_target_that_is_no_linear_layer_is_refused_by_name(tmp_path: Path) -> 
         assert re.search(r"embed_in is a Embedding, .* use engine=trl, or other lora.target_modules", str(done.ending))
 
 
-def test_runs_that_differ_in_what_a_batch_shares_are_told_apart() -> None:
+def test_runs_that_differ_in_what_a_cohort_shares_are_told_apart() -> None:
     def key(**changes: Any) -> list[Any]:
         return can_train_together(tiny_config(**changes))
 
@@ -826,12 +831,13 @@ def test_on_a_gpu_no_step_waits_for_the_device_and_the_numbers_are_the_cpus(drop
             ]
             fresh = [fresh_adapter(run.cfg, base) for run in runs]
             with stacked(base, fresh, 4) as stack:
-                batch = _Batch(stack, members, fresh, None)
-                batch.step()
-                inputs = batch._inputs([next(run.order) for run in batch.runs], [1e-3] * 3)
+                cohort = Cohort(stack, members, fresh, None)
+                cohort.step()
+                taken = [next(state.micro_batches) for state in cohort.active]
+                inputs = step_inputs(cohort.active, taken, [1e-3] * 3, stack)
                 torch.cuda.set_sync_debug_mode("error")
                 try:
-                    batch._train(inputs)
+                    cohort.train_step(inputs)
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
     for cpu, gpu in zip(*histories, strict=True):

@@ -22,7 +22,10 @@ MANY = pairs_of(([5, 6], [20, 40, 41], [30, 43]), ([8, 9, 10], [21], [31, 44]))
 
 def sees(packed: Packed) -> list[str]:
     """One line per token of the first row: `x` where it sees the other."""
-    return ["".join("x" if value == 0 else "." for value in line) for line in packed.mask(torch.float32)[0, 0].tolist()]
+    return [
+        "".join("x" if value == 0 else "." for value in line)
+        for line in packed.attention_mask(torch.float32)[0, 0].tolist()
+    ]
 
 
 def test_one_token_answers_are_predicted_from_the_prompts_end() -> None:
@@ -30,11 +33,11 @@ def test_one_token_answers_are_predicted_from_the_prompts_end() -> None:
     assert packed.ids.tolist() == [[5, 6, 7, 8, 9]]
     assert packed.positions.tolist() == [[0, 1, 2, 0, 1]]
     assert packed.end.tolist() == [[3, 3, 3, 5, 5]]
-    assert packed.rank.tolist() == [[0, 1, 2, 3, 4]]
+    assert packed.token_number.tolist() == [[0, 1, 2, 3, 4]]
     assert packed.head.tolist() == [[2, 4]]
-    assert packed.at.tolist() == [[[[0], [1]]], [[[0], [1]]]]  # both answers of a pair from one position
-    assert packed.token.tolist() == [[[[20], [21]]], [[[30], [31]]]]
-    assert packed.there.all()
+    assert packed.answer_at.tolist() == [[[[0], [1]]], [[[0], [1]]]]  # both answers of a pair from one position
+    assert packed.answer_ids.tolist() == [[[[20], [21]]], [[[30], [31]]]]
+    assert packed.answer_mask.all()
 
 
 def test_longer_answers_follow_the_prompt_and_the_rejected_one_restarts_where_it_ended() -> None:
@@ -45,9 +48,9 @@ def test_longer_answers_follow_the_prompt_and_the_rejected_one_restarts_where_it
     assert packed.end.tolist() == [[5, 5, 4, 4, 5, 9, 9, 9, 9]]
     assert packed.head.tolist() == [[1, 2, 3, 4, 7, 8]]
     # of M: 0 predicts 20 and 30; 1 -> 40; 2 -> 41; 3 -> 43; 4 predicts 21 and 31; 5 -> 44
-    assert packed.at.tolist() == [[[[0, 1, 2], [4, 0, 0]]], [[[0, 3, 0], [4, 5, 0]]]]
-    assert packed.token.tolist() == [[[[20, 40, 41], [21, 0, 0]]], [[[30, 43, 0], [31, 44, 0]]]]
-    assert packed.there.tolist() == [
+    assert packed.answer_at.tolist() == [[[[0, 1, 2], [4, 0, 0]]], [[[0, 3, 0], [4, 5, 0]]]]
+    assert packed.answer_ids.tolist() == [[[[20, 40, 41], [21, 0, 0]]], [[[30, 43, 0], [31, 44, 0]]]]
+    assert packed.answer_mask.tolist() == [
         [[[True, True, True], [True, False, False]]],
         [[[True, True, False], [True, True, False]]],
     ]
@@ -71,8 +74,8 @@ def test_padding_sees_padding_and_is_seen_by_nothing_else() -> None:
     packed = pack([(ONE_TOKEN, [0, 1]), (ONE_TOKEN, [1])])  # the second run has less
     assert packed.ids.tolist() == [[5, 6, 7, 8, 9], [8, 9, 0, 0, 0]]
     assert packed.end.tolist()[1] == [2, 2, 5, 5, 5]
-    assert packed.rank.tolist()[1] == [0, 1, 2, 2, 2]
-    own = packed.mask(torch.float32)[1, 0]
+    assert packed.token_number.tolist()[1] == [0, 1, 2, 2, 2]
+    own = packed.attention_mask(torch.float32)[1, 0]
     lines = ["".join("x" if value == 0 else "." for value in line) for line in own.tolist()]
     assert lines == ["x....", "xx...", "..x..", "..xx.", "..xxx"]
     assert own[own != 0].unique().tolist() == [torch.finfo(torch.float32).min]
@@ -82,20 +85,20 @@ def test_runs_of_different_sizes_fill_as_many_rows_each_and_miss_what_they_lack(
     packed = pack([(ONE_TOKEN, [1]), (MANY, [1, 0]), (ONE_TOKEN, [])])
     assert packed.ids.tolist() == [
         [8, 9, 0, 0, 0, 0, 0, 0, 0],
-        [5, 6, 20, 40, 30, 8, 9, 10, 31],  # placed by size, numbered as asked
+        [5, 6, 20, 40, 30, 8, 9, 10, 31],  # placed by size, numbered in the order given
         [0] * 9,
     ]
     assert packed.end.tolist()[1:] == [[5, 5, 4, 4, 5, 9, 9, 9, 9], [9] * 9]
-    assert packed.rank.tolist()[1:] == [[4, 5, 6, 7, 8, 0, 1, 2, 3], [0] * 9]
-    assert packed.there[:, :, :, 0].tolist() == [[[True, False], [True, True], [False, False]]] * 2
-    assert packed.token[0, 1].tolist() == [[21, 0, 0], [20, 40, 41]]
+    assert packed.token_number.tolist()[1:] == [[4, 5, 6, 7, 8, 0, 1, 2, 3], [0] * 9]
+    assert packed.answer_mask[:, :, :, 0].tolist() == [[[True, False], [True, True], [False, False]]] * 2
+    assert packed.answer_ids[0, 1].tolist() == [[21, 0, 0], [20, 40, 41]]
 
 
 def test_a_run_with_fewer_predictions_predicts_from_where_nothing_depends_on_it() -> None:
     packed = pack([(MANY, [0, 1]), (ONE_TOKEN, [1])])
     assert packed.ids.tolist()[1] == [8, 9, 0, 0, 0, 0, 0, 0, 0]
     assert packed.head.tolist() == [[1, 2, 3, 4, 7, 8], [10, 9, 9, 9, 9, 9]]  # 9: not where 21 and 31 are predicted
-    assert packed.at[:, 1, 0, 0].tolist() == [6, 6]
+    assert packed.answer_at[:, 1, 0, 0].tolist() == [6, 6]
 
 
 def test_rows_are_as_many_for_each_run_and_about_as_long_as_there_is_room() -> None:
@@ -105,8 +108,8 @@ def test_rows_are_as_many_for_each_run_and_about_as_long_as_there_is_room() -> N
     rows = round(tokens / ROOM)
     assert packed.ids.shape[0] == 2 * rows > 2
     assert packed.ids.shape[1] <= tokens / rows + 9  # as even as blocks of at most 9 tokens go
-    there = packed.rank[:rows] < tokens
-    assert packed.rank[:rows][there].sort().values.tolist() == list(range(tokens))
+    no_padding = packed.token_number[:rows] < tokens
+    assert packed.token_number[:rows][no_padding].sort().values.tolist() == list(range(tokens))
 
 
 ALIKE = pairs_of(
@@ -118,14 +121,17 @@ ALIKE = pairs_of(
 )
 
 
-def test_prompts_that_begin_alike_share_that_when_asked_to() -> None:
+def test_with_share_prompts_share_their_common_beginning() -> None:
     packed = pack([(ALIKE, [0, 1, 2, 3, 4])], share=True)
     # 5 6 | 20, then 7 | 31 after 5 6, the same prompt again, 9 after 5, and 8
     assert packed.ids.tolist() == [[5, 6, 20, 7, 31, 9, 8]]
     assert packed.positions.tolist() == [[0, 1, 2, 2, 3, 1, 0]]
     assert shared_lengths(ALIKE, [0, 1, 2, 3, 4]) == [3, 2, 0, 1, 1]
-    assert packed.head[0][packed.at[:, 0, :, 0]].tolist() == [[1, 3, 3, 5, 6]] * 2
-    assert packed.head[0][packed.at[:, 0, :, 1][packed.there[:, 0, :, 1]]].tolist() == [2, 4]  # predict 40 and 44
+    assert packed.head[0][packed.answer_at[:, 0, :, 0]].tolist() == [[1, 3, 3, 5, 6]] * 2
+    assert packed.head[0][packed.answer_at[:, 0, :, 1][packed.answer_mask[:, 0, :, 1]]].tolist() == [
+        2,
+        4,
+    ]  # predict 40 and 44
     assert sees(packed) == [
         "x......",  # 5
         "xx.....",  # 6
@@ -155,23 +161,23 @@ def packed_logps(
     model.set_attn_implementation(attention)
     with torch.inference_mode():
         logits = model(
-            input_ids=packed.ids, attention_mask=packed.mask(torch.float32), position_ids=packed.positions
+            input_ids=packed.ids, attention_mask=packed.attention_mask(torch.float32), position_ids=packed.positions
         ).logits
     logps = logits.flatten(0, 1)[packed.head.flatten()].log_softmax(-1)
-    return answer_logps(logps, packed.at, packed.token, packed.there)
+    return answer_logps(logps, packed.answer_at, packed.answer_ids, packed.answer_mask)
 
 
 def plain_logps(family: str, pairs: Pairs, rows: list[int]) -> torch.Tensor:
     """[2, B] from forwards of whole rows, one each: prompt + chosen and prompt + rejected."""
-    model, found = tiny_base(family).model, []
+    model, logps = tiny_base(family).model, []
     with torch.inference_mode():
         for row in rows:
             batch = collate(pairs, [row])
             for side in range(2):
                 ids = batch.ids[side : side + 1, : int(batch.attention[side].sum())]
                 logits = model(input_ids=ids).logits
-                found.append(completion_logps(logits, ids, batch.completion[side : side + 1, : ids.shape[1]]))
-    return torch.cat(found).view(-1, 2).T
+                logps.append(completion_logps(logits, ids, batch.completion[side : side + 1, : ids.shape[1]]))
+    return torch.cat(logps).view(-1, 2).T
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -204,11 +210,14 @@ def test_shared_beginnings_change_no_number(family: str, longest: int) -> None:
 @pytest.mark.parametrize("other", ["chosen", "another pair", "another run"])
 def test_no_answer_depends_on_what_it_may_not_see(other: str) -> None:
     def logps(change: int) -> torch.Tensor:
+        def changed(token: int, where: str) -> int:
+            return token + change if where == other else token
+
         pairs = pairs_of(
-            ([5, 6, 7], [20, 40 + change * (other == "chosen"), 41], [30, 43, 45]),
-            ([8, 9], [21, 50 + change * (other == "another pair")], [31, 51]),
+            ([5, 6, 7], [20, changed(40, "chosen"), 41], [30, 43, 45]),
+            ([8, 9], [21, changed(50, "another pair")], [31, 51]),
         )
-        elsewhere = pairs_of(([8, 9], [21 + change * (other == "another run"), 12], [31, 51]))
+        elsewhere = pairs_of(([8, 9], [changed(21, "another run"), 12], [31, 51]))
         return packed_logps("gpt_neox", [(pairs, [0, 1]), (elsewhere, [0])])
 
     before, after = logps(0), logps(1)

@@ -90,8 +90,8 @@ def test_a_stacked_layer_is_the_layer_with_each_runs_adapter(kind: str, dropout:
     stack.a, stack.b, stack.scale = a, b, scale
     expected = by_hand(x, weight, bias, a, b, scale)
     if dropout:  # of the adapter's input alone
-        stack.kept = (torch.rand(3, 4, 5) > 0.5) * 2.0
-        dropped = x.view(3, 4, 5) * stack.kept
+        stack.dropout_mask = (torch.rand(3, 4, 5) > 0.5) * 2.0
+        dropped = x.view(3, 4, 5) * stack.dropout_mask
         expected = nn.functional.linear(x, weight, bias) + ((dropped @ a.mT) @ b.mT * scale).view(6, 2, 4)
     torch.testing.assert_close(stack(x), expected, rtol=1e-5, atol=1e-5)
     grads = [torch.autograd.grad(y.square().sum(), (x, a, b)) for y in (stack(x), expected)]
@@ -196,7 +196,7 @@ def test_past_the_last_attention_only_what_is_predicted_from_is_computed(family:
         for stack.last in (last_layers, []):
             logps = stack.answers(packed).logps
             results.append([logps.detach(), *torch.autograd.grad(logps.sum(), weights)])
-        assert all(layer.only is None for layer in stack.layers.values())
+        assert all(layer.positions is None for layer in stack.layers.values())
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
 
 

@@ -1,0 +1,93 @@
+"""The inputs of one step of a cohort: every member's micro-batches, packed, and what losses and metrics need."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from factdpo.training.batched.member import MemberState
+from factdpo.training.batched.packing import Packed, block_length, pack
+from factdpo.training.batched.stacked_lora import Stack
+
+MicroBatches = list[list[int]]  # the row numbers of each micro-batch of a step
+
+
+class PairTables(NamedTuple):
+    """What losses and metrics need of each pair; B is the most pairs that a run has, and padding has weight 0."""
+
+    refs: Float[Tensor, "2 R B"]  # log-probs of the reference, in nats: chosen, rejected
+    lengths: Int[Tensor, "2 R B"]  # tokens of each answer
+    mean_chosen_length: Float[Tensor, "R B"]  # in the pair's micro-batch
+    loss_weights: Float[Tensor, "R B"]
+    metric_weights: Float[Tensor, "metrics R B"]  # in METRICS, summed over micro-batches
+
+    def to(self, device: torch.device) -> "PairTables":
+        return PairTables(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class StepInputs(NamedTuple):
+    """All that one step needs, on the device."""
+
+    packed: Packed
+    pairs: PairTables
+    rates: Float[Tensor, "R 1"]
+    dropout_masks: dict[str, Float[Tensor, "R tokens d_in"]]  # by layer; empty where no run has dropout
+
+
+def step_inputs(states: list[MemberState], taken: list[MicroBatches], rates: list[float], stack: Stack) -> StepInputs:
+    """A step of these members with the micro-batches and the learning rate of each."""
+    rows = [[row for batch in batches for row in batch] for batches in taken]
+    packed = pack([(state.member.pairs, of_run) for state, of_run in zip(states, rows, strict=True)])
+    device = stack.base.device
+    return StepInputs(
+        packed.to(device),
+        _pair_tables(states, taken, rows).to(device),
+        torch.tensor(rates).view(-1, 1).to(device, non_blocking=True),
+        _dropout_masks(states, packed, rows, stack),
+    )
+
+
+def _pair_tables(states: list[MemberState], taken: list[MicroBatches], rows: list[list[int]]) -> PairTables:
+    size = len(rows), max(map(len, rows))
+    refs, lengths = torch.zeros(2, *size), torch.ones(2, *size, dtype=torch.long)
+    mean_chosen_length, loss_weights = torch.ones(size), torch.zeros(size)
+    weights = torch.zeros(4, *size)  # of a pair in means over pairs, chosen tokens, rejected tokens, all tokens
+    for r, (state, batches) in enumerate(zip(states, taken, strict=True)):
+        pairs, scores, count = state.member.pairs, state.member.refs, len(rows[r])
+        refs[0, r, :count], refs[1, r, :count] = scores.chosen[rows[r]], scores.rejected[rows[r]]
+        start = 0
+        for batch in batches:
+            chosen = [len(pairs.chosen_ids[row]) for row in batch]
+            rejected = [len(pairs.rejected_ids[row]) for row in batch]
+            place = slice(start, start + len(batch))
+            lengths[:, r, place] = torch.tensor([chosen, rejected])
+            mean_chosen_length[r, place] = sum(chosen) / len(batch)
+            loss_weights[r, place] = 1 / (len(batch) * len(batches))
+            totals = [len(batch), sum(chosen), sum(rejected), sum(chosen) + sum(rejected)]
+            weights[:, r, place] = 1 / torch.tensor(totals)[:, None]
+            start += len(batch)
+    pair, chosen, rejected, token = weights
+    metric_weights = torch.stack([pair] * 6 + [chosen, rejected, token, chosen])  # in the order of METRICS
+    return PairTables(refs, lengths, mean_chosen_length, loss_weights, metric_weights)
+
+
+def _dropout_masks(
+    states: list[MemberState], packed: Packed, rows: list[list[int]], stack: Stack
+) -> dict[str, Float[Tensor, "R tokens d_in"]]:
+    """Per layer what dropout multiplies each run's inputs by: drawn by the run's own generator, token by token."""
+    if all(state.dropout_generator is None for state in states):
+        return {}
+    device = stack.base.device
+    numbers = packed.token_number.view(len(states), -1).to(device)
+    masks = {}
+    for name, layer in stack.layers.items():
+        features = layer.weight.shape[1]
+        masks[name] = torch.ones(*numbers.shape, features, device=device)
+        for r, state in enumerate(states):
+            if state.dropout_generator is not None:
+                p = state.member.cfg.lora.dropout
+                tokens = sum(block_length(state.member.pairs, row) for row in rows[r]) + 1  # padding has the last
+                kept = torch.rand(tokens, features, generator=state.dropout_generator, device=device) >= p
+                masks[name][r] = kept[numbers[r]] / (1 - p)
+    return masks

@@ -1,0 +1,42 @@
+"""The losses and metrics of the runs of a cohort, pair by pair, each run under its own dpo config."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from factdpo.config.schema import DpoConfig
+from factdpo.training.batched.inputs import PairTables
+from factdpo.training.batched.optimizer import column
+from factdpo.training.batched.stacked_lora import Answers
+from factdpo.training.losses import dpo_loss
+
+
+class Objective:
+    def __init__(self, dpo: list[DpoConfig], device: torch.device):
+        self._beta = column([c.beta for c in dpo], device)
+        self._smoothing = column([c.label_smoothing for c in dpo], device)
+        self._losses = sorted({loss for c in dpo for loss in c.loss}, key=lambda loss: loss.name)
+        weights = [dict(zip(c.loss, c.loss_weights or [1.0] * len(c.loss), strict=True)) for c in dpo]
+        self._weights = [column([of_run.get(loss, 0.0) for of_run in weights], device) for loss in self._losses]
+
+    def losses(self, logps: Float[Tensor, "2 R B"], pairs: PairTables) -> Float[Tensor, " R"]:
+        """Each run's loss of a step; every loss that any run has is computed for all."""
+        total = torch.zeros_like(logps[0])
+        for loss, weight in zip(self._losses, self._weights, strict=True):
+            of_pair = dpo_loss(
+                loss.name, *logps, *pairs.refs, *pairs.lengths, self._beta, self._smoothing, pairs.mean_chosen_length
+            )
+            total = total + torch.where(weight != 0, weight * of_pair, 0.0)
+        return (total * pairs.loss_weights).sum(1)
+
+    @torch.no_grad()
+    def metrics(self, answers: Answers, pairs: PairTables) -> Float[Tensor, "metrics R"]:
+        """Each run's METRICS, summed over its micro-batches."""
+        rewards = self._beta * (answers.logps - pairs.refs)
+        of_pairs = torch.stack(
+            [
+                *rewards, (rewards[0] > rewards[1]).float(), rewards[0] - rewards[1], *answers.logps,
+                *answers.mean_logit, answers.entropy.sum(0), answers.greedy[0],
+            ]
+        )  # fmt: skip
+        return (of_pairs * pairs.metric_weights).sum(-1)
