@@ -23,7 +23,7 @@ from factdpo.config.schema import Config
 from factdpo.config.validate import validate
 from factdpo.runs import summary
 from factdpo.store.result import KEYS
-from tests.test_layers import FLOORS
+from tests.helpers.floors import FLOORS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -8,21 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.floors import FLOOR, FLOORS
+
 ROOT = Path(__file__).parents[1]
 PACKAGE, PLUGINS = ROOT / "factdpo", ROOT / "hydra_plugins"
-
-# From the bottom up. A folder imports itself and lower floors; siblings never import each other.
-FLOORS = [
-    ["config", "console", "output", "signals", "nano"],
-    ["store", "data"],
-    ["models", "tracking", "results"],
-    ["training", "evaluation"],
-    ["runs", "report"],
-    ["sweep", "dashboard"],
-    ["hydra_plugins", "commands"],
-    ["__main__"],
-]
-FLOOR = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}
 
 # Each framework has one owner: folders, or modules where a folder would be too wide.
 OWNERS = {

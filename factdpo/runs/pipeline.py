@@ -35,7 +35,8 @@ from factdpo.store import cache
 from factdpo.store.history import HISTORY, Row, read_history
 from factdpo.store.result import ACCURACY_GAP, AS_TRAINED
 from factdpo.training import adapters
-from factdpo.training.engine import Ended, Member, Trained, fit_with
+from factdpo.training.batched import engine as batched_engine
+from factdpo.training.engine import Ended, Engine, Member, Trained
 from factdpo.training.schedule import planned_steps
 
 log = logging.getLogger("factdpo")
@@ -221,7 +222,7 @@ def _train(
             training.keep(ending)
         return ended
 
-    fit = fit_with(cfg.engine.name)
+    fit = _fit_of(cfg.engine.name)
     with bar, signals.held(), closing(fit(trainings[0].run.base, list(members))) as groups:
         for ended in map(keep, groups):  # `map` lets go of a group, and so of its weights, before the next line
             with signals.released():
@@ -229,6 +230,15 @@ def _train(
                     ended[0].run.base = session.base(cfg)
                 yield from _scored(ended, prepared)
     signals.raise_waiting()
+
+
+def _fit_of(engine: EngineName) -> Engine:
+    """The `fit` of an engine: `trl` leaves a changed base behind, `batched` leaves it as it was."""
+    if engine is EngineName.trl:
+        from factdpo.training import trl_engine  # TRL takes seconds to import
+
+        return trl_engine.fit
+    return batched_engine.fit
 
 
 def _scored(

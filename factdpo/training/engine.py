@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from factdpo.config.schema import Config, EngineName
+from factdpo.config.schema import Config
 from factdpo.data.pairs import Pairs
 from factdpo.models.base import Base
 from factdpo.models.scoring import PairLogps
@@ -60,14 +60,3 @@ class Engine(Protocol):
     """
 
     def __call__(self, base: Base, members: list[Member]) -> Generator[Ended, None, None]: ...
-
-
-def fit_with(name: EngineName) -> Engine:
-    """The `fit` of an engine. `trl` leaves a changed base behind, `batched` leaves it as it was."""
-    if name is EngineName.trl:
-        from factdpo.training import trl_engine  # TRL takes seconds to import
-
-        return trl_engine.fit
-    from factdpo.training.batched import engine
-
-    return engine.fit

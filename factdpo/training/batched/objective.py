@@ -21,11 +21,13 @@ class Objective:
 
     def losses(self, logps: Float[Tensor, "2 R B"], pairs: PairTables) -> Float[Tensor, " R"]:
         """Each run's loss of a step; every loss that any run has is computed for all."""
-        total = torch.zeros_like(logps[0])
+        (chosen, rejected), (ref_chosen, ref_rejected), (n, m) = logps, pairs.refs, pairs.lengths
+        total = torch.zeros_like(chosen)
         for loss, weight in zip(self._losses, self._weights, strict=True):
             of_pair = dpo_loss(
-                loss.name, *logps, *pairs.refs, *pairs.lengths, self._beta, self._smoothing, pairs.mean_chosen_length
-            )
+                loss.name, chosen, rejected, ref_chosen, ref_rejected, n, m, self._beta, self._smoothing,
+                pairs.mean_chosen_length,
+            )  # fmt: skip
             total = total + torch.where(weight != 0, weight * of_pair, 0.0)
         return (total * pairs.loss_weights).sum(1)
 
