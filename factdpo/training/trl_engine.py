@@ -227,7 +227,7 @@ def _arguments(cfg: Config, base: Base, scratch: str) -> DPOConfig:
         # the record is ours
         report_to=[],
         save_strategy="no",
-        logging_steps=cfg.track.log_every,
+        logging_steps=float(cfg.track.log_every),  # as TRL declares it; a whole number of steps
         logging_first_step=True,  # the canary's
         logging_nan_inf_filter=False,  # HF's default logs a NaN loss as 0
         disable_tqdm=True,
