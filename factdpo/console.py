@@ -83,16 +83,6 @@ def stage(title: str, total: int | None = None) -> Iterator[Callable[[int], obje
         console.print(f"{title}: {took}", highlight=False, markup=False, soft_wrap=True)
 
 
-@contextmanager
-def piped() -> Iterator[None]:
-    """What is printed in here may be read only in part, as by `| head`: that ends it, and is no error."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python would complain at its exit
-
-
 class LogFile(logging.FileHandler):
     """A log in a file. It never raises: what keeps it from being written is in `error`, and said once."""
 

@@ -60,8 +60,7 @@ def main(arguments: list[str]) -> None:
     doomed = {one.folder: one for folder in folders for one in runs(folder, states, before)}
     if args.cache:
         doomed |= {one.folder: one for folder in folders for one in leftovers(folder, before, args.older is not None)}
-    with console.piped():
-        _remove_all(list(doomed.values()), args.dry_run, args.yes)
+    _remove_all(list(doomed.values()), args.dry_run, args.yes)
 
 
 def _remove_all(doomed: list[Doomed], dry_run: bool, yes: bool) -> None:

@@ -1,7 +1,6 @@
 """`factdpo results`: many runs as one printed table or a file, and two of them side by side."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -34,14 +33,10 @@ def main(arguments: list[str]) -> None:
         view.below += views.around(results, metrics, conf_folders())
         if args.runs and not args.metric:
             view.frame = results.runs
-    try:
-        if kind:
-            _export(view, kind, file)
-        else:
-            show(view, display.console)
-        sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough; without this Python would complain once more at its exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if kind:
+        _export(view, kind, file)
+    else:
+        show(view, display.console)
 
 
 def make_parser() -> Parser:
@@ -94,8 +89,6 @@ def _export(view: View, kind: str, file: str) -> None:
             sys.stdout.write(_text(view, kind))
         else:
             Path(file).write_text(_text(view, kind), encoding="utf-8")
-    except BrokenPipeError:
-        raise
     except OSError as error:
         raise ConfigError(f"--{kind} {file}: cannot be written ({error})") from None
     if file != "-":

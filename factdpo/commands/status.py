@@ -36,13 +36,12 @@ def main(arguments: list[str]) -> None:
     folders = [run_status.named(Path(folder)) for folder in args.folders]
     known: run_status.Cache = {}
     console = display.console
-    with display.piped():
-        if args.json:
-            print(json.dumps([plain(one) for one in look(folders, known)], indent=1, ensure_ascii=False))
-        elif args.once or args.all or not (sys.stdout.isatty() and console.is_interactive):
-            _print(view(look(folders, known), console, every=args.all), console)
-        else:
-            _watch(folders, known, console)
+    if args.json:
+        print(json.dumps([plain(one) for one in look(folders, known)], indent=1, ensure_ascii=False))
+    elif args.once or args.all or not (sys.stdout.isatty() and console.is_interactive):
+        _print(view(look(folders, known), console, every=args.all), console)
+    else:
+        _watch(folders, known, console)
 
 
 def make_parser() -> Parser:
@@ -54,7 +53,7 @@ def make_parser() -> Parser:
   FINISHED   it has its result
   running    a process is doing it now
   FAILED     an error ended it; DIVERGED: NaN or infinity did; PREEMPTED: a signal did
-  killed     it was opened and has no result, and no process is doing it: the same command does it again
+  killed     started but never finished, and its process is gone: rerun the command to redo it
   to do      planned by its sweep, not opened yet
 
 examples:

@@ -99,7 +99,8 @@ def _executed(
 ) -> Iterator[tuple[RunSpec, Outcome]]:
     """Do these runs; those that FAILED are tried again as often as `retries` says, when the others have ended."""
     while attempts:
-        from factdpo.runs.pipeline import execute  # torch, transformers: seconds
+        with console.stage("importing torch and transformers"):
+            from factdpo.runs.pipeline import execute
 
         again: list[Attempt] = []
         try:

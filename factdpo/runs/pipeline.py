@@ -314,9 +314,12 @@ def rescore(cfg: Config, folder: Path) -> Row:
     """The scores of a finished run's weights, computed anew: `base` and `trained` as in result.json."""
     base = load_base(cfg.model, pick_device(cfg.engine.device), Path(cfg.out) / "cache")
     pairs = tokenised(make_splits(load_facts(cfg.data), cfg.split), base, cfg)
-    refs = {name: pair_logps(base.model, of_split, cfg.eval.batch_size) for name, of_split in pairs.items()}
+    total, size = sum(map(len, pairs.values())), cfg.eval.batch_size
+    with console.stage(f"scoring {total} pairs with the base", total) as advance:
+        refs = {name: pair_logps(base.model, of_split, size, advance) for name, of_split in pairs.items()}
     model = adapters.load_trained(base, folder)
-    logps = {name: pair_logps(model, of_split, cfg.eval.batch_size) for name, of_split in pairs.items()}
+    with console.stage(f"scoring {total} pairs with the trained model", total) as advance:
+        logps = {name: pair_logps(model, of_split, size, advance) for name, of_split in pairs.items()}
     return _scores(pairs, refs, logps)
 
 
@@ -370,5 +373,5 @@ def _write_artefacts(folder: Path, run: Prepared, items: list[Row], generations:
     with cache.writing(folder / "items.parquet"):
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(items), folder / "items.parquet")
     cache.write_atomic(folder / "generations.json", json.dumps(generations, indent=1, ensure_ascii=False))
-    with cache.writing(folder / "figures"):
+    with cache.writing(folder / "figures"), console.stage("drawing figures"):
         belief_graph.write_graphs(items, sides(run.cfg.data), folder / "figures")

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from factdpo import console
 from factdpo.config.schema import Boundary, Config, to_dict
 from factdpo.data.facts import CHARACTERS, Fact, data_file, load_facts
 from factdpo.data.pairs import Pairs, join, tokenise
@@ -237,8 +238,9 @@ def _fresh_scores(part: list[Prepared]) -> list[Scores | Exception]:
 def _score_alone(prepared: Prepared) -> Scores | Exception:
     try:
         with reloaded(prepared) as model:
-            size = prepared.cfg.eval.batch_size
-            logps = {name: pair_logps(model, pairs, size) for name, pairs in prepared.pairs.items()}
+            size, total = prepared.cfg.eval.batch_size, sum(map(len, prepared.pairs.values()))
+            with console.stage(f"scoring {total} pairs with the trained model", total) as advance:
+                logps = {name: pair_logps(model, pairs, size, advance) for name, pairs in prepared.pairs.items()}
             return Scores(logps, _texts(model, prepared))
     except Exception as error:
         return error
@@ -250,7 +252,8 @@ def _score_stacked(part: list[Prepared]) -> list[Scores | Exception]:
     loaded = [read_adapter(prepared.trained / "adapter") for prepared in part]
     joined = [join(list(prepared.pairs.values())) for prepared in part]
     with stacked(base, loaded, max(adapter.config.r for adapter in loaded)) as stack:
-        logps = stack.logps(joined, tokens_at_once(part[0].cfg, base.device))
+        with console.stage(f"scoring {sum(map(len, joined))} pairs with {len(part)} trained models"):
+            logps = stack.logps(joined, tokens_at_once(part[0].cfg, base.device))
         texts = _texts_together(part)
     scores: list[Scores | Exception] = []
     for prepared, pairs, values, of_run in zip(part, joined, logps, texts, strict=True):

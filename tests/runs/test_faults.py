@@ -5,13 +5,13 @@ import re
 import resource
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from factdpo import signals
+from factdpo import console, signals
 from factdpo.config.schema import Config
 from factdpo.config.validate import validate
 from factdpo.evaluation import belief_graph
@@ -243,3 +243,30 @@ def test_what_cannot_be_written_costs_the_run_and_is_named(
     assert "FINISHED" not in states(cfgs)[1::2], "of rank 128"
     sweep(cfgs)
     assert states(cfgs) == ["FINISHED"] * 4
+
+
+def test_a_log_whose_disk_is_full_costs_a_warning_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfgs, log_file = [tiny(tmp_path, dpo_beta=beta) for beta in (0.1, 0.2)], console.LogFile
+    monkeypatch.setattr(console, "LogFile", lambda path: log_file(Path("/dev/full")))
+    sweep(cfgs)
+    assert states(cfgs) == ["FINISHED"] * 2
+    for cfg in cfgs:
+        assert "run.log is not complete: [Errno 28] No space left on device" in result_of(cfg)["warnings"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_compiled_code_made_an_error_of_its_own_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def mangled(*_: object) -> None:
+        with suppress(signals.Preempted, KeyboardInterrupt):
+            signal.raise_signal(number)
+        raise RuntimeError("interrupted in a kernel")
+
+    monkeypatch.setattr(belief_graph, "write_graphs", mangled)
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else signals.Preempted):
+        sweep([tiny(tmp_path)])
+    why = "interrupted from the keyboard" if number == signal.SIGINT else f"ended by {number.name}"
+    assert result_of(tiny(tmp_path))["error"].startswith(why)
