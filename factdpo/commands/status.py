@@ -85,7 +85,7 @@ def _watch(folders: list[Path], known: run_status.Cache, console: Console) -> No
                 found = look(folders, known)
                 live.update(view(found, console), refresh=True)
                 running, before = any(one.is_running() for one in found), running
-                if not (running or before):
+                if not (running or before) or not console.is_terminal:
                     return
                 time.sleep(REDRAWN_SECONDS)
     except KeyboardInterrupt:
@@ -205,7 +205,10 @@ def _reasons(runs: list[RunStatus]) -> list[Text]:
     if len(alike) > REASONS:
         lines.append(Text(f"and {_many(len(alike) - REASONS, 'other reason')}; --json has all", "dim"))
     if any(run.state == KILLED for run in runs):
-        lines += [Text(), Text("killed: no result, and nobody is at work on it; the same command does it again", "dim")]
+        lines += [
+            Text(),
+            Text("killed: started but never finished, and the process is gone; rerun the command to redo it", "dim"),
+        ]
     return lines
 
 
