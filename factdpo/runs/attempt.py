@@ -153,14 +153,6 @@ class Attempt:
         self.outcome = Outcome(result, exit_code)
         return self.outcome
 
-    def fail(self, error: BaseException) -> Outcome:
-        """Write down what ended the run."""
-
-        def measure() -> Measured:
-            raise error
-
-        return self.complete(measure)
-
     def _empty(self) -> None:
         """Remove what a run leaves at its end."""
         folder = self.spec.folder

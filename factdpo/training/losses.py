@@ -53,21 +53,3 @@ def dpo_loss(
         mean = chosen_lengths.float().mean() if mean_chosen_length is None else mean_chosen_length
         return -policy_chosen_logps / mean
     raise ValueError(f"loss={loss}: not computed here; config/schema.py lists those that are in BATCHED_LOSSES")
-
-
-def reward_metrics(
-    policy_chosen_logps: Float[Tensor, "*B"],
-    policy_rejected_logps: Float[Tensor, "*B"],
-    ref_chosen_logps: Float[Tensor, "*B"],
-    ref_rejected_logps: Float[Tensor, "*B"],
-    beta: float,
-) -> dict[str, float]:
-    """TRL's reward metrics of a batch: implicit rewards beta * log(pi / pi_ref) (DPO eq. 5), their margin and order."""
-    chosen = beta * (policy_chosen_logps - ref_chosen_logps)
-    rejected = beta * (policy_rejected_logps - ref_rejected_logps)
-    return {
-        "rewards/chosen": chosen.mean().item(),
-        "rewards/rejected": rejected.mean().item(),
-        "rewards/accuracies": (chosen > rejected).float().mean().item(),
-        "rewards/margins": (chosen - rejected).mean().item(),
-    }

@@ -1,4 +1,4 @@
-"""The losses and reward metrics: identities, and TRL's own numbers from TRL's own trainer."""
+"""The losses: identities, and TRL's own numbers from TRL's own trainer."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from factdpo.config.schema import BATCHED_LOSSES, Loss
 from factdpo.data.facts import Fact
 from factdpo.data.pairs import Pairs
 from factdpo.models.scoring import PairLogps, pair_logps
-from factdpo.training.losses import dpo_loss, reward_metrics
+from factdpo.training.losses import dpo_loss
 
 CHOSEN, REJECTED = torch.tensor([-2.0, -5.0, -1.0]), torch.tensor([-3.0, -4.0, -9.0])
 REF_CHOSEN, REF_REJECTED = torch.tensor([-2.5, -4.0, -1.0]), torch.tensor([-2.0, -4.5, -8.0])
@@ -68,26 +68,6 @@ def test_robust_without_smoothing_is_sigmoid():
     assert loss_of("robust", margins, beta=0.3) == pytest.approx(loss_of("sigmoid", margins, beta=0.3))
 
 
-def test_swapping_chosen_and_rejected_negates_the_margin():
-    one = reward_metrics(CHOSEN, REJECTED, REF_CHOSEN, REF_REJECTED, beta=0.5)
-    other = reward_metrics(REJECTED, CHOSEN, REF_REJECTED, REF_CHOSEN, beta=0.5)
-    assert other["rewards/margins"] == pytest.approx(-one["rewards/margins"])
-    assert (other["rewards/chosen"], other["rewards/rejected"]) == (one["rewards/rejected"], one["rewards/chosen"])
-    assert other["rewards/accuracies"] == pytest.approx(1 - one["rewards/accuracies"])
-
-
-def test_reward_metrics_have_the_values_calculated_by_hand():
-    # chosen rewards 0.25, -0.5, 0; rejected rewards -0.5, 0.25, -0.5
-    assert reward_metrics(CHOSEN, REJECTED, REF_CHOSEN, REF_REJECTED, beta=0.5) == pytest.approx(
-        {
-            "rewards/chosen": -0.25 / 3,
-            "rewards/rejected": -0.75 / 3,
-            "rewards/accuracies": 2 / 3,
-            "rewards/margins": 0.5 / 3,
-        }
-    )
-
-
 def test_exactly_the_batched_losses_are_computed_and_any_other_is_refused_by_name():
     for loss in ["sigmod", *(loss.name for loss in Loss if loss not in BATCHED_LOSSES)]:
         with pytest.raises(ValueError, match=f"loss={loss}: not computed here.*BATCHED_LOSSES"):
@@ -135,6 +115,3 @@ def test_every_loss_and_reward_metric_is_trls(make_tiny_model: Callable[[], Any]
             theirs = trainer._compute_loss(trainer.model, inputs, return_outputs=False).item()
             mine = dpo_loss(loss, *logps, *lengths, beta, label_smoothing).mean().item()
             assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-5), (loss, beta)
-            metrics = reward_metrics(*logps, beta)
-            assert metrics == pytest.approx({key: trainer._metrics["eval"][key][0] for key in metrics}, abs=1e-5)
-            assert metrics["rewards/accuracies"] == 0.5 and metrics["rewards/margins"] == pytest.approx(1.8125 * beta)

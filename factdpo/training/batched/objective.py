@@ -33,7 +33,7 @@ class Objective:
 
     @torch.no_grad()
     def metrics(self, answers: Answers, pairs: PairTables) -> Float[Tensor, "metrics R"]:
-        """Each run's METRICS, summed over its micro-batches."""
+        """Each run's METRICS, summed over its micro-batches; rewards are beta * log(pi / pi_ref), DPO eq. 5."""
         rewards = self._beta * (answers.logps - pairs.refs)
         of_pairs = torch.stack(
             [
