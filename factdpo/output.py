@@ -25,21 +25,28 @@ def guard() -> None:
 def error() -> OSError | None:
     """Why stdout has not got all that was printed, if it has not; a reader who had enough (`| head`) is no error."""
     sys.stdout.flush()
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    failure = raw.failure if isinstance(raw, _Output) else None
+    stream = getattr(sys.stdout, "buffer", None)
+    failure = stream.failure if isinstance(stream, _Output) else None
     return None if failure is None or failure.errno in READER_GONE else failure
 
 
 class _Output(io.FileIO):
-    """A standard stream's file descriptor. The first error leads the descriptor to /dev/null, and is kept."""
+    """A standard stream's file descriptor. The first error leads the descriptor to /dev/null, and is kept.
+
+    It stands under the text stream without a buffer between: what Ctrl-C interrupts there would be written twice.
+    """
 
     failure: OSError | None = None
 
     def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
         try:
-            while (written := super().write(data)) is None:  # a pipe that does not block, and is full
-                select.select([], [self], [])
-            return written
+            while left:
+                written = super().write(left)
+                if written is None:  # a pipe that does not block, and is full
+                    select.select([], [self], [])
+                else:
+                    left = left[written:]
         except OSError as error:
             self.failure = error
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -50,7 +57,7 @@ class _Output(io.FileIO):
                 said = f"factdpo: {name} cannot be written ({error.strerror}); nothing more is shown there\n"
                 with suppress(OSError):
                     os.write(2, said.encode())
-            return len(data)
+        return len(data)
 
 
 def _guarded(stream: Any, own: Any) -> Any:
@@ -61,7 +68,7 @@ def _guarded(stream: Any, own: Any) -> Any:
     with suppress(OSError):
         stream.flush()
     return io.TextIOWrapper(
-        io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False)),
+        _Output(stream.fileno(), "w", closefd=False),  # type: ignore[arg-type]
         encoding=stream.encoding,
         errors="replace" if stream.errors in ("strict", "surrogateescape") else stream.errors,
         line_buffering=stream.line_buffering,

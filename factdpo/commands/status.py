@@ -207,7 +207,7 @@ def _reasons(runs: list[RunStatus]) -> list[Text]:
     if any(run.state == KILLED for run in runs):
         lines += [
             Text(),
-            Text("killed: started but never finished, and the process is gone; rerun the command to redo it", "dim"),
+            Text("killed: its process is gone; rerun the command to redo it", "dim"),
         ]
     return lines
 

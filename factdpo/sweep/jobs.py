@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import pickle
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,8 @@ from factdpo.runs.identity import RunSpec, look_up
 from factdpo.runs.session import Job, Session, current
 from factdpo.sweep.compose import Composer
 from factdpo.sweep.sweep import refusal
+
+log = logging.getLogger(__name__)
 
 IN_PROCESS = {"BasicLauncher", "BatchedLauncher"}  # launchers whose jobs run in this process
 
@@ -112,13 +115,16 @@ def run_together(
         Planner(context, config, session).plan(job_overrides, first)
         jobs = [session.jobs.pop(tuple(overrides)) for overrides in job_overrides]
     else:
+        log.info("Launching %d jobs locally", len(job_overrides))
         jobs = [_foreign_job(context, config, words, number) for number, words in enumerate(job_overrides, first)]
     outcomes: dict[Path, Outcome | ConfigError] = {}
-    if ours and not (config.hydra.job.env_set or config.dry_run):
-        specs = [job.spec for job in jobs if job.spec is not None]
+    specs = [job.spec for job in jobs if job.spec is not None]
+    if specs and not (config.hydra.job.env_set or config.dry_run):
         outcomes = {spec.folder: outcome for spec, outcome in answers(specs, session)}
     returns = []
-    for job in jobs:
+    for number, job in enumerate(jobs):
+        if not ours:
+            log.info("\t#%d : %s", first + number, " ".join(filter_overrides(job_overrides[number])))
         task = task_function
         if job.spec is not None and job.spec.folder in outcomes:
             task = partial(_return_result, job.spec, outcomes[job.spec.folder])

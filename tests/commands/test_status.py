@@ -192,7 +192,7 @@ def test_a_sweep_is_told_run_by_run_with_why_some_did_not_finish(
         ["to", "do", "label", "ff"],
     ]
     assert "FAILED  label bb: loss is nan at step 3\n  outputs/sweeps/beta/run-bb/run.log\n" in said
-    assert "killed: started but never finished, and the process is gone; rerun the command to redo it" in said
+    assert "killed: its process is gone; rerun the command to redo it" in said
 
 
 def test_what_many_runs_died_of_is_said_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

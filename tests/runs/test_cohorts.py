@@ -258,6 +258,7 @@ def test_a_sweep_over_models_holds_one_of_them_at_a_time(tmp_path: Path, monkeyp
 def test_the_history_grows_while_the_batch_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen from one of the trackers: what was told before is on the disk of each run."""
     specs = [spec_of(small(tmp_path, dpo_beta=beta)) for beta in (0.1, 0.5)]
+    specs[0].folder.parent.mkdir()
     lines: list[list[int]] = []
     log = LocalTracker.log
 
