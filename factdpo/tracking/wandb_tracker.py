@@ -9,6 +9,9 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,9 +222,15 @@ def _init(mode: str, folder: Path, run_id: str, about: Row) -> Any:
         ),
     )
     process.open_runs.add(run.id)
-    for handler in logging.getLogger("wandb").handlers:  # its debug.log: on a full disk a traceback for each line
+    for handler in logging.getLogger("wandb").handlers:  # its debug.log: a full disk is not worth a traceback
         handler.handleError = lambda record: None
+        handler.close = partial(_close, handler.close)
     return run
+
+
+def _close(close: Callable[[], None]) -> None:
+    with suppress(OSError):
+        close()
 
 
 def _log_adapter(run: Any, folder: Path, collection: str, aliases: list[str], metadata: Row) -> None:
