@@ -19,6 +19,9 @@ class Preempted(SystemExit):
         super().__init__(code)
         self.why = why
 
+    def __reduce__(self) -> tuple[type, tuple[object, str]]:  # it may come from a launcher's worker
+        return type(self), (self.code, self.why)
+
 
 @dataclass
 class _State:

@@ -81,10 +81,8 @@ def answers(specs: list[RunSpec], session: Session) -> Iterator[tuple[RunSpec, O
                     yield spec, error
                 else:
                     if stored is not None:
-                        locks.pop(spec).release()
                         _show_stored(spec, stored)
-                        if stop := _fail_fast(spec, stored):
-                            raise stop
+                        locks.pop(spec).release()
                         yield spec, stored
             yield from _executed([Attempt(spec) for spec in specs if spec in locks], locks, session)
         finally:
@@ -102,6 +100,9 @@ def _executed(
         with console.stage("importing torch and transformers"):
             from factdpo.runs.pipeline import execute
 
+        if len(attempts) > 1 and (first := attempts[0].spec).cfg.track.wandb:
+            sentence = wandb_settings.wandb_sentence(first.cfg.track, first.folder.parent)
+            console.console.print(sentence, highlight=False, soft_wrap=True)
         again: list[Attempt] = []
         try:
             with closing(execute(attempts, session)) as running:

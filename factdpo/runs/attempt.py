@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import NamedTuple
 
 import yaml
@@ -145,12 +145,12 @@ class Attempt:
                 log.error("%s", result["error"], exc_info=True)
             if (error := self._write(result)) and not exit_code:
                 result["state"], result["error"], exit_code = "FAILED", error, 1
+            self.outcome = Outcome(result, exit_code)  # written: what is interrupted from here on changes it no more
             self.trackers.finish(result, items, generations, self.spec.folder)
         if self.log_file is not None:
             self.log_file.close()
         if self.spec.cfg.sweep is not None:
             index.update_index(self.spec.folder.parent)
-        self.outcome = Outcome(result, exit_code)
         return self.outcome
 
     def _empty(self) -> None:
@@ -170,7 +170,8 @@ class Attempt:
             return None
         except OSError as error:
             why = f"{path} cannot be written ({error}); make room, then the same command again"
-        self._empty()
+        with suppress(OSError):
+            self._empty()
         left = self._result() | {"started": self.started, "state": result["state"], "error": result["error"]}
         if left["state"] == "FINISHED":
             left |= {"state": "FAILED", "error": why}
@@ -204,6 +205,8 @@ def _ending(error: BaseException, cfg: Config) -> tuple[str, str, int]:
     number = signals.received()
     if number is not None and not isinstance(error, KeyboardInterrupt | signals.Preempted):
         error = signals.stop(number)
+    if isinstance(error, GeneratorExit):
+        error = signals.Preempted(1, "left by the command that asked for it")
     if isinstance(error, KeyboardInterrupt | signals.Preempted):
         if isinstance(error, signals.Preempted):
             why, exit_code = error.why, int(str(error.code))

@@ -3,6 +3,7 @@
 facts -> splits -> tokenised pairs -> reference log-probs -> training -> scores per split -> record
 """
 
+import gc
 import json
 import logging
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
+from filelock import FileLock
 
 from factdpo import console, signals
 from factdpo.config.overrides import flat
@@ -51,31 +53,33 @@ def execute(attempts: list[Attempt], session: Session) -> Generator[tuple[Attemp
     logs: list[logging.Handler] = [logging.NullHandler()]  # of the runs under way
     try:
         with console.logging_to(logs):
-            if len(attempts) == 1:
-                try:
-                    _open(attempts[0], logs)
-                except Exception as error:
-                    yield attempts[0], _close(attempts[0], logs, partial(_raise, error))
-                    return
             for cohort in _cohorts(attempts):
-                prepared: dict[Attempt, Prepared] = {}
-                for attempt in cohort:
-                    try:
-                        prepared[attempt] = prepare(attempt.spec.cfg, session)
-                    except Exception as error:
-                        yield attempt, _close(attempt, logs, partial(_raise, error))
-                try:
-                    for attempt, ending in _train_and_score(prepared, session, logs):
-                        yield attempt, _close(attempt, logs, partial(_measure, attempt, prepared[attempt], ending))
-                except Exception as error:  # of the cohort as a whole: it ends the runs that have no record yet
-                    for attempt in prepared:
-                        if attempt.outcome is None:
-                            yield attempt, _close(attempt, logs, partial(_raise, error))
+                yield from _execute_cohort(cohort, session, logs, alone=len(attempts) == 1)
     except BaseException as error:
         for attempt in attempts:
             if attempt.under_way:
                 attempt.complete(partial(_raise, error))
         raise
+
+
+def _execute_cohort(
+    cohort: list[Attempt], session: Session, logs: list[logging.Handler], alone: bool
+) -> Iterator[tuple[Attempt, Outcome]]:
+    prepared: dict[Attempt, Prepared] = {}
+    for attempt in cohort:
+        try:
+            if alone:
+                _open(attempt, logs)
+            prepared[attempt] = prepare(attempt.spec.cfg, session)
+        except Exception as error:
+            yield attempt, _close(attempt, logs, partial(_raise, error))
+    try:
+        for attempt, ending in _train_and_score(prepared, session, logs):
+            yield attempt, _close(attempt, logs, partial(_measure, attempt, prepared[attempt], ending))
+    except Exception as error:  # of the cohort as a whole: it ends the runs that have no record yet
+        for attempt in prepared:
+            if attempt.outcome is None:
+                yield attempt, _close(attempt, logs, partial(_raise, error))
 
 
 def _cohorts(attempts: list[Attempt]) -> list[list[Attempt]]:
@@ -122,14 +126,17 @@ class Training:
 
     run: Prepared
     logs: list[logging.Handler]
+    bar: progress_bars.Bar | progress_bars.CohortBar | None = None
     attempts: list[Attempt] = field(default_factory=list)
     error: Exception | None = None
 
-    def member(self, show: Callable[..., None]) -> Member:
-        """What the engine trains; `show` gets the rows of the history as the runs do."""
+    def member(self, name: str, bar: progress_bars.Bar | progress_bars.CohortBar) -> Member:
+        """What the engine trains; the bar, where it has this name, gets the rows of the history as the runs do."""
+        self.bar, show = bar, bar.run(name, self.steps)
 
         def record(*rows: Row) -> None:
             self._each(lambda attempt: attempt.log(*rows))
+            self._sound()
             show(*rows)
 
         run = self.run
@@ -148,13 +155,19 @@ class Training:
         except Exception as error:
             self.error = error
 
+    @property
+    def steps(self) -> int:
+        return planned_steps(len(self.run.training), self.run.cfg.dpo)
+
     def _start(self) -> None:
+        if self.bar is not None:
+            self.bar.begin()
         with signals.released():
             self._each(lambda attempt: self._open(attempt))
 
     def _open(self, attempt: Attempt) -> None:
         _open(attempt, self.logs)
-        attempt.plan(planned_steps(len(self.run.training), self.run.cfg.dpo))
+        attempt.plan(self.steps)
         with attempt.logged():
             _log_inputs(self.run)
 
@@ -167,12 +180,12 @@ class Training:
         return sound
 
     def _each(self, call: Callable[[Attempt], None]) -> None:
-        for attempt in self._sound():
+        for attempt in self.attempts:
             try:
-                call(attempt)
+                if attempt.error is None:
+                    call(attempt)
             except Exception as error:
                 attempt.error = error
-        self._sound()
 
 
 def _save(trained: Trained, history: Path, target: Path) -> None:
@@ -198,7 +211,15 @@ def _train_and_score(
         trainings.setdefault(run.trained, Training(run, logs)).attempts.append(attempt)
     missing = [training for path, training in trainings.items() if cache.damage(path) is not None]
     yield from _scored([training for training in trainings.values() if training not in missing], prepared)
-    if missing:
+    if len(missing) == 1:  # another process may be making it, for a run that differs in what is scored alone
+        path = missing[0].run.trained
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f"{path.name}.training.lock")):
+            if cache.damage(path) is not None:
+                yield from _train(missing, prepared, session)
+            else:
+                yield from _scored(missing, prepared)
+    elif missing:
         yield from _train(missing, prepared, session)
 
 
@@ -208,15 +229,13 @@ def _train(
     cfg = trainings[0].run.cfg
     with_trl = cfg.engine.name is EngineName.trl
     bar = progress_bars.bar_of(len(trainings), cfg.track.progress)
-    members: dict[Member, Training] = {}
-    for training, name in zip(trainings, _labels([training.run.cfg for training in trainings]), strict=True):
-        steps = planned_steps(len(training.run.training), training.run.cfg.dpo)
-        members[training.member(bar.run(name, steps))] = training
+    labels = _labels([training.run.cfg for training in trainings])
+    members = {training.member(label, bar): training for training, label in zip(trainings, labels, strict=True)}
     if with_trl:
         session.drop_base()  # training changes it: no other run may get it
 
     def keep(group: Ended) -> list[Training]:
-        bar.turn()
+        bar.end()
         ended = [members.pop(member) for member, _ in group]
         for training, (_, ending) in zip(ended, group, strict=True):
             training.keep(ending)
@@ -226,7 +245,9 @@ def _train(
     with bar, signals.held(), closing(fit(trainings[0].run.base, list(members))) as groups:
         for ended in map(keep, groups):  # `map` lets go of a group, and so of its weights, before the next line
             with signals.released():
-                if with_trl:
+                if with_trl and ended[0].error is None:
+                    del ended[0].run.base  # it is changed: its memory is needed for a fresh one
+                    gc.collect()
                     ended[0].run.base = session.base(cfg)
                 yield from _scored(ended, prepared)
     signals.raise_waiting()

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from factdpo.console import console
+from factdpo.console import console, plural
 from factdpo.store.history import Row
 
 
-def bar_of(trainings: int, enabled: bool) -> "Bar | BatchBar":
+def bar_of(trainings: int, enabled: bool) -> "Bar | CohortBar":
     """The progress bar of so many trainings."""
-    return BatchBar(trainings, enabled) if trainings > 1 else Bar(enabled)
+    return CohortBar(trainings, enabled) if trainings > 1 else Bar(enabled)
 
 
 class Bar:
@@ -28,8 +28,11 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def turn(self) -> None:
-        """The run has ended: no bar stands in the way of what is printed next."""
+    def begin(self) -> None:
+        """The training begins."""
+
+    def end(self) -> None:
+        """It has ended: no bar stands in the way of what is printed next."""
         self.progress.stop()
 
     def run(self, name: str, steps: int) -> Callable[..., None]:
@@ -50,32 +53,36 @@ class Bar:
             )
 
 
-class BatchBar:
-    """One progress bar for runs that train together, batch by batch: steps of them all, and the best of the batch."""
+class CohortBar:
+    """One progress bar for runs that train together: the steps of them all, and the best of them."""
 
     def __init__(self, runs: int, enabled: bool):
         self.totals: dict[str, int] = {}  # run -> optimizer steps
         self.steps: dict[str, int] = {}  # run -> steps made
         self.longest = self.scored_at = 0
         self.scores: dict[str, dict[str, float]] = {}  # run -> split -> accuracy
-        self.progress = _progress(f"{runs} run{'s' * (runs > 1)}", enabled)
+        self.progress = _progress(plural(runs, "run"), enabled)
         self.task = self.progress.add_task("training", total=1, numbers="")
 
-    def __enter__(self) -> "BatchBar":
+    def __enter__(self) -> "CohortBar":
         self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.turn()
+        self.end()
         self.progress.stop()
 
-    def turn(self) -> None:
-        """Runs have ended, or others begin at their own first step: what was scored last is told first."""
+    def begin(self) -> None:
+        """Runs begin at their own first step: print the latest scores before the set of training runs changes."""
+        self.end()
+
+    def end(self) -> None:
+        """Runs have ended: print the latest scores before the set of training runs changes."""
         self._line()
         self.scores, self.scored_at = {}, 0
 
     def run(self, name: str, steps: int) -> Callable[..., None]:
-        """Who is to be called with the rows of one of the runs."""
+        """The callback for the rows of one of the runs."""
         key = f"{len(self.totals)} {name}"  # names need not differ
         self.totals[key], self.steps[key], self.longest = steps, 0, max(self.longest, steps)
         self.progress.update(self.task, total=sum(self.totals.values()))

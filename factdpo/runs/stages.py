@@ -181,10 +181,17 @@ def score(cohort: list[Prepared]) -> Iterator[tuple[Prepared, Scores | Exception
     Runs that trained together are scored in shared forwards, a run that trained alone by PEFT's own model: whoever
     scores a training again gets the same bits.
     """
-    for part in _parts(cohort):
+    parts: dict[bool, list[Prepared]] = {True: [], False: []}  # those that trained together, and those that did not
+    for prepared in cohort:
+        try:
+            parts[prepared.fit["trained_together"] > 1].append(prepared)
+        except Exception as error:
+            yield prepared, error
+    step = SCORED_TOGETHER
+    shared = [parts[True][start : start + step] for start in range(0, len(parts[True]), step)]
+    for part in [[prepared] for prepared in parts[False]] + shared:
         started = time.monotonic()
-        fresh = functools.cache(partial(_fresh_scores, part))  # made if any of them is not in the cache
-        scores = [_cached_scores(prepared, partial(_item, fresh, place)) for place, prepared in enumerate(part)]
+        scores = _scores_of(part)
         seconds = (time.monotonic() - started) / len(part)
         for prepared, of_run in zip(part, scores, strict=True):
             if isinstance(of_run, SanityCheckError):
@@ -192,16 +199,9 @@ def score(cohort: list[Prepared]) -> Iterator[tuple[Prepared, Scores | Exception
             yield prepared, of_run if isinstance(of_run, Exception) else of_run._replace(seconds=seconds)
 
 
-def _item(fresh: Callable[[], list[Scores | Exception]], place: int) -> Scores | Exception:
-    return fresh()[place]
-
-
-def _parts(cohort: list[Prepared]) -> list[list[Prepared]]:
-    """The runs by how they are scored: each that trained alone by itself, the others as many as share a forward."""
-    alone = [prepared for prepared in cohort if prepared.fit["trained_together"] == 1]
-    together = [prepared for prepared in cohort if prepared not in alone]
-    starts = range(0, len(together), SCORED_TOGETHER)
-    return [[prepared] for prepared in alone] + [together[start : start + SCORED_TOGETHER] for start in starts]
+def _scores_of(part: list[Prepared]) -> list[Scores | Exception]:
+    fresh = functools.cache(partial(_fresh_scores, part))  # made if those of any run are not in the cache
+    return [_cached_scores(prepared, lambda place=place: fresh()[place]) for place, prepared in enumerate(part)]
 
 
 def _cached_scores(prepared: Prepared, fresh: Callable[[], Scores | Exception]) -> Scores | Exception:
@@ -213,14 +213,12 @@ def _cached_scores(prepared: Prepared, fresh: Callable[[], Scores | Exception]) 
             raise scores
         return scores
 
-    weights, device, size = prepared.weights, prepared.base.device, prepared.cfg.eval.batch_size
+    device, size, folder = prepared.base.device, prepared.cfg.eval.batch_size, prepared.cache_dir
     logps: dict[str, PairLogps] = {}
     try:
+        weights = prepared.weights
         for name, pairs in prepared.pairs.items():
-            of_split = kept_logps(
-                weights, device, pairs, size, prepared.cache_dir, lambda name=name: made().logps[name]
-            )
-            logps[name] = of_split
+            logps[name] = kept_logps(weights, device, pairs, size, folder, lambda name=name: made().logps[name])
         return Scores(logps, _cached_texts(prepared, weights, lambda: made().texts))
     except Exception as error:
         return error

@@ -35,6 +35,7 @@ class Planner:
 
     def __init__(self, context: HydraContext, config: DictConfig, session: Session) -> None:
         self.session, self.composer = session, Composer(context.config_loader, config)
+        self.specs: dict[tuple[Path, str], RunSpec] = {}  # by where it lies and its id, which other words may ask for
 
     def plan(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[RunSpec | None]:
         """The run that each job asks for, the jobs numbered from `first`; two jobs may ask for the same one.
@@ -44,7 +45,6 @@ class Planner:
         """
         problems: dict[str, list[int]] = {}  # problem -> numbers of the jobs that have it
         memo: dict[str, Any] = {}
-        specs: dict[Path, RunSpec] = {}
         planned: dict[tuple[str, ...], Job] = {}
         with _hydra_config_kept():
             for number, overrides in enumerate(job_overrides):
@@ -56,7 +56,7 @@ class Planner:
                     continue
                 try:
                     spec = look_up(_task_config(config), memo)
-                    job.spec = specs.setdefault(spec.folder, spec)
+                    job.spec = self.specs.setdefault((spec.folder.parent, spec.id), spec)
                 except ConfigError as error:
                     for problem in str(error).splitlines():
                         problems.setdefault(problem, []).append(number)
@@ -109,35 +109,45 @@ def run_together(
     """
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    if OmegaConf.get_type(config) is not Config:
+        return _run_foreign(context, config, task_function, job_overrides, first)
     session = current()
-    ours = OmegaConf.get_type(config) is Config
-    if ours:
-        Planner(context, config, session).plan(job_overrides, first)
-        jobs = [session.jobs.pop(tuple(overrides)) for overrides in job_overrides]
-    else:
-        log.info("Launching %d jobs locally", len(job_overrides))
-        jobs = [_foreign_job(context, config, words, number) for number, words in enumerate(job_overrides, first)]
+    Planner(context, config, session).plan(job_overrides, first)
+    jobs = [session.jobs[tuple(overrides)] for overrides in job_overrides]  # two of them may be the same
+    for overrides in job_overrides:
+        session.jobs.pop(tuple(overrides), None)
     outcomes: dict[Path, Outcome | ConfigError] = {}
     specs = [job.spec for job in jobs if job.spec is not None]
     if specs and not (config.hydra.job.env_set or config.dry_run):
         outcomes = {spec.folder: outcome for spec, outcome in answers(specs, session)}
     returns = []
-    for number, job in enumerate(jobs):
-        if not ours:
-            log.info("\t#%d : %s", first + number, " ".join(filter_overrides(job_overrides[number])))
+    for job in jobs:
         task = task_function
         if job.spec is not None and job.spec.folder in outcomes:
             task = partial(_return_result, job.spec, outcomes[job.spec.folder])
-        returns.append(run_job(task, pickle.loads(job.config), "hydra.sweep.dir", "hydra.sweep.subdir", context))
-        configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+        returns.append(_run_job(context, task, pickle.loads(job.config)))
     return returns
 
 
-def _foreign_job(context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int) -> Job:
-    composed = context.config_loader.load_sweep_config(config, list(overrides))
-    with open_dict(composed):
-        composed.hydra.job.id = composed.hydra.job.num = number
-    return Job(pickle.dumps(composed, pickle.HIGHEST_PROTOCOL), None)
+def _run_foreign(
+    context: HydraContext, config: DictConfig, task: TaskFunction, job_overrides: Sequence[Sequence[str]], first: int
+) -> list[JobReturn]:
+    """The jobs of another application, one after the other."""
+    log.info("Launching %d jobs locally", len(job_overrides))
+    returns = []
+    for number, overrides in enumerate(job_overrides, first):
+        log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
+        composed = context.config_loader.load_sweep_config(config, list(overrides))
+        with open_dict(composed):
+            composed.hydra.job.id = composed.hydra.job.num = number
+        returns.append(_run_job(context, task, composed))
+    return returns
+
+
+def _run_job(context: HydraContext, task: TaskFunction, config: DictConfig) -> JobReturn:
+    done = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", context)
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    return done
 
 
 def _return_result(spec: RunSpec, outcome: Outcome | ConfigError, _: DictConfig) -> dict[str, Any]:

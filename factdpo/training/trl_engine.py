@@ -3,6 +3,7 @@
 import os
 import tempfile
 import time
+import traceback
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,7 @@ def _ending(base: Base, member: Member) -> Trained | Exception:
     try:
         return _train(base, member)
     except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # which hold the changed model
         return error
 
 
@@ -168,7 +170,10 @@ def _without_autocast(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        model.forward = in_training
+        if in_training == model.forward:  # it was the class's own: as an attribute it would tie a knot
+            del model.forward
+        else:
+            model.forward = in_training
 
 
 def _dataset(pairs: Pairs, refs: PairLogps) -> Dataset:

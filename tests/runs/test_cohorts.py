@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from factdpo import signals
 from factdpo.config.schema import (
     Config,
     ConfigError,
@@ -33,6 +36,8 @@ from factdpo.runs.identity import RunSpec, look_up
 from factdpo.runs.pipeline import execute
 from factdpo.runs.session import Session
 from factdpo.store.history import LocalTracker, read_history
+from factdpo.tracking import tracker
+from factdpo.training import adapters
 from factdpo.training.batched.stacked_lora import Adapter
 from tests.helpers.runs import WEIGHTS, folder_of, small
 from tests.helpers.tiny import tiny_base, tokenizer
@@ -408,3 +413,61 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> Non
             del row["time_seconds"]
         assert histories[0] == histories[1]
     assert list((tmp_path / "killed/cache/batches").iterdir()) == []
+
+
+def test_two_jobs_in_other_words_are_one_run_and_equal_jobs_both_get_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-m", "factdpo", "-m", "track=none", "split.train=8", "split.test=8", "dpo.epochs=1"]
+    for words in (["dpo.seed=0,0"], ["lora.alpha=16,16.0", "sweep=alpha"]):
+        done = subprocess.run([*command, *words], capture_output=True, text=True)
+        assert done.returncode == 0 and "1 run, asked for by 2 jobs" in done.stdout, done.stderr
+    assert [len(list(path.glob("*/result.json"))) for path in sorted((tmp_path / "outputs/sweeps").iterdir())] == [1, 1]
+
+
+def test_a_run_that_cannot_be_opened_ends_no_other_of_its_cohort(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfgs = [small(tmp_path, dpo_beta=beta, eval_every="never", dpo_max_steps=2) for beta in (0.1, 0.2, 0.3)]
+    full, open_trackers = place(cfgs[1]), tracker.open_trackers
+
+    def open_or_fail(cfg: Config, run_id: str, name: str, folder: Path) -> Any:
+        if folder == full:
+            raise OSError(28, "No space left on device")
+        return open_trackers(cfg, run_id, name, folder)
+
+    monkeypatch.setattr(tracker, "open_trackers", open_or_fail)
+    assert [result["state"] for result in sweep(*cfgs)] == ["FINISHED", "FAILED", "FINISHED"]
+
+
+def test_what_interrupts_a_tracker_at_the_end_leaves_the_run_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """result.json is written by then."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(tracker.Trackers, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            answer.ask(small(tmp_path, dpo_max_steps=2))
+    assert spec_of(small(tmp_path, dpo_max_steps=2)).state() == "FINISHED"
+
+
+def test_one_training_whose_weights_do_not_reload_ends_its_own_runs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs want the broken training; it is made again by the next command."""
+    twins = [small(tmp_path, eval_generations=count, dpo_adam_beta1=0.8, dpo_max_steps=2) for count in (1, 2)]
+    sound = [small(tmp_path, dpo_beta=beta, dpo_max_steps=2) for beta in (0.1, 0.3)]
+    with monkeypatch.context() as broken:
+        broken.setitem(adapters.RELOAD_TOLERANCE_NATS, torch.float32, -1.0)
+        assert [result["state"] for result in sweep(*twins)] == ["FAILED", "FAILED"]
+    assert [result["state"] for result in sweep(*twins, *sound)] == ["FINISHED"] * 4
+
+
+def test_a_signals_reason_comes_back_from_another_process() -> None:
+    stopped = pickle.loads(pickle.dumps(signals.Preempted(143, "ended by SIGTERM")))
+    assert (stopped.code, stopped.why) == (143, "ended by SIGTERM")

@@ -203,6 +203,7 @@ def test_fail_fast_stops_a_sweep_at_its_first_run_that_goes_wrong(tmp_path: Path
     assert states(cfgs) == ["DIVERGED", "PREEMPTED", "to do"]
     assert "stopped by fail_fast=true" in result_of(cfgs[1])["error"]
     assert list((tmp_path / "cache/batches").glob("*/[0-9]*/state.json"))
+    cfgs[0].retry_diverged = True
     with pytest.raises(SystemExit) as exit:  # under a launcher that does one after the other
         answer.ask(cfgs[0])
     assert exit.value.code == 1

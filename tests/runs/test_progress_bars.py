@@ -1,7 +1,7 @@
 """What a batch of runs says of itself while it trains."""
 
 from factdpo.console import console
-from factdpo.runs.progress_bars import BatchBar
+from factdpo.runs.progress_bars import CohortBar
 
 
 def scored(step: int, accuracy: float) -> dict[str, float]:
@@ -9,7 +9,7 @@ def scored(step: int, accuracy: float) -> dict[str, float]:
 
 
 def test_a_line_has_what_all_runs_scored_at_its_step() -> None:
-    with console.capture() as said, BatchBar(2, enabled=False) as bar:
+    with console.capture() as said, CohortBar(2, enabled=False) as bar:
         tell = [bar.run("seed=0", 20), bar.run("seed=1", 20)]
         for step, accuracies in ((10, (0.25, 0.5)), (20, (0.75, 1.0))):
             for run, accuracy in zip(tell, accuracies, strict=True):
@@ -21,7 +21,7 @@ def test_a_line_has_what_all_runs_scored_at_its_step() -> None:
 
 
 def test_runs_that_go_on_are_told_of_as_they_stand_and_no_line_has_one_of_them_alone() -> None:
-    with console.capture() as said, BatchBar(2, enabled=False) as bar:
+    with console.capture() as said, CohortBar(2, enabled=False) as bar:
         tell = [bar.run("seed=0", 30), bar.run("seed=1", 30)]
         tell[0](scored(10, 0.25), {"step": 15, "loss": 0.5}, scored(20, 0.5))  # all there is, from the checkpoint
         tell[1](scored(10, 0.3), scored(20, 0.7))

@@ -7,6 +7,7 @@ the metrics, in blocks: no step waits for the host.
 """
 
 import logging
+import traceback
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
@@ -62,6 +63,7 @@ def fit_many(base: Base, members: list[Member], folder: Path) -> Generator[Ended
                 log.warning("out of memory with %d runs at once: on with %d", len(left), half)
                 cohorts[:0] = [(left[:half], None), (left[half:], None)]
             else:
+                traceback.clear_frames(error.__traceback__)  # which hold the cohort's memory
                 yield [(member, error) for member in left]
         finally:
             home.release()
