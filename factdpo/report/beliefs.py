@@ -54,9 +54,8 @@ class Beliefs:
         items, numbers = items.iloc[order], numbers[order]
         margins = (items["chosen_logp_nats"] - items["rejected_logp_nats"]).to_numpy()
         base_margins = (items["ref_chosen_logp_nats"] - items["ref_rejected_logp_nats"]).to_numpy()
-        for split, number, margin, base_margin in zip(
-            items["split"], numbers.tolist(), margins, base_margins, strict=True
-        ):
+        facts_of_run = zip(items["split"], numbers.tolist(), margins, base_margins, strict=True)
+        for split, number, margin, base_margin in facts_of_run:
             tally = self.tallies.setdefault((split, number), _Tally())
             tally.runs += 1
             tally.base += base_margin > 0

@@ -8,11 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from factdpo.store import layout
 from factdpo.store.history import HISTORY
-from factdpo.store.layout import read_json
+from factdpo.store.layout import Stamp, file_stamp, read_json, read_yaml
 from factdpo.store.result import RUNNING, TO_DO
 
 RATE_SECONDS = 0.5  # least time between the two rows of a rate: rows written together carry the same time
@@ -39,7 +37,6 @@ class RunStatus:
     score_seconds: float | None = None  # of a finished run: scoring after the training
 
 
-Stamp = tuple[int, int]  # time (ns) and size of a file
 Cache = dict[Path, tuple[Stamp, RunStatus]]  # runs that have a result, and the stamp of their result.json
 
 
@@ -51,18 +48,17 @@ def named(folder: Path) -> Path:
 def look(folder: Path, label: str | None, cache: Cache) -> RunStatus:
     """The status of the run in a folder, which need not exist yet. Pass the same `cache` each time."""
     cached = cache.get(folder)
-    if cached is not None and _stamp(folder / "result.json") == cached[0]:
+    if cached is not None and file_stamp(folder / "result.json") == cached[0]:
         return cached[1]
-    stamp, result = _stamp(folder / "result.json"), read_json(folder / "result.json")
+    stamp, result = file_stamp(folder / "result.json"), read_json(folder / "result.json")
     try:
         if stamp is not None and result is not None:
-            status = _ended(folder, label, result)
-            cache[folder] = stamp, status
-            return status
+            cache[folder] = stamp, _ended(folder, label, result)
+            return cache[folder][1]
     except (KeyError, TypeError, AttributeError):
         pass  # JSON, but no result: as for a run without one
     status = _unfinished(folder, label)
-    ended_meanwhile = _stamp(folder / "result.json") != stamp
+    ended_meanwhile = file_stamp(folder / "result.json") != stamp
     return look(folder, label, cache) if ended_meanwhile else status
 
 
@@ -98,7 +94,7 @@ def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> RunStatus
 
 
 def _unfinished(folder: Path, label: str | None) -> RunStatus:
-    config, opened = _config(folder), _modified(folder / "asked.json")
+    config, opened = _config(folder / "config.yaml"), _modified(folder / "asked.json")
     status = RunStatus(
         id=folder.name.rpartition("-")[2],
         folder=folder,
@@ -167,28 +163,13 @@ def _planned_steps(folder: Path) -> int | None:
     return steps if isinstance(steps, int) else None
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    """The run's config.yaml; empty if it is not there yet."""
-    path = folder / "config.yaml"
-    return _parsed(path, _stamp(path))
+def _config(path: Path) -> dict[str, Any]:
+    return _parsed(path, file_stamp(path))
 
 
 @lru_cache(maxsize=4096)  # status and dashboard poll; a config is rewritten as a whole, so its stamp changes
 def _parsed(path: Path, stamp: Stamp | None) -> dict[str, Any]:
-    try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        config = yaml.load(path.read_text(encoding="utf-8"), loader)
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return config if isinstance(config, dict) else {}
-
-
-def _stamp(path: Path) -> Stamp | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size
+    return read_yaml(path)
 
 
 def _modified(path: Path) -> float | None:

@@ -88,18 +88,16 @@ class Results:
         for column in (name, f"{name}.name"):
             if column in self.config_keys or column in ABOUT:
                 return column
-        raise ConfigError(
-            f"{name}: no such key{_suggestion(name, self.config_keys)}; differing are {_listed(self.keys)}"
-        )
+        hint = _suggestion(name, self.config_keys)
+        raise ConfigError(f"{name}: no such key{hint}; differing are {_listed(self.keys)}")
 
     def metrics_of(self, name: str) -> list[str]:
         """The metrics of this name, or with this part before the split: `accuracy` gives all of accuracy/...."""
         metrics = [metric for metric in self.metrics if metric == name or metric.rpartition("/")[0] == name]
         if not metrics:
             kinds = dict.fromkeys(metric.rpartition("/")[0] for metric in self.metrics)
-            raise ConfigError(
-                f"{name}: no such metric{_suggestion(name, [*self.metrics, *kinds])}; there are {_listed(kinds)}"
-            )
+            hint = _suggestion(name, [*self.metrics, *kinds])
+            raise ConfigError(f"{name}: no such metric{hint}; there are {_listed(kinds)}")
         return metrics
 
     @cached_property

@@ -45,12 +45,15 @@ def groups(results: Results, by: list[str], metrics: list[str]) -> View:
     cells = [_interval(**mean) for mean in frame.loc[:, ["n", "mean", "high"]].to_dict("records")]
     groups = [group for _, group in results.table.groupby(by, dropna=False)]  # in the order of `means`
     rows = [
-        [*map(shown, group.loc[:, by].to_numpy(dtype=object)[0]), _states(group), *cells[number :: len(groups)]]
+        [
+            *map(shown, group.loc[:, by].to_numpy(dtype=object)[0]),
+            f"{len(group)}{_unfinished(group)}",
+            *cells[number :: len(groups)],
+        ]
         for number, group in enumerate(groups)
     ]
     view = View(frame, [*by, "runs", *metrics], rows, len(by) + 1, [_count(results)])
-    shared = _shared(results)
-    if shared:
+    if shared := _shared(results):
         view.above.append(f"the same in all: {' '.join(shared)}")
     view.below.append("mean ± half of its 95 % interval over runs (Student's t); a single run has none")
     return view
@@ -110,7 +113,7 @@ def _p_value(p: float) -> str:
 
 
 def _described(letter: str, side: Side) -> str:
-    seeds = f"{'seed' if len(side.seeds) == 1 else 'seeds'} {', '.join(side.seeds)}"
+    seeds = f"seed{'' if len(side.seeds) == 1 else 's'} {', '.join(side.seeds)}"
     unfinished = f"; {side.unfinished} more without numbers" if side.unfinished else ""
     return f"{letter}  {side.name}  ({plural(len(side.runs), 'run')}, {seeds}{unfinished})"
 
@@ -125,13 +128,8 @@ def _count(results: Results) -> str:
     return f"{plural(len(results.table), 'run')}{_unfinished(results.table)}{repeated}"
 
 
-def _states(runs: "pd.DataFrame") -> str:
-    """`8`, or `8 (1 DIVERGED)`, of which 7 are finished."""
-    return f"{len(runs)}{_unfinished(runs)}"
-
-
 def _unfinished(runs: "pd.DataFrame") -> str:
-    """The states of the runs that are not FINISHED, with their number, in brackets; empty without any."""
+    """` (1 DIVERGED)`: the states of the runs that are not FINISHED, with their number; empty without any."""
     counts = runs["state"].value_counts().drop("FINISHED", errors="ignore")
     return f" ({', '.join(f'{count} {state}' for state, count in counts.items())})" if len(counts) else ""
 
@@ -156,7 +154,7 @@ def _without_numbers(results: Results) -> list[str]:
     lines = []
     for run in runs[:LISTED]:
         reason = str(or_none(run["error"]) or "").split("\n")[0]
-        lines.append(f"{run['state']}  {run['folder']}: {reason}" if reason else f"{run['state']}  {run['folder']}")
+        lines.append(f"{run['state']}  {run['folder']}" + (f": {reason}" if reason else ""))
     more = len(runs) - LISTED
     return [*lines, f"and {more} more; --runs lists all"] if more > 0 else lines
 
@@ -173,8 +171,7 @@ def _best(results: Results, metrics: list[str], conf_folders: list[Path]) -> lis
     best: dict[int, list[str]] = {}  # row of the table -> metrics in which it is best
     for metric in metrics:
         values = results.finished.loc[:, metric].dropna().to_dict()
-        rows = best_in(metric, values)
-        if rows:
+        if rows := best_in(metric, values):
             others = f" (as {plural(len(rows) - 1, 'other')})" if len(rows) > 1 else ""
             best.setdefault(rows[0], []).append(f"{metric} {_number(values[rows[0]])}{others}")
     lines = []
