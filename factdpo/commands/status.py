@@ -135,13 +135,12 @@ def _table(runs: list[RunStatus], splits: Iterable[str]) -> Table:
     table = _columns([Column("state", no_wrap=True), Column("run", overflow="fold")], ["step", "loss", *scores, "time"])
     for run in runs:
         table.add_row(
-            Text(run.state, STYLES[run.state]),
-            Text(run.label),
+            Text(run.state, STYLES[run.state]), Text(run.label),
             "" if run.state == TO_DO else f"{run.step}/{'?' if run.steps is None else run.steps}",
             "" if run.loss is None else f"{run.loss:.3f}",
             *(f"{run.accuracies[split]:.2f}" if split in run.accuracies else "" for split in order),
             "" if run.seconds is None else display.duration(run.seconds),
-        )
+        )  # fmt: skip
     return table
 
 
@@ -151,12 +150,11 @@ def _overview(groups: list[Runs], rows: int) -> RenderableType:
     for group in groups[:rows]:
         counts, left, best = group.counts(), group.left_seconds(), group.best()
         table.add_row(
-            Text(str(group.folder)),
-            str(len(group.runs)),
+            Text(str(group.folder)), str(len(group.runs)),
             *(Text(str(counts.get(name, "")), STYLES[name]) for name in states),
             "" if left is None else f"~{display.duration(left)}",
             f"{best[1]} {best[0].accuracies[best[1]]:.2f}" if best else "",
-        )
+        )  # fmt: skip
     hidden = len(groups) - rows
     return Group(table, Text(f"and {hidden} older ones; --all shows them", "dim")) if hidden > 0 else table
 

@@ -35,18 +35,12 @@ class Shown:
         """For JSON: what the overview and the page of this sweep or run have in common."""
         running = [run for run in self.runs.runs if run.state == RUNNING]
         return {
-            "name": self.name,
-            "is_sweep": self.is_sweep,
-            "question": self.runs.question,
-            "problem": self.problem,
-            "counts": self.runs.counts(),
-            "total": len(self.runs.runs),
-            "steps": self.runs.steps(),
+            "name": self.name, "is_sweep": self.is_sweep, "question": self.runs.question, "problem": self.problem,
+            "counts": self.runs.counts(), "total": len(self.runs.runs), "steps": self.runs.steps(),
             "running_done": sum(run.step / run.steps for run in running if run.steps) / max(1, len(running)),
             "left_seconds": self.runs.left_seconds() if self.runs.is_running() else None,
-            "changed": self.runs.changed,
-            "best": self._best(),
-        }
+            "changed": self.runs.changed, "best": self._best(),
+        }  # fmt: skip
 
     def _best(self) -> dict[str, Any] | None:
         if (best := self.runs.best()) is None:

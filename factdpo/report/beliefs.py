@@ -67,11 +67,8 @@ class Beliefs:
             return None
         counts = items["split"].value_counts()
         plan = (tuple((split, int(counts[split])) for split in splits), self._text(numbers.astype("<u4").tobytes()))
-        return {
-            "plan": self.plans.setdefault(plan, len(self.plans)),
-            "base": self._text(_bytes(base_margins)),
-            "trained": self._text(_bytes(margins)),
-        }
+        base, trained = self._text(_bytes(base_margins)), self._text(_bytes(margins))
+        return {"plan": self.plans.setdefault(plan, len(self.plans)), "base": base, "trained": trained}
 
     def _numbers(self, items: "pd.DataFrame") -> np.ndarray:
         words = items.loc[:, COLUMNS[2:7]].astype(object).where(items[COLUMNS[2:7]].notna(), "")

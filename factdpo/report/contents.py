@@ -99,13 +99,8 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
         title=str(sweep.get("name") or (runs[0].label if len(runs) == 1 else folder.resolve().name)),
         question=sweep.get("question"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        answer=answer(results, compared, splits),
-        results=results,
-        splits=splits,
-        settings=compared,
-        axes=axes(compared),
-        metrics=metrics,
-        runs=runs,
+        answer=answer(results, compared, splits), results=results,
+        splits=splits, settings=compared, axes=axes(compared), metrics=metrics, runs=runs,
         states=dict(Counter(run.state for run in runs).most_common()),
         never_begun=_never_begun(sweep, runs),
         hard={split: beliefs.hard(split) for split in splits if any(s == split for s, _ in beliefs.tallies)},
@@ -113,11 +108,9 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
         differing=_differing(results),
         shared={key: shown(value) for key, value in results.shared.items() if decides(key)},
         commands=sweep.get("commands") or [],
-        hardware=_counted(records, "hardware"),
-        versions=_counted(records, "versions"),
-        warnings=_warnings(results),
-        left_out=left_out,
-    )
+        hardware=_counted(records, "hardware"), versions=_counted(records, "versions"),
+        warnings=_warnings(results), left_out=left_out,
+    )  # fmt: skip
 
 
 def _splits(results: Results) -> list[str]:
@@ -172,15 +165,12 @@ def _run(row: dict[str, Any], setting: int | None, keys: list[str], metrics: lis
     finished = row["state"] == "FINISHED"
     label = row.get("label")
     return Run(
-        id=row["id"],
-        label=str(label if isinstance(label, str) and label else row["name"]),
-        state=row["state"],
+        id=row["id"], state=row["state"], label=str(label if isinstance(label, str) and label else row["name"]),
         error=str(row["error"] or "").strip().split("\n")[0] if not finished else "",
-        setting=setting,
-        values={key: row[key] for key in keys},
+        setting=setting, values={key: row[key] for key in keys},
         metrics={metric: short(row.get(metric)) if finished else None for metric in [*metrics, "timing/total_seconds"]},
         command="",
-    )
+    )  # fmt: skip
 
 
 def _records(results: Results, runs: list[Run]) -> dict[str, dict[str, Any]]:

@@ -68,17 +68,10 @@ def render(contents: Contents) -> str:
     }  # fmt: skip
     tabled, left_out = _tabled(contents)
     return environment.get_template("page.html.j2").render(
-        c=contents,
-        settings=tabled,
-        settings_left_out=left_out,
-        columns=_columns(contents),
-        cells=_cells,
-        best=contents.answer.best,
-        style=Markup(_read("style.css")),
-        scripts=Markup("\n".join(_read(name) for name in SCRIPTS)),
-        plotly=Markup(get_plotlyjs()),
-        data=Markup(embedded(_data(contents))),
-    )
+        c=contents, settings=tabled, settings_left_out=left_out, columns=_columns(contents), cells=_cells,
+        best=contents.answer.best, style=Markup(_read("style.css")), plotly=Markup(get_plotlyjs()),
+        scripts=Markup("\n".join(map(_read, SCRIPTS))), data=Markup(embedded(_data(contents))),
+    )  # fmt: skip
 
 
 def embedded(data: Any) -> str:

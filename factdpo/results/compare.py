@@ -191,4 +191,9 @@ def shown(value: Any) -> str:
     value = or_none(value)
     if hasattr(value, "item"):  # numpy's
         value = value.item()
+    return as_typed(value)
+
+
+def as_typed(value: Any) -> str:
+    """A config value as one would type it, text without quotes."""
     return value if isinstance(value, str) else typed(value)

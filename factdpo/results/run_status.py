@@ -78,19 +78,15 @@ def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> RunStatus
     ended, opened = (folder / "result.json").stat().st_mtime, _modified(folder / "asked.json")
     seconds = ended - opened if opened else None
     return RunStatus(
-        id=result["id"],
-        folder=folder,
-        state=result["state"],
+        id=result["id"], folder=folder, state=result["state"],
         label=label or result["config"].get("label") or result["name"],
         step=training.get("steps", history.step),
         steps=training.get("steps") if result["state"] == "FINISHED" else _planned_steps(folder),
-        loss=history.loss,
+        loss=history.loss, error=result.get("error"),
         accuracies={split: scores["accuracy"] for split, scores in trained.items()} or history.accuracies,
         seconds=sum(timing[stage] for stage in STAGES) if timing.keys() >= {*STAGES} else seconds,
-        error=result.get("error"),
-        changed=ended,
-        score_seconds=timing.get("score_seconds"),
-    )
+        changed=ended, score_seconds=timing.get("score_seconds"),
+    )  # fmt: skip
 
 
 def _unfinished(folder: Path, label: str | None) -> RunStatus:
@@ -126,7 +122,7 @@ class _History:
         self._last = self._row(self._data.rfind(b'"loss": '))
         scored = self._row(self._data.rfind(b'"eval/'))
         self.step = int(self._last.get("step", 0))
-        self.loss = _number(self._last.get("loss"))
+        self.loss = float(self._last["loss"]) if self._last.get("loss") is not None else None  # NaN is a word there
         self.accuracies = {key.split("/")[1]: value for key, value in scored.items() if key.endswith("/accuracy")}
 
     def steps_per_second(self) -> float | None:
@@ -150,11 +146,6 @@ class _History:
         except ValueError:
             return {}
         return row if isinstance(row, dict) else {}
-
-
-def _number(value: Any) -> float | None:
-    """A number of the history, in which NaN and infinities are written as words."""
-    return None if value is None else float(value)
 
 
 def _planned_steps(folder: Path) -> int | None:

@@ -35,7 +35,7 @@ def update_index(home: Path) -> None:
         if names := run_names(home):
             read_home(home, names, write=True)
     except Exception as error:  # called as the runs of a sweep finish: an index is not worth failing one of them
-        _warn(home, str(error))
+        _warn(home, error)
 
 
 def read_home(home: Path, names: list[str], write: bool) -> "pa.Table":
@@ -64,7 +64,7 @@ def read_home(home: Path, names: list[str], write: bool) -> "pa.Table":
         try:
             _write_index(home / FILE, concat(tables))
         except OSError as error:
-            _warn(home, str(error))
+            _warn(home, error)
     if unfinished:
         tables.append(_table(unfinished))
     return concat(tables).sort_by("folder")
@@ -157,6 +157,11 @@ def _write_index(path: Path, table: "pa.Table") -> None:
         temporary.unlink(missing_ok=True)
 
 
-@cache  # once per folder and reason, not after every run of a sweep
-def _warn(home: Path, reason: str) -> None:
+def _warn(home: Path, error: Exception) -> None:
+    number = getattr(error, "errno", None)
+    _warn_once(home, os.strerror(number) if number else str(error))  # its own text has the name of a temporary file
+
+
+@cache  # not after every run of a sweep
+def _warn_once(home: Path, reason: str) -> None:
     log.warning("%s cannot be written (%s); reading these runs takes longer without it", home / FILE, reason)
