@@ -1,13 +1,12 @@
 """`factdpo help`, also `factdpo --help`: the keys used most, the commands, the groups, and more about each by name."""
 
 import re
-from difflib import get_close_matches
 from pathlib import Path
 
 from factdpo.commands import table
 from factdpo.commands.parser import Parser, folded, row
 from factdpo.config.folders import options
-from factdpo.config.help import Key, schema_keys
+from factdpo.config.help import Key, did_you_mean, schema_keys
 from factdpo.config.overrides import SHORT
 from factdpo.config.schema import ConfigError
 
@@ -81,9 +80,8 @@ def about(name: str) -> str:
         files = [(option, _first_comment(file)) for option, file in groups[name].items()]
         parts.insert(0, f"{name}=OPTION\n{_rows(files)}")
     if not parts:
-        close = get_close_matches(name, [*table.NAMES, *groups, *keys, *SHORT], n=1, cutoff=0.6)
-        perhaps = f" (did you mean {close[0]}?)" if close else ""
-        raise ConfigError(f"help {name}: neither a command nor a group nor a key{perhaps}; factdpo --help lists all")
+        hint = did_you_mean(name, [*table.NAMES, *groups, *keys, *SHORT])
+        raise ConfigError(f"help {name}: neither a command nor a group nor a key{hint}; factdpo --help lists all")
     return "\n\n".join(parts)
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from factdpo.config.help import did_you_mean
 from factdpo.config.overrides import decides
 from factdpo.config.schema import ConfigError
 from factdpo.results.best import best_by_accuracy
@@ -88,7 +88,7 @@ class Results:
         for column in (name, f"{name}.name"):
             if column in self.config_keys or column in ABOUT:
                 return column
-        hint = _suggestion(name, self.config_keys)
+        hint = did_you_mean(name, self.config_keys, 2, 0.7)
         raise ConfigError(f"{name}: no such key{hint}; differing are {_listed(self.keys)}")
 
     def metrics_of(self, name: str) -> list[str]:
@@ -96,7 +96,7 @@ class Results:
         metrics = [metric for metric in self.metrics if metric == name or metric.rpartition("/")[0] == name]
         if not metrics:
             kinds = dict.fromkeys(metric.rpartition("/")[0] for metric in self.metrics)
-            hint = _suggestion(name, [*self.metrics, *kinds])
+            hint = did_you_mean(name, [*self.metrics, *kinds], 2, 0.7)
             raise ConfigError(f"{name}: no such metric{hint}; there are {_listed(kinds)}")
         return metrics
 
@@ -195,11 +195,6 @@ def or_none(value: Any) -> Any:
     import pandas as pd
 
     return None if pd.isna(value) else value
-
-
-def _suggestion(name: str, names: Iterable[str]) -> str:
-    close = get_close_matches(name, list(names), n=2, cutoff=0.7)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
 def _listed(names: Iterable[str]) -> str:
