@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.errors import LiveError
-from rich.markup import escape
+from rich.text import Text
 
 from factdpo import output
 
@@ -63,7 +63,7 @@ def stage(title: str, total: int | None = None) -> Iterator[Callable[[int], obje
     def show() -> None:
         shown.set()
         if lines:
-            console.print(f"{title} ...", highlight=False, markup=False, soft_wrap=True)
+            say(f"{title} ...")
             return
         with suppress(LiveError):  # rich 14.0 shows one at a time
             bar.start()
@@ -79,12 +79,11 @@ def stage(title: str, total: int | None = None) -> Iterator[Callable[[int], obje
         if bar.live.is_started:
             bar.stop()
     if lines and shown.is_set():
-        took = duration(time.monotonic() - began)
-        console.print(f"{title}: {took}", highlight=False, markup=False, soft_wrap=True)
+        say(f"{title}: {duration(time.monotonic() - began)}")
 
 
 class LogFile(logging.FileHandler):
-    """A log in a file. It never raises: what keeps it from being written is in `error`, and said once."""
+    """A log in a file. It never raises: the first error of writing it is kept in `error` and shown once."""
 
     def __init__(self, path: Path):
         super().__init__(path, encoding="utf-8")
@@ -95,7 +94,7 @@ class LogFile(logging.FileHandler):
         error = sys.exc_info()[1]
         if self.error is None and isinstance(error, Exception):
             self.error = error
-            console.print(f"[yellow]warning:[/] {escape(self.baseFilename)}: {escape(str(error))}", soft_wrap=True)
+            _warn(f"{self.baseFilename}: {error}")
 
     def close(self) -> None:
         try:
@@ -126,14 +125,22 @@ class _Terminal(logging.Handler):
     """factdpo's own log lines, as a person reads them: warnings marked, the rest plain."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info:  # a traceback belongs into the file
-            return
-        text = escape(record.getMessage())
-        console.print(
-            f"[yellow]warning:[/] {text}" if record.levelno >= logging.WARNING else text,
-            highlight=False,
-            soft_wrap=True,
-        )
+        if not record.exc_info:  # a traceback belongs into the file
+            (_warn if record.levelno >= logging.WARNING else say)(record.getMessage())
+
+
+def say(text: str, style: str = "") -> None:
+    """Prints a line as it is: no markup is read in it, and it is never wrapped, so that paths stay whole."""
+    console.print(Text(text, style), soft_wrap=True)
+
+
+def _warn(text: str) -> None:
+    console.print(Text.assemble(("warning:", "yellow"), f" {text}"), soft_wrap=True)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, else its type: W&B and trackio write many."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def plural(count: int, noun: str) -> str:

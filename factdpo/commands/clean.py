@@ -13,39 +13,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from rich.text import Text
 
-from factdpo import console
-from factdpo.commands.parser import Parser, folder
+from factdpo.commands.parser import Parser
 from factdpo.config.schema import ConfigError
+from factdpo.console import duration, plural, say
 from factdpo.results import run_status
 from factdpo.store import cache, layout, result
 
 SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 LOCK_SECONDS = 0.05  # that `factdpo status` may make us wait for a lock that nobody holds
-OF_STATES = {
-    "failed": ("FAILED", "DIVERGED"),
-    "preempted": ("PREEMPTED",),
-    "killed": (result.KILLED,),
+STATES_OF = {  # option -> states that it selects
+    "failed": ("FAILED", "DIVERGED"), "preempted": ("PREEMPTED",), "killed": (result.KILLED,),
     "finished": ("FINISHED",),
-}
+}  # fmt: skip
 
 
 @dataclass
-class Doomed:
-    """What is to be removed, if it still is what it was when its lock is held."""
+class Target:
+    """A folder to remove, unless it has changed by the time that its lock is held."""
 
     folder: Path
     lock: Path
-    what: str  # a state, or what kind of leftover
+    kind: str  # a state, or what kind of leftover
     changed: float  # s since the epoch
     size: int  # bytes
 
 
 def main(arguments: list[str]) -> None:
-    """Removes what was selected, after asking; raises ConfigError for what cannot be done as asked."""
+    """Removes what was selected, once the user confirms; raises ConfigError for options that do not go together."""
     args = make_parser().parse_intermixed_args(arguments)
-    states = {name for option, names in OF_STATES.items() if getattr(args, option) for name in names}
+    states = {name for option, names in STATES_OF.items() if getattr(args, option) for name in names}
     if not (states or args.cache):
         raise ConfigError(
             "clean: nothing selected, so nothing is removed; give --failed, --preempted, --killed, --finished or "
@@ -57,26 +54,26 @@ def main(arguments: list[str]) -> None:
         raise ConfigError("clean: there is no terminal to ask on; --yes removes without asking, --dry-run only shows")
     before = time.time() - (args.older or 0.0)
     folders = [_checked(Path(folder)) for folder in args.folders]
-    doomed = {one.folder: one for folder in folders for one in runs(folder, states, before)}
+    targets = [target for folder in folders for target in runs(folder, states, before)]
     if args.cache:
-        doomed |= {one.folder: one for folder in folders for one in leftovers(folder, before, args.older is not None)}
-    _remove_all(list(doomed.values()), args.dry_run, args.yes)
+        targets += [target for folder in folders for target in leftovers(folder, before, args.older is not None)]
+    _remove_all(list({target.folder: target for target in targets}.values()), args.dry_run, args.yes)
 
 
-def _remove_all(doomed: list[Doomed], dry_run: bool, yes: bool) -> None:
+def _remove_all(targets: list[Target], dry_run: bool, yes: bool) -> None:
     """Lists what is to be removed, asks unless `yes`, and removes it; with `dry_run` only lists it."""
-    for one in doomed:
-        _say(_line(one))
-    total = f"{len(doomed)} folder{'s' * (len(doomed) != 1)}, {_megabytes(sum(one.size for one in doomed))}"
-    if not doomed:
-        _say("nothing to remove")
+    for target in targets:
+        say(_line(target))
+    total = f"{plural(len(targets), 'folder')}, {_megabytes(targets)}"
+    if not targets:
+        say("nothing to remove")
     elif dry_run:
-        _say(f"would remove {total}")
+        say(f"would remove {total}")
     elif yes or _confirmed(total):
-        gone = [one for one in doomed if _removed(one)]
-        _say(f"removed {len(gone)} of {total}: {_megabytes(sum(one.size for one in gone))} freed")
+        gone = [target for target in targets if _removed(target)]
+        say(f"removed {len(gone)} of {total}: {_megabytes(gone)} freed")
     else:
-        _say("nothing was removed")
+        say("nothing was removed")
 
 
 def make_parser() -> Parser:
@@ -99,20 +96,13 @@ examples:
   factdpo clean outputs/sweeps/beta --failed --killed      of one sweep
   factdpo clean outputs --cache                            leftovers in outputs/cache""",
     )
-    parser.add_argument(
-        "folders",
-        nargs="*",
-        type=folder,
-        default=["outputs"],
-        metavar="FOLDER",
-        help="a run, a sweep, or what they lie in (default: outputs)",
-    )
+    parser.add_folders("a run, a sweep, or what they lie in (default: outputs)")
     what = parser.add_argument_group("what to remove; one of these at least")
     what.add_argument("--failed", action="store_true", help="runs that ended with an error (FAILED, DIVERGED)")
     what.add_argument("--preempted", action="store_true", help="runs that a signal ended (PREEMPTED)")
     what.add_argument("--killed", action="store_true", help="runs without a result that no process is doing")
     what.add_argument("--finished", action="store_true", help="runs that have results; only with --older")
-    what.add_argument("--cache", action="store_true", help="leftovers in FOLDER/cache, as said below")
+    what.add_argument("--cache", action="store_true", help="leftovers in FOLDER/cache, see below")
     parser.add_argument(
         "--older", type=_duration, metavar="TIME", help="only what was last changed so long ago: 30d, 12h, 2w, 90m"
     )
@@ -121,7 +111,7 @@ examples:
     return parser
 
 
-def runs(folder: Path, states: set[str], before: float) -> Iterator[Doomed]:
+def runs(folder: Path, states: set[str], before: float) -> Iterator[Target]:
     """The runs at or below a folder that are in one of these states and were not changed since `before`."""
     homes = layout.homes(folder) if states else []
     if states and not homes and not (folder / "cache").is_dir():
@@ -131,14 +121,14 @@ def runs(folder: Path, states: set[str], before: float) -> Iterator[Doomed]:
             changed = run_status.last_change(path)
             if _linked(path, folder) or not layout.is_run(path) or changed is None or changed > before:
                 continue
-            found = run_status.look(path, None, {}).state
-            if found == result.KILLED and (path / "result.json").exists():
+            state = run_status.look(path, None, {}).state
+            if state == result.KILLED and (path / "result.json").exists():
                 continue  # of another version, or damaged: nobody knows what it was
-            if found in states:
-                yield Doomed(path, layout.lock_file(path), found, changed, _size(path))
+            if state in states:
+                yield Target(path, layout.lock_file(path), state, changed, _size(path))
 
 
-def leftovers(folder: Path, before: float, abandoned: bool) -> Iterator[Doomed]:
+def leftovers(folder: Path, before: float, abandoned: bool) -> Iterator[Target]:
     """What nobody will use of folder/cache: unfinished artefacts, and checkpoints as `--cache` says.
 
     Layout: an artefact is made in `<kind>/.<signature>.part` under `<kind>/<signature>.lock` (cache.fetch), a batch's
@@ -150,15 +140,15 @@ def leftovers(folder: Path, before: float, abandoned: bool) -> Iterator[Doomed]:
         if not path.is_dir() or _linked(path, folder):
             continue
         if part := re.fullmatch(r"\.([0-9a-f]{16})\.part", path.name):
-            lock, what = path.with_name(f"{part[1]}.lock"), "unfinished"
+            lock, kind = path.with_name(f"{part[1]}.lock"), "unfinished"
         elif path.parent.name == "batches" and re.fullmatch(r"[0-9a-f]{16}-\w+", path.name):
             trained = _is_trained(path, path.parents[1] / "adapters")
-            lock, what = path / "lock", "checkpoints" if trained else "abandoned" if abandoned else ""
+            lock, kind = path / "lock", "checkpoints" if trained else "abandoned" if abandoned else ""
         else:
             continue
         changed = run_status.last_change(path)
-        if what and changed is not None and changed <= before and not cache.is_held(lock):
-            yield Doomed(path, lock, what, changed, _size(path))
+        if kind and changed is not None and changed <= before and not cache.is_held(lock):
+            yield Target(path, lock, kind, changed, _size(path))
 
 
 def _is_trained(batch: Path, adapters: Path) -> bool:
@@ -184,23 +174,24 @@ def _linked(path: Path, folder: Path) -> bool:
     return any(step.is_symlink() for step in (path, *path.parents) if step.is_relative_to(folder))
 
 
-def _removed(one: Doomed) -> bool:
-    """Remove it under its lock, if it still is as it was listed; says so if not."""
+def _removed(target: Target) -> bool:
+    """Removes a folder under its lock and returns True; prints the reason if it has to stay."""
     try:
-        with FileLock(one.lock).acquire(timeout=LOCK_SECONDS, poll_interval=0.01):
-            if run_status.last_change(one.folder) == one.changed:
-                _remove(one.folder)
+        with FileLock(target.lock).acquire(timeout=LOCK_SECONDS, poll_interval=0.01):
+            if run_status.last_change(target.folder) == target.changed:
+                _remove(target.folder)
                 return True
-            _say(f"{one.folder}: changed since it was listed; it stays", "yellow")
+            reason = "changed since it was listed; it stays"
     except Timeout:
-        _say(f"{one.folder}: in use by a process; it stays", "yellow")
+        reason = "in use by a process; it stays"
     except OSError as error:
-        _say(f"{one.folder}: not removed ({error})", "yellow")
+        reason = f"not removed ({error})"
+    say(f"{target.folder}: {reason}", "yellow")
     return False
 
 
 def _remove(folder: Path) -> None:
-    """Of a run asked.json goes last: what a kill in here leaves is still known as a run, and is cleaned as one."""
+    """Removes a folder, asked.json last: after a kill in here the rest is still recognised as a run."""
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == "asked.json"):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -224,10 +215,10 @@ def _duration(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text}: write a number and m, h, d or w, as in 30d or 12h")
 
 
-def _line(one: Doomed) -> str:
-    seconds = time.time() - one.changed
-    age = console.duration(seconds) if seconds < 2 * SECONDS["d"] else f"{seconds / SECONDS['d']:.0f} d"
-    return f"{one.what:<11}  {age:>11}  {_megabytes(one.size):>10}  {one.folder}"
+def _line(target: Target) -> str:
+    seconds = time.time() - target.changed
+    age = duration(seconds) if seconds < 2 * SECONDS["d"] else f"{seconds / SECONDS['d']:.0f} d"
+    return f"{target.kind:<11}  {age:>11}  {_megabytes([target]):>10}  {target.folder}"
 
 
 def _size(folder: Path) -> int:
@@ -240,9 +231,5 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
-
-
-def _say(text: str, style: str = "") -> None:  # never wrapped: paths must stay whole
-    console.console.print(Text(text, style), soft_wrap=True)
+def _megabytes(targets: list[Target]) -> str:
+    return f"{sum(target.size for target in targets) / 1e6:.1f} MB"

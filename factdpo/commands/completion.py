@@ -80,21 +80,21 @@ def candidates(words: list[str]) -> list[str]:
     *before, word = words
     command = table.find(before[0]) if before else None
     if command is table.HELP or (command is None and "--help" in before):
-        found: Iterable[str] = [*table.NAMES, *options(), *schema_keys()]
+        choices: Iterable[str] = [*table.NAMES, *options(), *schema_keys()]
     elif command and command.name == "completion":
-        found = SCRIPTS
+        choices = SCRIPTS
     elif command:
         usage = command.load().make_parser().format_usage()
-        found = [*re.findall(r"--[a-z][a-z-]*", usage), "--help"] if word.startswith("-") else _folders(word)
+        choices = [*re.findall(r"--[a-z][a-z-]*", usage), "--help"] if word.startswith("-") else _folders(word)
     elif word.startswith("-"):
-        found = RUN_OPTIONS
+        choices = RUN_OPTIONS
     elif before and before[-1] in ("--cfg", "-c"):
-        found = ("job", "hydra", "all")
+        choices = ("job", "hydra", "all")
     elif "=" in word:
-        found = _values(word)
+        choices = _values(word)
     else:
-        found = [*_keys(word), *(() if before else table.NAMES)]
-    return sorted({one for one in found if one.startswith(word)})
+        choices = [*_keys(word), *(() if before else table.NAMES)]
+    return sorted({candidate for candidate in choices if candidate.startswith(word)})
 
 
 def _keys(word: str) -> list[str]:
@@ -113,16 +113,15 @@ def _values(word: str) -> list[str]:
         return [head + path for path in _paths(word.removeprefix(head), only_folders=key == "out")]
     if key == "sweep":
         return [head + path.name for path in Path("outputs/sweeps").glob("*/")]
-    found = list(options().get(key, ()))
-    if known := schema_keys().get(key):
-        found += known.options or ["true", "false"] * (known.default in ("true", "false"))
-    return [head + one for one in found]
+    values = list(options().get(key, ()))
+    if declared := schema_keys().get(key):
+        values += declared.options or (["true", "false"] if declared.default in ("true", "false") else [])
+    return [head + value for value in values]
 
 
 def _folders(word: str) -> list[str]:
-    """Folders of sweeps, of runs once they are asked for, and any other folder that begins so."""
-    sweeps = [f"{path}/" for path in Path("outputs/sweeps").glob("*/")]
-    return [*sweeps, *_paths(word, only_folders=True)]
+    """The sweeps, and any other folder that begins so."""
+    return [*(f"{path}/" for path in Path("outputs/sweeps").glob("*/")), *_paths(word, only_folders=True)]
 
 
 def _paths(word: str, only_folders: bool = False) -> list[str]:
@@ -131,12 +130,12 @@ def _paths(word: str, only_folders: bool = False) -> list[str]:
     folder = Path(f"{head}/" if "/" in word else ".").expanduser()
     prefix = word.removesuffix(start)
     try:
-        found = sorted(folder.iterdir())
+        paths = sorted(folder.iterdir())
     except OSError:
         return []
     return [
-        f"{prefix}{path.name}{'/' * path.is_dir()}"
-        for path in found
+        f"{prefix}{path.name}{'/' if path.is_dir() else ''}"
+        for path in paths
         if path.name.startswith(start) and (start or not path.name.startswith("."))
         if path.is_dir() or not only_folders
     ]

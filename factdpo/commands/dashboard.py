@@ -8,12 +8,10 @@ import socket
 import webbrowser
 from pathlib import Path
 
-from rich.text import Text
-
-from factdpo import console
 from factdpo.commands.parser import Parser, folder
 from factdpo.config.folders import conf_folders
 from factdpo.config.schema import ConfigError
+from factdpo.console import say
 
 HOST = "127.0.0.1"
 PORT, TRIED = 8765, 20  # the usual port, and how many from it on are tried
@@ -33,31 +31,26 @@ def main(arguments: list[str]) -> None:
         port = listening.getsockname()[1]
         url = f"http://{HOST}:{port}/"
         if args.port is None and port != PORT:
-            console.console.print(Text(f"port {PORT} is taken; --port chooses another"), soft_wrap=True)
-        console.console.print(Text(f"{url}  shows {root}, live; Ctrl-C ends it, and no run"), soft_wrap=True)
+            say(f"port {PORT} is taken; --port chooses another")
+        say(f"{url}  shows {root}, live; Ctrl-C ends it, and no run")
         if args.open:
             webbrowser.open(url)  # it may come before the server is up: the port takes connections already
-        config = uvicorn.Config(
-            make_app(root, conf_folders()),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-        )
-        uvicorn.Server(config).run(sockets=[listening])
+        app = make_app(root, conf_folders())
+        quiet = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+        uvicorn.Server(quiet).run(sockets=[listening])
 
 
 def listen(port: int | None) -> socket.socket:
-    """A socket that listens on this machine: on the port asked for, else on the first free one from PORT on."""
+    """A socket that listens on this machine: on the given port, else on the first free one from PORT on."""
     for tried in [port] if port is not None else range(PORT, PORT + TRIED):
         try:
             return socket.create_server((HOST, tried))
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
-            said = os.strerror(error.errno)
+            reason = os.strerror(error.errno)
     which = f"--port {port}" if port is not None else f"ports {PORT} to {PORT + TRIED - 1}"
-    raise ConfigError(f"{which}: cannot be had ({said}); give another with --port")
+    raise ConfigError(f"{which}: cannot be used ({reason}); give another with --port")
 
 
 def _port(text: str) -> int:
@@ -76,14 +69,8 @@ def make_parser() -> Parser:
   factdpo dashboard outputs/sweeps/beta --open
   ssh -L 8765:localhost:8765 <machine>       from another machine: forward the port, then open localhost:8765""",
     )
-    parser.add_argument(
-        "folder",
-        nargs="?",
-        type=folder,
-        default="outputs",
-        metavar="FOLDER",
-        help="of sweeps and runs, of a sweep, or of a run (default: outputs)",
-    )
+    about = "of sweeps and runs, of a sweep, or of a run (default: outputs)"
+    parser.add_argument("folder", nargs="?", type=folder, default="outputs", metavar="FOLDER", help=about)
     parser.add_argument("--port", type=_port, help=f"(default: {PORT}, or the next one that is free)")
     parser.add_argument("--open", action="store_true", help="show it in the browser")
     return parser

@@ -3,8 +3,6 @@
 import os
 import platform
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 import factdpo
+from factdpo.commands.network import unreachable
 from factdpo.commands.parser import Parser
 from factdpo.config.folders import conf_folder
 from factdpo.config.schema import ConfigError, ModelConfig, ModelSource, TrackConfig
@@ -30,7 +29,7 @@ def main(arguments: list[str]) -> None:
     """Prints the report."""
     make_parser().parse_args(arguments)
     console = Console()
-    hub, wandb = _hub_address(), _wandb_address()
+    hub, wandb = _hub_address(), wandb_settings.base_url()
     reached = _reach({"hub": hub, "W&B": wandb})  # while torch is imported
     free_gib, machine = _machine()
     answers = reached()
@@ -66,11 +65,8 @@ def _machine() -> tuple[float, list[tuple[str, str]]]:
     """Free memory of the device that engine.device=auto would take, GiB, and the rows to print."""
     total, free = provenance.memory_bytes()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    rows = [
-        ("system", platform.platform()),
-        ("cores", str(cores)),
-        ("memory", f"{free / GIB:.1f} GiB free of {total / GIB:.1f}"),
-    ]
+    memory = f"{free / GIB:.1f} GiB free of {total / GIB:.1f}"
+    rows = [("system", platform.platform()), ("cores", str(cores)), ("memory", memory)]
     try:
         import torch
 
@@ -92,11 +88,8 @@ def _caches() -> Iterable[tuple[str, str]]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     for name, folder in (("hub models", Path(HF_HUB_CACHE)), ("factdpo, from here", Path("outputs") / "cache")):
-        if folder.is_dir():
-            size = sum(p.lstat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
-            yield name, f"{folder.resolve()}, {size / GIB:.2f} GiB"
-        else:
-            yield name, f"{folder.resolve()}, not there yet"
+        size = sum(p.lstat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+        yield name, f"{folder.resolve()}, " + (f"{size / GIB:.2f} GiB" if folder.is_dir() else "not there yet")
 
 
 def _hub_address() -> str:
@@ -113,30 +106,21 @@ def _offline() -> str:
     return next((name for name in names if os.environ.get(name)), "") if HF_HUB_OFFLINE else ""
 
 
-def _wandb_address() -> str:
-    return wandb_settings.setting("base_url", os.environ) or wandb_settings.DEFAULT_BASE_URL
-
-
 def _network(answers: dict[str, str], hub: str, wandb: str) -> Iterable[tuple[str, str]]:
-    switched = f"; but {_offline()} is set, so it will not be asked" if _offline() else ""
-    yield f"hub ({hub})", answers["hub"] + switched
+    unused = f"; but {_offline()} is set, so it will not be asked" if _offline() else ""
+    yield f"hub ({hub})", answers["hub"] + unused
     yield f"W&B ({wandb})", answers["W&B"]
     mode, why = wandb_settings.wandb_mode(TrackConfig())
     yield "W&B would be", f"{mode} ({why})" if why else mode
 
 
 def _reach(addresses: dict[str, str]) -> Callable[[], dict[str, str]]:
-    """Asks all addresses at once; the returned function gives what is known after at most TIMEOUT_SECONDS more."""
+    """Asks all addresses at once; the returned function gives the answers after at most TIMEOUT_SECONDS more."""
     answers = dict.fromkeys(addresses, f"no answer within {TIMEOUT_SECONDS:g} s")
 
     def ask(name: str, url: str) -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
-            answers[name] = "reachable"
-        except urllib.error.HTTPError as error:  # a server answered, if only a proxy's gateway when it is a 5xx
-            answers[name] = "reachable" if error.code < 500 else f"not reachable (status {error.code})"
-        except Exception as error:
-            answers[name] = f"not reachable ({getattr(error, 'reason', error)})"
+        problem = unreachable(url, TIMEOUT_SECONDS)
+        answers[name] = f"not reachable ({problem})" if problem else "reachable"
 
     # Daemons, since a name lookup cannot be given a timeout.
     threads = [threading.Thread(target=ask, args=pair, daemon=True) for pair in addresses.items()]
@@ -152,15 +136,13 @@ def _reach(addresses: dict[str, str]) -> Callable[[], dict[str, str]]:
 
 
 def _models(free_gib: float, hub: bool) -> Iterable[tuple[str, str, str]]:
-    files = sorted(
-        (conf_folder() / "model").glob("*.yaml"), key=lambda path: (_parameters(_options(path)) or 10**15, path.name)
-    )
-    for path in files:
-        options = _options(path)
+    files = (conf_folder() / "model").glob("*.yaml")
+    models = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) or {} for path in files}
+    for name, options in sorted(models.items(), key=lambda model: (_parameters(model[1]) or 10**15, model[0])):
         parameters = _parameters(options)
         need_gib = 4 * OVERHEAD * (parameters or 0) / GIB  # float32
         memory = f"{need_gib:.1f} GiB" if parameters else "depends"
-        yield f"model={path.stem}", memory, _verdict(options, need_gib, free_gib, hub)
+        yield f"model={name}", memory, _verdict(options, need_gib, free_gib, hub)
 
 
 def _verdict(options: dict[str, Any], need_gib: float, free_gib: float, hub: bool) -> str:
@@ -180,10 +162,6 @@ def _verdict(options: dict[str, Any], need_gib: float, free_gib: float, hub: boo
     if _is_cached(str(repo), str(options.get("revision") or "main")):
         return f"{fits}; weights are here"
     return f"{fits}; weights will come from the hub" if hub else "no: not downloaded, and the hub is out of reach"
-
-
-def _options(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
 def _parameters(options: dict[str, Any]) -> int | None:

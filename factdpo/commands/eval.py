@@ -16,36 +16,20 @@ EVAL_TOLERANCE_NATS = 1e-3  # between two scorings of the same weights; another 
 
 
 def main(arguments: list[str]) -> None:
-    """Scores one run's weights anew; raises what `re_evaluate` does."""
-    re_evaluate(Path(make_parser().parse_args(arguments).folder.removeprefix("run=")))  # as it was once typed
-
-
-def make_parser() -> Parser:
-    parser = Parser(
-        "eval",
-        "Score the weights of a finished run anew, print the table, and say whether the record holds.",
-        """examples:
-  factdpo eval outputs/runs/<run>
-  factdpo eval outputs/sweeps/beta/<run>     a run of a sweep""",
-    )
-    parser.add_argument("folder", type=folder, metavar="FOLDER", help="of a finished run")
-    return parser
-
-
-def re_evaluate(folder: Path) -> None:
-    """Score the weights of a finished run anew, print the table, and say whether the record holds.
+    """Scores the weights of a finished run anew, prints the table, and says whether the record holds.
 
     Raises ConfigError when there is no finished run or its data or model have changed since, RunFailed when the scores
     are not those of the record.
     """
+    folder = Path(make_parser().parse_args(arguments).folder.removeprefix("run="))  # as it was once typed
     stored = record.read_result(folder)
     if stored.result is None or stored.result["state"] != "FINISHED":
-        found = f"its state is {stored.result['state']}" if stored.result else stored.reason
-        raise ConfigError(f"{folder}: {found}; give the folder of a finished run")
+        reason = f"its state is {stored.result['state']}" if stored.result else stored.reason
+        raise ConfigError(f"{folder}: {reason}; give the folder of a finished run")
     cfg = from_dict(stored.result["config"])
     cfg.out = str(folder.resolve().parent.parent)  # runs/ and cache/ lie beside each other
-    asked, now = json.loads((folder / "asked.json").read_text(encoding="utf-8")), what_is_asked(cfg)
-    if changed := [key for key in asked if asked[key] != now[key]]:
+    then, now = json.loads((folder / "asked.json").read_text(encoding="utf-8")), what_is_asked(cfg)
+    if changed := [key for key in then if then[key] != now[key]]:
         raise ConfigError(f"{folder}: {', '.join(changed)} changed since the run; its scores cannot be repeated")
     console.quiet_libraries()
     from factdpo.runs.pipeline import rescore
@@ -60,7 +44,16 @@ def re_evaluate(folder: Path) -> None:
     )
     if apart > EVAL_TOLERANCE_NATS:
         raise RunFailed("FINISHED", f"{folder}: mean log-probs differ from the record by up to {apart:.3g} nats", 1)
-    console.console.print(
-        f"The table was scored anew; its mean log-probs differ from the record's by {apart:.1g} nats at most.",
-        highlight=False,
+    console.say(f"The table was scored anew; its mean log-probs differ from the record's by {apart:.1g} nats at most.")
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        "eval",
+        "Score the weights of a finished run anew, print the table, and say whether the record holds.",
+        """examples:
+  factdpo eval outputs/runs/<run>
+  factdpo eval outputs/sweeps/beta/<run>     a run of a sweep""",
     )
+    parser.add_argument("folder", type=folder, metavar="FOLDER", help="of a finished run")
+    return parser

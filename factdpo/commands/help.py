@@ -1,13 +1,12 @@
 """`factdpo help`, also `factdpo --help`: the keys used most, the commands, the groups, and more about each by name."""
 
 import re
-from difflib import get_close_matches
 from pathlib import Path
 
 from factdpo.commands import table
 from factdpo.commands.parser import Parser, folded, row
 from factdpo.config.folders import options
-from factdpo.config.help import Key, schema_keys
+from factdpo.config.help import Key, did_you_mean, schema_keys
 from factdpo.config.overrides import SHORT
 from factdpo.config.schema import ConfigError
 
@@ -37,13 +36,13 @@ dry_run=true says what would run; --cfg job prints a composed config; --hydra-he
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the help, or what there is to know about what is named; raises ConfigError for an unknown name."""
+    """Prints the overview, or the help on each name; raises ConfigError for an unknown one."""
     names = make_parser().parse_args(arguments).names
     print("\n\n".join(map(about, names)) if names else overview())
 
 
 def make_parser() -> Parser:
-    parser = Parser("help", "Without a name: what factdpo can be told. With one: all about it.")
+    parser = Parser("help", "Without a name: commands, groups and keys. With one: all about it.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="a command, a group (lora) or a key (lora.rank)")
     return parser
 
@@ -56,18 +55,17 @@ def overview() -> str:
         group, _, end = name.rpartition(".")
         by_group.setdefault(group, []).append(end)
     alone = ", ".join(by_group.pop(""))
-    return "\n\n".join(
-        [
-            folded(TITLE),
-            folded(USAGE),
-            "THE KEYS THAT ARE USED MOST: key, default, meaning\n" + _rows([_key(name, keys[name]) for name in USED]),
-            "COMMANDS (factdpo COMMAND --help)\n" + _rows([command[:2] for command in table.COMMANDS]),
-            "GROUPS (GROUP=OPTION)\n" + _rows([(group, ", ".join(names)) for group, names in groups.items()]),
-            "ALL KEYS, BY GROUP (factdpo --help lora: what each is)\n"
-            + _rows([*((f"{group}.", ", ".join(ends)) for group, ends in by_group.items()), ("", alone)]),
-            folded(MORE),
-        ]
-    )
+    all_keys = [*((f"{group}.", ", ".join(ends)) for group, ends in by_group.items()), ("", alone)]
+    parts = [
+        folded(TITLE),
+        folded(USAGE),
+        "THE KEYS THAT ARE USED MOST: key, default, meaning\n" + _rows([_key(name, keys[name]) for name in USED]),
+        "COMMANDS (factdpo COMMAND --help)\n" + _rows([command[:2] for command in table.COMMANDS]),
+        "GROUPS (GROUP=OPTION)\n" + _rows([(group, ", ".join(names)) for group, names in groups.items()]),
+        "ALL KEYS, BY GROUP (factdpo --help lora: what each is)\n" + _rows(all_keys),
+        folded(MORE),
+    ]
+    return "\n\n".join(parts)
 
 
 def about(name: str) -> str:
@@ -82,14 +80,13 @@ def about(name: str) -> str:
         files = [(option, _first_comment(file)) for option, file in groups[name].items()]
         parts.insert(0, f"{name}=OPTION\n{_rows(files)}")
     if not parts:
-        close = get_close_matches(name, [*table.NAMES, *groups, *keys, *SHORT], n=1, cutoff=0.6)
-        perhaps = f" (did you mean {close[0]}?)" if close else ""
-        raise ConfigError(f"help {name}: neither a command nor a group nor a key{perhaps}; factdpo --help lists all")
+        hint = did_you_mean(name, [*table.NAMES, *groups, *keys, *SHORT])
+        raise ConfigError(f"help {name}: neither a command nor a group nor a key{hint}; factdpo --help lists all")
     return "\n\n".join(parts)
 
 
 def _key(name: str, key: Key) -> tuple[str, str, str]:
-    """Name, default, and the rest of what there is to say about a key."""
+    """Name, default, and meaning with options and short names."""
     short = [alias for alias, meant in SHORT.items() if meant == name and "." not in alias]
     what = [key.comment, " | ".join(key.options), *(f"short: {alias}" for alias in short)]
     if name == "model.name":  # a label: what picks the model is its group

@@ -24,7 +24,7 @@ def _dispatch(arguments: list[str]) -> None:
         if output.error():  # what it prints is what was asked for
             sys.exit(1)
     elif {"-h", "--help"} & {*arguments}:
-        table.HELP.load().main([one for one in arguments if one not in ("-h", "--help")])
+        table.HELP.load().main([name for name in arguments if name not in ("-h", "--help")])
     elif "--version" in arguments:
         table.VERSION.load().main([])
     else:

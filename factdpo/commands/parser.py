@@ -22,6 +22,10 @@ class Parser(argparse.ArgumentParser):
             formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=width()),
         )
 
+    def add_folders(self, help: str) -> None:
+        """Any number of folders; without one `outputs`."""
+        self.add_argument("folders", nargs="*", type=folder, default=["outputs"], metavar="FOLDER", help=help)
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.prog.removeprefix('factdpo ')}: {message}; {self.prog} --help says how it is used")
 

@@ -15,11 +15,11 @@ TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own swit
 
 
 def or_refuse(command: Callable[[], object]) -> None:
-    """Runs the command; what its user can put right is said in one message, any other error is a bug: its traceback."""
+    """Runs a command; an error that its user can put right becomes one message, any other, a bug, its traceback."""
     try:
         command()
     except Exception as error:
-        exit_code: int | None = getattr(error, "exit_code", None)  # of job.RunFailed, which is not imported yet
+        exit_code: int | None = getattr(error, "exit_code", None)  # of runs.answer.RunFailed, which is not imported yet
         message = str(error) if exit_code else refusal(error)
         if TRACEBACK_WANTED or not message:
             raise
@@ -47,18 +47,18 @@ def refusal(error: Exception) -> str:
 
 
 def _composition(error: Exception) -> str:
-    """What Hydra and OmegaConf say about a key or a value: on the command line, or in an option's file."""
-    said = f"{error}\n{error.__cause__ or ''}"
-    if several := re.match("Ambiguous value for argument '(.*)'", said):
+    """The message for an error of Hydra or OmegaConf in a key or value: on the command line, or in an option's file."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    if several := re.match("Ambiguous value for argument '(.*)'", text):
         return explain.several_values(several[1])
-    if searched := re.match("Sweep parameters '(.*)' requires --multirun", said):
+    if searched := re.match("Sweep parameters '(.*)' requires --multirun", text):
         return explain.many_runs(searched[1])
-    key = re.search(r"full_key: (\S+)", said)
-    problem = re.search(r"^(Key|Value|Invalid|field) .*|.*deletion$", said, re.MULTILINE)
+    key = re.search(r"full_key: (\S+)", text)
+    problem = re.search(r"^(Key|Value|Invalid|field) .*|.*deletion$", text, re.MULTILINE)
     if not (key and problem):
         return str(error)
-    override = re.search(r"Could not override '(.*)'|Error merging override ([^=\n]*)=?(.*)", said)
-    file = re.search(r"^In '(.*)':", said)
+    override = re.search(r"Could not override '(.*)'|Error merging override ([^=\n]*)=?(.*)", text)
+    file = re.search(r"^In '(.*)':", text)
     place = f" (in {file[1]}.yaml)" if file else ""
     if problem[0].startswith("Key ") and file and key[1] == file[1].split("/")[0]:
         return f"{file[1]}.yaml: sets keys outside its group; its first line must be: # @package _global_"

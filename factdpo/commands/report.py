@@ -3,12 +3,10 @@
 import webbrowser
 from pathlib import Path
 
-from rich.text import Text
-
-from factdpo import console
 from factdpo.commands.parser import Parser, folder
 from factdpo.config.folders import conf_folders
 from factdpo.config.schema import ConfigError
+from factdpo.console import say
 from factdpo.store import cache
 
 
@@ -27,11 +25,10 @@ def main(arguments: list[str]) -> None:
         cache.write_atomic(out, render(contents))
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error}); give another place with --out") from None
-    say = console.console.print
-    say(Text(contents.answer.sentence), soft_wrap=True)
+    say(contents.answer.sentence)
     for line in contents.left_out:
-        say(Text(line, "yellow"), soft_wrap=True)
-    say(Text(f"{out}: {out.stat().st_size / 1e6:.1f} MB"), soft_wrap=True)
+        say(line, "yellow")
+    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
     if args.open:
         webbrowser.open(out.resolve().as_uri())
 
@@ -45,9 +42,8 @@ def make_parser() -> Parser:
   factdpo report outputs/sweeps/beta --open        and shows it
   factdpo report outputs/runs/<run> --out run.html""",
     )
-    parser.add_argument(
-        "folder", type=folder, metavar="FOLDER", help="a sweep's, a run's, or one with several below it"
-    )
+    about = "a sweep's, a run's, or one with several below it"
+    parser.add_argument("folder", type=folder, metavar="FOLDER", help=about)
     parser.add_argument("--out", metavar="FILE", help="where to write it (default: report.html in the folder)")
     parser.add_argument("--open", action="store_true", help="show it in the browser")
     return parser

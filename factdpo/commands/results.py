@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from factdpo import console as display
-from factdpo.commands.parser import Parser, folder
+from factdpo.commands.parser import Parser
 from factdpo.config.folders import conf_folders
 from factdpo.config.schema import ConfigError
 from factdpo.results import views
@@ -17,18 +17,18 @@ FORMATS = ("csv", "json", "markdown", "parquet")
 
 
 def main(arguments: list[str]) -> None:
-    """Prints or writes what was asked for; raises ConfigError for what cannot be done."""
+    """Prints or writes a table of runs; raises ConfigError for what cannot be done."""
     args = make_parser().parse_intermixed_args(arguments)
     kind, file = next(((kind, file) for kind in FORMATS if (file := getattr(args, kind))), ("", ""))
     if file and Path(file).is_dir():
         raise ConfigError(f"--{kind} {file}: a folder; name the folders of runs before --{kind}, and a file after it")
     results = load(*args.folders)
     if args.compare:
-        view = views.comparison(*(side(results, asked) for asked in args.compare))
+        view = views.comparison(*(side(results, name) for name in args.compare))
     else:
         by = [results.key(key) for key in _names(args.by)] or results.settings or ["model.name"]
-        asked = _names(args.metric) or ["accuracy"] * bool(results.metrics)  # there are none before a run has finished
-        metrics = [metric for name in asked for metric in results.metrics_of(name)]
+        names = _names(args.metric) or (["accuracy"] if results.metrics else [])  # none before a run has finished
+        metrics = [metric for name in names for metric in results.metrics_of(name)]
         view = views.groups(results, by, metrics) if metrics and not args.runs else views.runs(results, metrics)
         view.below += views.around(results, metrics, conf_folders())
         if args.runs and not args.metric:
@@ -52,26 +52,18 @@ def make_parser() -> Parser:
 
 From Python: factdpo.load("outputs/sweeps/beta") has .runs, .splits, .items and .history as pandas DataFrames.""",
     )
-    parser.add_argument(
-        "folders", nargs="*", type=folder, metavar="FOLDER", help="of runs, of sweeps, or of both (default: outputs)"
-    )
+    parser.add_folders("of runs, of sweeps, or of both (default: outputs)")
     parser.add_argument("--metric", metavar="NAMES", help="as in W&B, comma-separated; accuracy is that of every split")
     rows = parser.add_mutually_exclusive_group()
-    rows.add_argument(
-        "--by", metavar="KEYS", help="what makes a group, comma-separated; default: what differs, less seeds"
-    )
+    by = "what makes a group, comma-separated; default: what differs, less seeds"
+    rows.add_argument("--by", metavar="KEYS", help=by)
     rows.add_argument("--runs", action="store_true", help="a row per run, and no means")
-    rows.add_argument(
-        "--compare",
-        nargs=2,
-        metavar=("A", "B"),
-        help="on the same facts: ids, folders, or filters as dpo.beta=0.1,model=nano",
-    )
+    sides = "on the same facts: ids, folders, or filters as dpo.beta=0.1,model=nano"
+    rows.add_argument("--compare", nargs=2, metavar=("A", "B"), help=sides)
     files = parser.add_mutually_exclusive_group()
+    instead = "in place of the table; no FILE: printed"
     for kind in FORMATS[:-1]:
-        files.add_argument(
-            f"--{kind}", nargs="?", const="-", metavar="FILE", help="in place of the table; no FILE: printed"
-        )
+        files.add_argument(f"--{kind}", nargs="?", const="-", metavar="FILE", help=instead)
     files.add_argument("--parquet", metavar="FILE", help="in place of the table")
     return parser
 
@@ -92,7 +84,7 @@ def _export(view: View, kind: str, file: str) -> None:
     except OSError as error:
         raise ConfigError(f"--{kind} {file}: cannot be written ({error})") from None
     if file != "-":
-        display.console.print(f"{file}: {len(view.frame)} rows", highlight=False, soft_wrap=True)
+        display.say(f"{file}: {len(view.frame)} rows")
 
 
 def _text(view: View, kind: str) -> str:
@@ -101,9 +93,6 @@ def _text(view: View, kind: str) -> str:
     if kind == "json":
         cells = view.frame.astype(object).where(view.frame.notna(), None)
         return json.dumps(cells.to_dict("records"), indent=1, ensure_ascii=False) + "\n"
-    lines = [
-        [text.replace("\n", " ") for text in view.headings],
-        ["---"] * view.keys + ["---:"] * (len(view.headings) - view.keys),
-        *view.rows,
-    ]
+    ruler = ["---" if number < view.keys else "---:" for number in range(len(view.headings))]
+    lines = [[text.replace("\n", " ") for text in view.headings], ruler, *view.rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in lines)

@@ -24,8 +24,8 @@ def main(arguments: list[str]) -> None:
     """Composes and runs; raises ConfigError for what cannot be done as asked."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands us its errors instead of printing them itself
     gc.set_threshold(20_000, 20)  # not 700: of 500 composed jobs, millions of small objects, none is garbage
-    for_hydra, said = overrides.for_hydra(arguments)
-    for line in said:
+    for_hydra, notes = overrides.for_hydra(arguments)
+    for line in notes:
         print(f"factdpo: {line}", file=sys.stderr)
     before, sys.argv = sys.argv, [sys.argv[0], *for_hydra]  # the only place where Hydra reads arguments from
     try:
@@ -39,17 +39,17 @@ def main(arguments: list[str]) -> None:
 @hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
 def _run(cfg: DictConfig) -> None:
     def execute() -> None:
-        asked = validate(cfg)
-        if asked.sweep and HydraConfig.get().mode is not RunMode.MULTIRUN:
+        config = validate(cfg)
+        if config.sweep and HydraConfig.get().mode is not RunMode.MULTIRUN:
             raise ConfigError(
-                f"sweep={asked.sweep}: names the folder of many runs, and this is one; sweeps=<option> starts the runs "
-                "of a file in sweeps/, -m those of several values"
+                f"sweep={config.sweep}: names the folder of many runs, and this is one; sweeps=<option> starts the "
+                "runs of a file in sweeps/, -m those of several values"
             )
         from factdpo.runs import answer, identity
         from factdpo.sweep import dry_run  # only now: what cannot run is refused before anything is imported
 
-        spec = identity.look_up(asked)
-        if asked.dry_run:
+        spec = identity.look_up(config)
+        if config.dry_run:
             dry_run.print_plan([spec])
         else:
             answer.answer(spec, session.current())

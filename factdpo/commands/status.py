@@ -10,11 +10,11 @@ from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from factdpo import console as display
-from factdpo.commands.parser import Parser, folder
+from factdpo.commands.parser import Parser
 from factdpo.results import run_status
 from factdpo.results.run_status import RunStatus
 from factdpo.results.sweep_status import Runs, look, plain
@@ -25,23 +25,22 @@ UNLIMITED = 10_000  # columns, where there is no screen
 ROWS = 40  # where there is no screen that they have to fit on
 REASONS = 5  # why runs did not finish, before the rest is only counted
 WIDE = 110  # columns of a screen that has room for the reversed splits
-STYLES: dict[str, str] = dict(
-    zip(STATES, ("green", "bold cyan", "bold red", "bold red", "yellow", "yellow", "dim"), strict=True)
-)
+COLOURS = ("green", "bold cyan", "bold red", "bold red", "yellow", "yellow", "dim")
+STYLES: dict[str, str] = dict(zip(STATES, COLOURS, strict=True))
 
 
 def main(arguments: list[str]) -> None:
     """Prints how the runs stand, again and again while one is being done; raises ConfigError if a folder is none."""
     args = make_parser().parse_intermixed_args(arguments)
     folders = [run_status.named(Path(folder)) for folder in args.folders]
-    known: run_status.Cache = {}
+    cache: run_status.Cache = {}
     console = display.console
     if args.json:
-        print(json.dumps([plain(one) for one in look(folders, known)], indent=1, ensure_ascii=False))
+        print(json.dumps([plain(group) for group in look(folders, cache)], indent=1, ensure_ascii=False))
     elif args.once or args.all or not (sys.stdout.isatty() and console.is_interactive):
-        _print(view(look(folders, known), console, every=args.all), console)
+        _print(view(look(folders, cache), console, every=args.all), console)
     else:
-        _watch(folders, known, console)
+        _watch(folders, cache, console)
 
 
 def make_parser() -> Parser:
@@ -61,14 +60,7 @@ examples:
   factdpo status outputs/sweeps/beta             run by run
   factdpo status outputs/sweeps/beta --json | jq '.[0].counts'""",
     )
-    parser.add_argument(
-        "folders",
-        nargs="*",
-        type=folder,
-        default=["outputs"],
-        metavar="FOLDER",
-        help="a sweep, a run, or what they lie in (default: outputs)",
-    )
+    parser.add_folders("a sweep, a run, or what they lie in (default: outputs)")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--once", action="store_true", help="print it once, also on a terminal")
     how.add_argument("--all", action="store_true", help="print it once, with every run")
@@ -76,15 +68,15 @@ examples:
     return parser
 
 
-def _watch(folders: list[Path], known: run_status.Cache, console: Console) -> None:
+def _watch(folders: list[Path], cache: run_status.Cache, console: Console) -> None:
     """Draw what lies in the folders until twice in a row no run is being done: a sweep may be between two of them."""
     running = False
     try:
         with Live(console=console, auto_refresh=False) as live:
             while True:
-                found = look(folders, known)
-                live.update(view(found, console), refresh=True)
-                running, before = any(one.is_running() for one in found), running
+                groups = look(folders, cache)
+                live.update(view(groups, console), refresh=True)
+                running, before = any(group.is_running() for group in groups), running
                 if not (running or before) or not console.is_terminal:
                     return
                 time.sleep(REDRAWN_SECONDS)
@@ -92,93 +84,89 @@ def _watch(folders: list[Path], known: run_status.Cache, console: Console) -> No
         pass  # who has seen enough leaves so
 
 
-def view(found: list[Runs], console: Console, every: bool = False) -> RenderableType:
-    """What is shown; on a terminal as many runs as fit on it, unless `every` one is asked for."""
-    most = max([len(found), *(len(one.runs) for one in found)])
+def view(groups: list[Runs], console: Console, every: bool = False) -> RenderableType:
+    """The status drawn: run by run for one group, else a line per group; on a terminal cut to fit, unless `every`."""
+    most = max([len(groups), *(len(group.runs) for group in groups)])
     rows = most if every else min(most, console.height if console.is_terminal else ROWS)
-    splits = {split for one in found for run in one.runs for split in run.accuracies}
+    splits = {split for group in groups for run in group.runs for split in run.accuracies}
     if console.is_terminal and console.width < WIDE:
         splits = {split for split in splits if split in ("train", "test")}
     while True:
-        drawn = _detail(found[0], rows, splits) if len(found) == 1 else _overview(found, rows)
+        drawn = _detail(groups[0], rows, splits) if len(groups) == 1 else _overview(groups, rows)
         if every or not console.is_terminal or rows == 1:
             return drawn
         lines = len(console.render_lines(drawn, pad=False))
-        excess = lines - (console.height - 1)
-        if excess <= 0:
+        if (excess := lines - (console.height - 1)) <= 0:
             return drawn
         rows -= max(1, rows * excess // lines)  # a run with a long name takes several lines
 
 
 def _print(drawn: RenderableType, console: Console) -> None:
-    """Once; where there is no screen, nothing is wrapped or cut off."""
+    """Where there is no screen, nothing is wrapped or cut off."""
     (console if console.is_terminal else Console(width=UNLIMITED)).print(drawn, soft_wrap=not console.is_terminal)
 
 
-def _detail(one: Runs, rows: int, splits: Iterable[str]) -> RenderableType:
-    """One folder, run by run."""
-    place = one.runs[0].folder if len(one.runs) == 1 else one.folder
+def _detail(group: Runs, rows: int, splits: Iterable[str]) -> RenderableType:
+    runs = group.runs
+    place = runs[0].folder if len(runs) == 1 else group.folder
     above = [Text(str(place), "bold", overflow="fold")]
-    if one.question:
-        above.append(Text(one.question))
-    above.append(Text(f"{_many(len(one.runs), 'run')}: ") + _counted(one.counts()))
-    if progress := _progress(one):
+    if group.question:
+        above.append(Text(group.question))
+    above.append(Text(f"{display.plural(len(runs), 'run')}: ") + _counted(group.counts()))
+    if progress := _progress(group):
         above.append(Text(progress))
-    if (best := one.best()) and len(one.runs) > 1:
+    if (best := group.best()) and len(runs) > 1:
         run, split = best
         so_far = "" if run.state == "FINISHED" else ", so far"
         above.append(Text(f"best {split} {run.accuracies[split]:.2f}  {run.label}{so_far}"))
-    shown = _chosen(one.runs, rows)
+    shown = _chosen(runs, rows)
     below: list[Text] = []
-    if left := len(one.runs) - len(shown):
-        counts = Counter(one.counts())
+    if left := len(runs) - len(shown):
+        counts = Counter(group.counts())
         counts.subtract(run.state for run in shown)
         below.append(Text(f"and {left} more: ", "dim") + _counted(counts) + Text("; --all shows every run", "dim"))
-    return Group(*above, Text(), _table(shown, splits), *below, *_reasons(one.runs))
+    return Group(*above, Text(), _table(shown, splits), *below, *_reasons(runs))
 
 
 def _table(runs: list[RunStatus], splits: Iterable[str]) -> Table:
     order = [split for split in ("train", "train_reversed", "test", "test_reversed") if split in splits]
     order += sorted({*splits} - {*order})
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("state", no_wrap=True)
-    table.add_column("run", overflow="fold")
-    for heading in ("step", "loss", *(f"{'accuracy' * (split == order[0])}\n{split}" for split in order), "time"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    scores = [f"{'accuracy' if split == order[0] else ''}\n{split}" for split in order]
+    table = _columns([Column("state", no_wrap=True), Column("run", overflow="fold")], ["step", "loss", *scores, "time"])
     for run in runs:
         table.add_row(
-            Text(run.state, STYLES[run.state]),
-            Text(run.label),
+            Text(run.state, STYLES[run.state]), Text(run.label),
             "" if run.state == TO_DO else f"{run.step}/{'?' if run.steps is None else run.steps}",
             "" if run.loss is None else f"{run.loss:.3f}",
             *(f"{run.accuracies[split]:.2f}" if split in run.accuracies else "" for split in order),
             "" if run.seconds is None else display.duration(run.seconds),
-        )
+        )  # fmt: skip
     return table
 
 
-def _overview(found: list[Runs], rows: int) -> RenderableType:
-    """Several folders, a line for each."""
-    states = [name for name in STYLES if any(name in one.counts() for one in found)]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("", overflow="fold")
-    for heading in ("runs", *states, "left", "best"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for one in found[:rows]:
-        counts, left, best = one.counts(), one.left_seconds(), one.best()
+def _overview(groups: list[Runs], rows: int) -> RenderableType:
+    states = [name for name in STYLES if any(name in group.counts() for group in groups)]
+    table = _columns([Column(overflow="fold")], ["runs", *states, "left", "best"])
+    for group in groups[:rows]:
+        counts, left, best = group.counts(), group.left_seconds(), group.best()
         table.add_row(
-            Text(str(one.folder)),
-            str(len(one.runs)),
+            Text(str(group.folder)), str(len(group.runs)),
             *(Text(str(counts.get(name, "")), STYLES[name]) for name in states),
             "" if left is None else f"~{display.duration(left)}",
             f"{best[1]} {best[0].accuracies[best[1]]:.2f}" if best else "",
-        )
-    hidden = [Text(f"and {len(found) - rows} older ones; --all shows them", "dim")] * (len(found) > rows)
-    return Group(table, *hidden)
+        )  # fmt: skip
+    hidden = len(groups) - rows
+    return Group(table, Text(f"and {hidden} older ones; --all shows them", "dim")) if hidden > 0 else table
+
+
+def _columns(left: list[Column], numbers: list[str]) -> Table:
+    """An empty table: columns of text, then right-aligned ones with these headings."""
+    right = [Column(heading, justify="right", no_wrap=True) for heading in numbers]
+    return Table(*left, *right, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
 
 
 def _chosen(runs: list[RunStatus], rows: int) -> list[RunStatus]:
-    """So many of the runs, in their order: of those that failed, that run and that finished last a fair share each."""
+    """At most `rows` runs, in their order: a fair share each of those that failed, that run and that finished last."""
     if len(runs) <= rows:
         return runs
     last = sorted(runs, key=lambda run: -(run.changed or 0.0))
@@ -195,27 +183,23 @@ def _reasons(runs: list[RunStatus]) -> list[Text]:
     for run in runs:
         if run.error:
             alike.setdefault((run.state, run.error.splitlines()[0]), []).append(run)
-    lines = [Text()] * bool(alike)
-    for (name, error), those in list(alike.items())[:REASONS]:
-        others = f" and {_many(len(those) - 1, 'other')}" if len(those) > 1 else ""
-        lines.append(
-            Text(f"{name}  {those[0].label}{others}: {error}", STYLES[name], no_wrap=True, overflow="ellipsis")
-        )
-        lines.append(Text(f"  {those[0].folder / 'run.log'}", overflow="fold"))
+    lines = [Text()] if alike else []
+    for (state, error), (first, *rest) in list(alike.items())[:REASONS]:
+        others = f" and {display.plural(len(rest), 'other')}" if rest else ""
+        reason = f"{state}  {first.label}{others}: {error}"
+        lines.append(Text(reason, STYLES[state], no_wrap=True, overflow="ellipsis"))
+        lines.append(Text(f"  {first.folder / 'run.log'}", overflow="fold"))
     if len(alike) > REASONS:
-        lines.append(Text(f"and {_many(len(alike) - REASONS, 'other reason')}; --json has all", "dim"))
+        lines.append(Text(f"and {display.plural(len(alike) - REASONS, 'other reason')}; --json has all", "dim"))
     if any(run.state == KILLED for run in runs):
-        lines += [
-            Text(),
-            Text("killed: its process is gone; rerun the command to redo it", "dim"),
-        ]
+        lines += [Text(), Text("killed: its process is gone; rerun the command to redo it", "dim")]
     return lines
 
 
-def _progress(one: Runs) -> str:
-    """How far it is, while anything runs."""
-    steps, left = one.steps(), one.left_seconds()
-    if not one.is_running() or steps is None:
+def _progress(group: Runs) -> str:
+    """How far the group is, while any of its runs is being done."""
+    steps, left = group.steps(), group.left_seconds()
+    if not group.is_running() or steps is None:
         return ""
     text = f"{steps[0]} of {steps[1]} optimizer steps ({steps[0] / max(1, steps[1]):.0%})"
     return text if left is None else f"{text}, about {display.duration(left)} left"
@@ -224,7 +208,3 @@ def _progress(one: Runs) -> str:
 def _counted(counts: dict[str, int]) -> Text:
     """`3 FINISHED, 1 running`, each in its colour."""
     return Text(", ").join(Text(f"{count} {name}", STYLES[name]) for name, count in counts.items() if count)
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"

@@ -3,16 +3,13 @@
 import os
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.text import Text
-
-from factdpo import console
-from factdpo.commands.parser import Parser, folder
+from factdpo.commands.network import unreachable
+from factdpo.commands.parser import Parser
 from factdpo.config.schema import ConfigError
+from factdpo.console import first_line, plural, say
 from factdpo.store import cache
 from factdpo.store.layout import lock_file
 from factdpo.sweep import wandb_workspace
@@ -30,25 +27,27 @@ class NotUploaded(Exception):
 
 
 def main(arguments: list[str]) -> None:
-    """Uploads what was asked for; raises ConfigError for what cannot be done as asked, NotUploaded for the rest."""
+    """Uploads offline runs; raises ConfigError without folder, key or package, NotUploaded for runs that failed."""
     args = make_parser().parse_intermixed_args(arguments)
-    found = sorted({file for folder in args.folders for file in offline_runs(Path(folder))})
-    left = [file for file in found if not _is_uploaded(file)]
+    files = sorted({file for folder in args.folders for file in offline_runs(Path(folder))})
+    left = [file for file in files if not _is_uploaded(file)]
     running = [file for file in left if cache.is_held(lock_file(_folder(file)))]
     todo = [file for file in left if file not in running]
-    _say(f"{len(found)} offline run{'s' * (len(found) != 1)}: " + _counts(len(found) - len(left), len(running), todo))
+    counts = {"to upload": len(todo), "uploaded before": len(files) - len(left), "still running": len(running)}
+    parts = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    say(plural(len(files), "offline run") + (f": {parts}" if parts else ""))
     if args.dry_run:
         for file in todo:
-            _say(f"  {_folder(file)}")
+            say(f"  {_folder(file)}")
         return
     if args.workspace:
         wandb_workspace.check_installed()
     if todo:
         _upload(todo)
     if args.workspace:
-        for home in sorted({_home(file) for file in found}):
+        for home in sorted({_home(file) for file in files}):
             if (home / "sweep.json").is_file():
-                _say(f"{home}: saved as {_saved(home)}")
+                say(f"{home}: saved as {_saved(home)}")
 
 
 def offline_runs(folder: Path) -> list[Path]:
@@ -60,27 +59,27 @@ def offline_runs(folder: Path) -> list[Path]:
 
 def _upload(files: list[Path]) -> None:
     """Hand the files to `wandb sync`, folder by folder, and say what became of each."""
-    base_url = wandb_settings.setting("base_url", os.environ) or wandb_settings.DEFAULT_BASE_URL
+    base_url = wandb_settings.base_url()
     if wandb_settings.key_source(os.environ) is None:
         raise ConfigError(f"sync: no API key found for {base_url}; `wandb login` asks for one, or set WANDB_API_KEY")
-    if problem := _unreachable(base_url):
+    if problem := unreachable(base_url, TIMEOUT_SECONDS):
         raise NotUploaded(f"sync: {base_url} cannot be reached ({problem}); the same command uploads these runs later")
     homes: dict[Path, list[Path]] = {}
     for file in files:
         homes.setdefault(_home(file), []).append(file)
     failed = 0
     for home, inside in homes.items():
-        for some in (inside[start : start + AT_ONCE] for start in range(0, len(inside), AT_ONCE)):
-            said = _wandb_sync(some)
-            missing = [file for file in some if not _is_uploaded(file)]
-            if missing and len(some) > 1:  # one file that it cannot read stops it before all others
-                said = [line for file in missing for line in _wandb_sync([file])]
+        for chunk in (inside[start : start + AT_ONCE] for start in range(0, len(inside), AT_ONCE)):
+            output = _wandb_sync(chunk)
+            missing = [file for file in chunk if not _is_uploaded(file)]
+            if missing and len(chunk) > 1:  # one file that it cannot read stops it before all others
+                output = [line for file in missing for line in _wandb_sync([file])]
                 missing = [file for file in missing if not _is_uploaded(file)]
-            _say(f"{home}: {len(some) - len(missing)} of {len(some)} uploaded")
+            say(f"{home}: {len(chunk) - len(missing)} of {len(chunk)} uploaded")
             for file in missing:
-                _say(f"  not uploaded: {_folder(file)}", "bold red")
-            for line in said[-SHOWN:] if missing else ():
-                _say(f"  {line}")
+                say(f"  not uploaded: {_folder(file)}", "bold red")
+            for line in output[-SHOWN:] if missing else ():
+                say(f"  {line}")
             failed += len(missing)
     if failed:
         raise NotUploaded(f"sync: {failed} of {len(files)} runs were not uploaded; the same command tries these again")
@@ -92,28 +91,15 @@ def _saved(home: Path) -> str:
     except ConfigError:
         raise
     except Exception as error:  # of W&B's client, which has many kinds
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise NotUploaded(f"sync --workspace: {home} could not be saved ({type(error).__name__}: {said})") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise NotUploaded(f"sync --workspace: {home} could not be saved ({reason})") from error
 
 
 def _wandb_sync(files: Sequence[Path]) -> list[str]:
     """The lines that `wandb sync` printed."""
     command = [sys.executable, "-m", "wandb", "sync", *(str(file.absolute()) for file in files)]
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    return done.stdout.splitlines()
-
-
-def _unreachable(url: str) -> str:
-    """Why no server answers there; empty if one does, whatever it answers."""
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
-    except urllib.error.HTTPError as error:
-        return f"status {error.code}" if error.code >= 500 else ""
-    except (OSError, ValueError) as error:
-        return str(getattr(error, "reason", error))
-    return ""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return done.stdout.decode(errors="replace").splitlines()
 
 
 def _is_uploaded(file: Path) -> bool:
@@ -132,18 +118,6 @@ def _home(file: Path) -> Path:
     return folder if (folder / "sweep.json").is_file() else folder.parent
 
 
-def _counts(uploaded: int, running: int, todo: list[Path]) -> str:
-    return ", ".join(
-        f"{many} {what}"
-        for many, what in ((len(todo), "to upload"), (uploaded, "uploaded before"), (running, "still running"))
-        if many
-    )
-
-
-def _say(text: str, style: str = "") -> None:
-    console.console.print(Text(text.removesuffix(": "), style), soft_wrap=True)
-
-
 def make_parser() -> Parser:
     parser = Parser(
         "sync",
@@ -153,14 +127,9 @@ def make_parser() -> Parser:
   factdpo sync outputs/sweeps/beta     the runs of a sweep, and the sweep as a whole
   factdpo sync --dry-run               only says which""",
     )
-    parser.add_argument(
-        "folders", nargs="*", type=folder, metavar="FOLDER", default=["outputs"], help="(default: outputs)"
-    )
+    parser.add_folders("(default: outputs)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be uploaded, and upload nothing")
-    parser.add_argument(
-        "--workspace",
-        action="store_true",
-        help="then save each sweep as a view in its project: its runs alone, with charts of what was swept (needs "
-        "wandb-workspaces; each time a new one)",
-    )
+    workspace = """then save each sweep as a view in its project: its runs alone, with charts of what was swept
+        (needs wandb-workspaces; each time a new one)"""
+    parser.add_argument("--workspace", action="store_true", help=workspace)
     return parser

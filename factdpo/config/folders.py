@@ -20,14 +20,13 @@ def conf_folders() -> list[Path]:
 
 def options() -> dict[str, dict[str, Path]]:
     """Group -> option -> its file, both in alphabetical order; of the same name the user's own file."""
-    found: dict[str, dict[str, Path]] = {}
+    groups: dict[str, dict[str, Path]] = {}
     for conf in reversed(conf_folders()):
-        sweeps = conf.parent / "sweeps"
-        groups = [path for path in conf.glob("*") if path.is_dir() and path.name != "hydra"]
-        for folder in [*groups, *[sweeps] * sweeps.is_dir()]:
-            files = {path.stem: path for path in folder.glob("*.yaml") if not path.name.startswith("wandb_")}
-            found[folder.name] = found.get(folder.name, {}) | files
-    return {group: dict(sorted(files.items())) for group, files in sorted(found.items())}
+        for folder in (*conf.glob("*"), conf.parent / "sweeps"):
+            if folder.is_dir() and folder.name != "hydra":
+                files = {path.stem: path for path in folder.glob("*.yaml") if not path.name.startswith("wandb_")}
+                groups[folder.name] = groups.get(folder.name, {}) | files
+    return {group: dict(sorted(files.items())) for group, files in sorted(groups.items())}
 
 
 def folder_name(text: str) -> str:

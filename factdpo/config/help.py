@@ -25,50 +25,49 @@ def schema_keys() -> dict[str, Key]:
 def unknown_key(key: str, groups: Iterable[str] = ()) -> str:
     """The refusal of a key that the schema does not have."""
     keys = list(schema_keys())
-    known = [*keys, *(k.rsplit(".", 1)[0] for k in keys if "." in k), *groups]
+    names = [*keys, *(k.rsplit(".", 1)[0] for k in keys if "." in k), *groups]
     same_end = [k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    close = same_end or get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"{key}: no such key{_perhaps(close)}; factdpo --help lists all keys"
+    hint = _perhaps(same_end) or did_you_mean(key, names)
+    return f"{key}: no such key{hint}; factdpo --help lists all keys"
 
 
 def unknown_option(group: str, option: str, options: Iterable[str]) -> str:
     """The refusal of a group's option that no file defines."""
     options = sorted(options)
-    close = get_close_matches(option, options, n=1, cutoff=0.5)
-    return f"{group}={option}: no such option{_perhaps(close)}; {group} can be {', '.join(options)}"
+    hint = did_you_mean(option, options, cutoff=0.5)
+    return f"{group}={option}: no such option{hint}; {group} can be {', '.join(options)}"
 
 
-def wrong_value(key: str, found: str, problem: str) -> str:
-    """The refusal of a value that a key cannot take; `problem` is what the type check said about it."""
+def wrong_value(key: str, value: str, problem: str) -> str:
+    """The refusal of a value that a key cannot take; `problem` is the message of OmegaConf's type check."""
     key = re.sub(r"\[\d+\]$", "", key)  # of an item of a list: the list's
-    known = schema_keys().get(key, Key("", "", []))
-    default = f" (default {known.default})" if known.default else ""
-    what = f"{key}={found}" if found else key
+    declared = schema_keys().get(key, Key("", "", []))
+    default = f" (default {declared.default})" if declared.default else ""
+    what = f"{key}={value}" if value else key
     if "is not a ListConfig" in problem:
-        example = f", as in {key}=[{found}]" if found else ""
+        example = f", as in {key}=[{value}]" if value else ""
         return f"{what}: must be a list{example}{default}"
-    if known.options:
-        close = get_close_matches(found.strip("[]'\" "), known.options, n=1, cutoff=0.5)
-        return f"{what}: must be one of {', '.join(known.options)}{_perhaps(close) or default}"
-    for said, must in (
+    if options := declared.options:
+        hint = did_you_mean(value.strip("[]'\" "), options, cutoff=0.5)
+        return f"{what}: must be one of {', '.join(options)}{hint or default}"
+    for part, must in (
         ("converted to Integer", "must be a whole number"),
         ("converted to Float", "must be a number"),
         ("valid bool", "must be true or false"),
         ("is not Optional", "must have a value"),
         ("support deletion", "cannot be taken away, only set"),
     ):
-        if said in problem:
+        if part in problem:
             return f"{what}: {must}{default}"
     return f"{what}: {problem}{default}"
 
 
 def unreadable(override: str, problem: str, commands: Iterable[str]) -> str:
-    """The refusal of an argument that is not of the form key=value; `problem` is what the parser said about it."""
+    """The refusal of an argument that is not of the form key=value; `problem` is the parser's message."""
     key, equals, value = override.partition("=")
     if not equals:
-        close = get_close_matches(key, list(commands), n=1, cutoff=0.6)
         hint = "write key=value, with quotes around it where it has spaces: 'data.path=my facts.csv'"
-        return f"{override}: neither a command nor key=value{_perhaps(close)}; {hint}"
+        return f"{override}: neither a command nor key=value{did_you_mean(key, commands)}; {hint}"
     hint = f"close its brackets, or put text with special characters in two pairs of quotes: '{key}=\"{value}\"'"
     return f"{override}: the value cannot be read ({problem.splitlines()[0]}); {hint}"
 
@@ -82,6 +81,11 @@ def several_values(override: str) -> str:
 def many_runs(override: str) -> str:
     """The refusal of a range or a choice in a single run."""
     return f"{override}: asks for many runs; -m runs them, and -m hydra/sweeper=optuna searches a range"
+
+
+def did_you_mean(name: str, names: Iterable[str], most: int = 1, cutoff: float = 0.6) -> str:
+    """` (did you mean ...?)` with at most so many of the names that resemble this one; empty if none does."""
+    return _perhaps(get_close_matches(name, list(names), most, cutoff))
 
 
 def _perhaps(close: list[str]) -> str:
@@ -104,5 +108,5 @@ def _comment(key: keys.Key) -> str:
 
 def _options(default: Any) -> list[str]:
     """The names that an enum, or a list of one, can have."""
-    one = default[0] if isinstance(default, list) and default else default
-    return [option.name for option in type(one)] if isinstance(one, Enum) else []
+    member = default[0] if isinstance(default, list) and default else default
+    return [option.name for option in type(member)] if isinstance(member, Enum) else []

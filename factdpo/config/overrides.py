@@ -1,4 +1,4 @@
-"""A config as what one types: short names, values in Hydra's grammar, and the command line that asks for it again."""
+"""A config as one types it: short names, values in Hydra's grammar, and the command line that repeats a run."""
 
 import dataclasses
 import re
@@ -42,18 +42,18 @@ def for_hydra(arguments: list[str]) -> tuple[list[str], list[str]]:
     neither quotes nor brackets. Raises ConfigError for what cannot be meant.
     """
     options, typed_overrides = _apart(arguments)
-    split = [(one, _OVERRIDE.fullmatch(one)) for one in typed_overrides]
-    given = {SHORT.get(match[2], match[2]): match[3] for _, match in split if match}
+    matches = [(override, _OVERRIDE.fullmatch(override)) for override in typed_overrides]
+    given = {SHORT.get(match[2], match[2]): match[3] for _, match in matches if match}
     is_sweep = given.get("sweeps", "null") != "null"
     many = is_sweep or bool({"-m", "--multirun"} & {*options}) or given.get("hydra.mode") == "MULTIRUN"
-    overrides = [f"{match[1]}{_override(match[2], match[3], many)}" if match else one for one, match in split]
-    said = []
+    overrides = [f"{m[1]}{_override(m[2], m[3], many)}" if m else override for override, m in matches]
+    notes = []
     if is_sweep and "hydra.mode" not in given:
         overrides.append("hydra.mode=MULTIRUN")
     if given.get("dpo.max_steps", "null") != "null" and "dpo.epochs" not in given:
         overrides.append("dpo.epochs=null")
-        said.append(f"dpo.max_steps={given['dpo.max_steps']} replaces the default number of epochs (dpo.epochs=null)")
-    return [*options, *["--"] * bool(options and overrides), *overrides], said
+        notes.append(f"dpo.max_steps={given['dpo.max_steps']} replaces the default number of epochs (dpo.epochs=null)")
+    return [*options, *(["--"] if options and overrides else []), *overrides], notes
 
 
 def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -61,14 +61,13 @@ def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
     options: list[str] = []
     overrides: list[str] = []
     names = _kinds().keys() | SHORT.keys() | {key.split(".")[0] for key in _kinds()} | {"sweeps", "experiment"}
-    for before, one in zip(["", *arguments], arguments, strict=False):
-        name, _, value = one.lstrip("-").partition("=")
-        if one.startswith("-") and name in names:
-            raise ConfigError(f"{one}: a key has no dashes before it; write {name}={value or '...'}")
-        if one.startswith("-") or before in _WITH_VALUE or (before in ("--info", "-i") and "=" not in one):
-            options.append(one)
-        else:
-            overrides.append(one)
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name, _, value = argument.lstrip("-").partition("=")
+        dashed = argument.startswith("-")
+        if dashed and name in names:
+            raise ConfigError(f"{argument}: a key has no dashes before it; write {name}={value or '...'}")
+        is_option = dashed or before in _WITH_VALUE or (before in ("--info", "-i") and "=" not in argument)
+        (options if is_option else overrides).append(argument)
     return options, overrides
 
 
@@ -96,32 +95,26 @@ def _in_grammar(key: str, value: str, kind: Any) -> str:
 
 
 def _is_list(kind: Any) -> bool:
-    return any(typing.get_origin(one) is list for one in (kind, *typing.get_args(kind)))
+    return any(typing.get_origin(part) is list for part in (kind, *typing.get_args(kind)))
 
 
 @lru_cache(maxsize=1)
 def _kinds() -> dict[str, Any]:
     """Dotted key -> its type in the schema."""
 
-    def walk(cls: type, prefix: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, kind in typing.get_type_hints(cls).items():
-            found |= (
-                walk(typing.cast(type, kind), f"{prefix}{name}.")
-                if dataclasses.is_dataclass(kind)
-                else {prefix + name: kind}
-            )
-        return found
+    def tree(cls: Any) -> dict[str, Any]:
+        hints = typing.get_type_hints(cls)
+        return {name: tree(kind) if dataclasses.is_dataclass(kind) else kind for name, kind in hints.items()}
 
-    return walk(Config, "")
+    return flat(tree(Config))
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted key -> value, in the config's order."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in config.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return values
 
 
 def decides(key: str) -> bool:
@@ -144,24 +137,24 @@ def typed(value: Any) -> str:
 
 
 def command(config: dict[str, Any], conf_folders: list[Path]) -> str:
-    """The shell command that asks for the run with this resolved config, and so for the same id.
+    """The shell command of the run with this resolved config, and so of the same id.
 
-    `conf_folders` hold the groups' options, the first found of a name being Hydra's choice; of each group the option is
-    named that leaves the fewest keys to say. Raises ConfigError if today's schema does not know the config.
+    `conf_folders` hold the groups' options; of two with the same name Hydra takes the first. Each group's option is the
+    one that leaves the fewest keys to write out. Raises ConfigError if today's schema does not know the config.
     """
     cfg = from_dict(config)
     auto = dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, name=EngineName.auto))
     if choose_engine(auto)[0].engine.name is cfg.engine.name:
         cfg = auto
-    asked = {key: value for key, value in flat(to_dict(cfg)).items() if decides(key)}
+    wanted = {key: value for key, value in flat(to_dict(cfg)).items() if decides(key)}
     usual = _usual(cfg.seed) | {"seed": Config().seed}
     words = []
-    for group in dict.fromkeys(key.split(".")[0] for key in asked):
-        keys = [key for key in asked if key.split(".")[0] == group]
+    for group in dict.fromkeys(key.split(".")[0] for key in wanted):
+        keys = [key for key in wanted if key.split(".")[0] == group]
         options = [("", {}), *_options(group, conf_folders, usual)]
-        option, values = min(options, key=lambda o: sum(asked[key] != (usual | o[1])[key] for key in keys))
+        option, values = min(options, key=lambda o: sum(wanted[key] != (usual | o[1])[key] for key in keys))
         words += [f"{group}={option}"] if option else []
-        words += [f"{key}={typed(asked[key])}" for key in keys if asked[key] != (usual | values)[key]]
+        words += [f"{key}={typed(wanted[key])}" for key in keys if wanted[key] != (usual | values)[key]]
     return shlex.join(["factdpo", *words])
 
 
@@ -179,13 +172,8 @@ def _group_values(path: Path) -> dict[str, Any] | None:
     return values if isinstance(values, dict) and "@package" not in text else None
 
 
-def _options(group: str, conf_folders: list[Path], known: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _options(group: str, conf_folders: list[Path], default: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """(name, flat values) of a group's options that set keys of the schema and nothing else."""
     files = {path.stem: path for folder in reversed(conf_folders) for path in sorted((folder / group).glob("*.yaml"))}
-    found = []
-    for name, path in sorted(files.items()):
-        if values := _group_values(path):
-            values = flat(values, f"{group}.")
-            if values.keys() <= known.keys():
-                found.append((name, values))
-    return found
+    values = [(name, flat(_group_values(path) or {}, f"{group}.")) for name, path in sorted(files.items())]
+    return [(name, keys) for name, keys in values if keys and keys.keys() <= default.keys()]

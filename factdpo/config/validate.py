@@ -24,7 +24,7 @@ from factdpo.config.schema import (
     Method,
     ModelSource,
     to_dict,
-)
+)  # fmt: skip
 
 # TRL: the partition function cancels in the reward difference only, so only these take another f-divergence.
 F_DIVERGENCE = {
@@ -38,10 +38,10 @@ def validate(cfg: DictConfig | Config) -> Config:
     try:
         if isinstance(cfg, Config):  # from Python: the same type checks that Hydra's overrides get
             unknown = _unknown(cfg)
-            cfg = typing.cast(DictConfig, OmegaConf.merge(_schema(), dataclasses.asdict(cfg)))
+            cfg = _merged(dataclasses.asdict(cfg))
         plain = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
+        raise _refusal(error) from None
     if not isinstance(plain, Config):
         raise ConfigError(
             f"conf/config.yaml: not built on factdpo's schema ({type(plain).__name__}); one in the current folder "
@@ -62,25 +62,28 @@ def _schema() -> DictConfig:
 def from_dict(values: dict[str, Any]) -> Config:
     """The validated config of which `to_dict` made `values`."""
     try:
-        merged = OmegaConf.merge(_schema(), values)
+        return validate(_merged(values))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
-    return validate(typing.cast(DictConfig, merged))
+        raise _refusal(error) from None
+
+
+def _merged(values: dict[str, Any]) -> DictConfig:
+    return typing.cast(DictConfig, OmegaConf.merge(_schema(), values))
+
+
+def _refusal(error: OmegaConfBaseException) -> ConfigError:
+    return ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}")
 
 
 def _unknown(node: Any, prefix: str = "") -> list[str]:
     """Keys that the schema does not have: `+lora.rnk=3` adds one, and nothing would read it."""
-    known = [f.name for f in dataclasses.fields(node)]
-    found = [
-        f"{prefix}{key}: no such key; {prefix.rstrip('.') or 'a config'} has {', '.join(known)}"
-        for key in vars(node).keys() - set(known)
-    ]
-    return found + [
-        problem
-        for name in known
-        if dataclasses.is_dataclass(getattr(node, name))
-        for problem in _unknown(getattr(node, name), f"{prefix}{name}.")
-    ]
+    names = [f.name for f in dataclasses.fields(node)]
+    there_are = f"{prefix.rstrip('.') or 'a config'} has {', '.join(names)}"
+    problems = [f"{prefix}{key}: no such key; {there_are}" for key in vars(node).keys() - set(names)]
+    for name, value in ((name, getattr(node, name)) for name in names):
+        if dataclasses.is_dataclass(value):
+            problems += _unknown(value, f"{prefix}{name}.")
+    return problems
 
 
 def _ranges(cfg: Config) -> list[str]:
@@ -96,50 +99,50 @@ def _ranges(cfg: Config) -> list[str]:
 def _combinations(cfg: Config) -> list[str]:
     """Values that are fine alone and impossible together."""
     dpo, lora, losses = cfg.dpo, cfg.lora, set(cfg.dpo.loss)
-    found = []
+    wrong: list[str] = []
     if (dpo.epochs is None) == (dpo.max_steps is None):
-        found.append(
+        wrong.append(
             f"dpo.epochs={dpo.epochs}, dpo.max_steps={dpo.max_steps}: give exactly one "
             "(to train by steps: dpo.epochs=null dpo.max_steps=N)"
         )
     if not dpo.loss:
-        found.append("dpo.loss=[]: give at least one loss, for instance dpo.loss=[sigmoid]")
+        wrong.append("dpo.loss=[]: give at least one loss, for instance dpo.loss=[sigmoid]")
     if len(losses) != len(dpo.loss):
-        found.append(f"dpo.loss={[x.name for x in dpo.loss]}: a loss stands in it twice; give each once, with a weight")
+        wrong.append(f"dpo.loss={[x.name for x in dpo.loss]}: a loss stands in it twice; give each once, with a weight")
     if dpo.loss_weights is not None and len(dpo.loss_weights) != len(dpo.loss):
-        found.append(f"dpo.loss_weights={dpo.loss_weights}: give one weight for each of the {len(dpo.loss)} losses")
+        wrong.append(f"dpo.loss_weights={dpo.loss_weights}: give one weight for each of the {len(dpo.loss)} losses")
     if Loss.exo_pair in losses and dpo.label_smoothing == 0:
-        found.append("dpo.label_smoothing=0.0: exo_pair needs it above 0 (its paper takes 0.001)")
+        wrong.append("dpo.label_smoothing=0.0: exo_pair needs it above 0 (its paper takes 0.001)")
     if dpo.f_divergence is not Divergence.reverse_kl and not losses <= F_DIVERGENCE:
-        wrong = ", ".join(sorted(x.name for x in losses - F_DIVERGENCE))
-        found.append(f"dpo.f_divergence={dpo.f_divergence.name}: not defined for dpo.loss={wrong}; use reverse_kl")
+        others = ", ".join(sorted(x.name for x in losses - F_DIVERGENCE))
+        wrong.append(f"dpo.f_divergence={dpo.f_divergence.name}: not defined for dpo.loss={others}; use reverse_kl")
     if dpo.wpo and losses & {Loss.aot, Loss.aot_unpaired}:
-        found.append("dpo.wpo=true: aot sorts the pairs, which would misalign their weights; leave one of them out")
+        wrong.append("dpo.wpo=true: aot sorts the pairs, which would misalign their weights; leave one of them out")
     if dpo.ld_alpha is not None and lora.method is Method.full:
-        found.append(
+        wrong.append(
             f"dpo.ld_alpha={dpo.ld_alpha}: not with lora=none; LD-DPO's reference is the base under the adapter"
         )
     if dpo.wpo and Loss.sft in losses:
-        found.append("dpo.wpo=true: weighs pairs, and sft has one loss for the whole batch; leave one of them out")
+        wrong.append("dpo.wpo=true: weighs pairs, and sft has one loss for the whole batch; leave one of them out")
     if dpo.bf16 and cfg.model.dtype is Dtype.float16:
-        found.append("dpo.bf16=true: not on float16 weights; use model.dtype=float32 or bfloat16")
+        wrong.append("dpo.bf16=true: not on float16 weights; use model.dtype=float32 or bfloat16")
     if dpo.loss_weights is not None and not (all(map(math.isfinite, dpo.loss_weights)) and any(dpo.loss_weights)):
-        found.append(f"dpo.loss_weights={dpo.loss_weights}: must be finite, and not all 0")
+        wrong.append(f"dpo.loss_weights={dpo.loss_weights}: must be finite, and not all 0")
     if not lora.target_modules:
-        found.append("lora.target_modules=[]: nothing would be trained; the default is [all-linear]")
+        wrong.append("lora.target_modules=[]: nothing would be trained; the default is [all-linear]")
     if "all-linear" in lora.target_modules and len(lora.target_modules) > 1:
-        found.append(f"lora.target_modules={lora.target_modules}: all-linear stands alone or not at all")
+        wrong.append(f"lora.target_modules={lora.target_modules}: all-linear stands alone or not at all")
     if cfg.eval.every not in ("epoch", "never") and not (cfg.eval.every.isdigit() and int(cfg.eval.every) > 0):
-        found.append(f"eval.every={cfg.eval.every}: must be epoch, never, or a number of optimizer steps above 0")
+        wrong.append(f"eval.every={cfg.eval.every}: must be epoch, never, or a number of optimizer steps above 0")
     if cfg.engine.name is EngineName.batched and (alone := needs_trl(cfg)):
-        found.append(f"engine=batched: cannot do {', '.join(alone)}; use engine=trl, or engine=auto, which chooses")
+        wrong.append(f"engine=batched: cannot do {', '.join(alone)}; use engine=trl, or engine=auto, which chooses")
     if cfg.sweep is not None and cfg.sweep != folder_name(cfg.sweep):
-        found.append(f"sweep={cfg.sweep}: names a folder; letters, digits and . _ = + - only, and at most 80 of them")
+        wrong.append(f"sweep={cfg.sweep}: names a folder; letters, digits and . _ = + - only, and at most 80 of them")
     if cfg.model.source is ModelSource.pretrained and not cfg.model.id:
-        found.append("model.id: missing; give a folder or a hub id, for instance model.id=EleutherAI/pythia-70m")
+        wrong.append("model.id: missing; give a folder or a hub id, for instance model.id=EleutherAI/pythia-70m")
     if cfg.data.source is DataSource.pairs and not cfg.data.path:
-        found.append("data.path: missing; data=pairs needs a CSV, JSONL or Parquet file with prompt, chosen, rejected")
-    return found
+        wrong.append("data.path: missing; data=pairs needs a CSV, JSONL or Parquet file with prompt, chosen, rejected")
+    return wrong
 
 
 def _without_effect(cfg: Config) -> list[str]:

@@ -62,8 +62,7 @@ def _holders(locks: frozenset[str]) -> dict[psutil.Process, int]:
     held: Counter[psutil.Process] = Counter()
     for process in psutil.process_iter() if locks else ():
         try:
-            count = len(locks & {file.path for file in process.open_files()})
-            if count:
+            if count := len(locks & {file.path for file in process.open_files()}):
                 held[process] = count
         except (psutil.Error, OSError):
             continue
@@ -84,12 +83,6 @@ def gpus() -> list[dict[str, Any]]:
     for line in done.stdout.splitlines():
         name, *numbers = (cell.strip() for cell in line.rsplit(",", 3))
         used, total, busy = (float(number) if number.isdigit() else None for number in numbers)
-        rows.append(
-            {
-                "name": name,
-                "used_gib": used and used * MIB / GIB,
-                "total_gib": total and total * MIB / GIB,
-                "busy": busy and busy / 100,
-            }
-        )
+        memory = {"used_gib": used and used * MIB / GIB, "total_gib": total and total * MIB / GIB}
+        rows.append({"name": name, **memory, "busy": busy and busy / 100})
     return rows

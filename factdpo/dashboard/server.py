@@ -40,10 +40,9 @@ def make_app(root: Path, conf_folders: list[Path]) -> Starlette:
 
     def find(request: Request) -> Shown:
         name = request.query_params.get("folder", "")
-        try:
-            return watch.shown()[name]
-        except KeyError:
-            raise HTTPException(404, f"{name}: no sweep and no run of this name in {root}") from None
+        if (entry := watch.shown().get(name)) is None:
+            raise HTTPException(404, f"{name}: no sweep and no run of this name in {root}")
+        return entry
 
     def sweep_page(request: Request) -> Response:
         find(request)

@@ -35,30 +35,21 @@ class Shown:
         """For JSON: what the overview and the page of this sweep or run have in common."""
         running = [run for run in self.runs.runs if run.state == RUNNING]
         return {
-            "name": self.name,
-            "is_sweep": self.is_sweep,
-            "question": self.runs.question,
-            "problem": self.problem,
-            "counts": self.runs.counts(),
-            "total": len(self.runs.runs),
-            "steps": self.runs.steps(),
+            "name": self.name, "is_sweep": self.is_sweep, "question": self.runs.question, "problem": self.problem,
+            "counts": self.runs.counts(), "total": len(self.runs.runs), "steps": self.runs.steps(),
             "running_done": sum(run.step / run.steps for run in running if run.steps) / max(1, len(running)),
             "left_seconds": self.runs.left_seconds() if self.runs.is_running() else None,
-            "changed": self.runs.changed,
-            "best": self._best(),
-        }
+            "changed": self.runs.changed, "best": self._best(),
+        }  # fmt: skip
 
     def _best(self) -> dict[str, Any] | None:
-        best = self.runs.best()
-        if best is None:
+        if (best := self.runs.best()) is None:
             return None
         run, split = best
+        final = run.state == "FINISHED"
         return {
-            "label": run.label,
-            "split": SPLITS.get(split, split),
-            "accuracy": run.accuracies[split],
-            "final": run.state == "FINISHED",
-        }
+            "label": run.label, "split": SPLITS.get(split, split), "accuracy": run.accuracies[split], "final": final,
+        }  # fmt: skip
 
     def stamp(self) -> str:
         """Changes whenever another run has ended; empty before the first one has."""
@@ -74,7 +65,7 @@ class Watch:
     _read: float = -math.inf
     _shown: dict[str, Shown] = field(default_factory=dict)
     _statuses: run_status.Cache = field(default_factory=dict)
-    _curves: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = field(default_factory=dict)
+    _curves: dict[Path, tuple[layout.Stamp, dict[str, Any]]] = field(default_factory=dict)
     _machine: machine.Machine = field(default_factory=machine.Machine)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -133,22 +124,18 @@ class Watch:
     def _curve(self, run: RunStatus) -> dict[str, Any] | None:
         """Training loss and accuracies over steps, read again when the file has grown; None without any."""
         path = run.folder / HISTORY
+        stamp = layout.file_stamp(path)
+        if stamp is None:
+            return None  # not written yet
         try:
-            stat = path.stat()
-            stamp = stat.st_mtime_ns, stat.st_size
             if path not in self._curves or self._curves[path][0] != stamp:
                 self._curves[path] = stamp, curves.read(run.folder)
         except (OSError, ValueError, KeyError, TypeError):
-            return None  # not written yet, or damaged: the other curves are drawn
+            return None  # damaged: the other curves are drawn
         curve = self._curves[path][1]
         accuracies = {split: values["accuracy"] for split, values in curve["splits"].items()}
-        return {
-            "id": run.id,
-            "label": run.label,
-            "loss": curve["loss"],
-            "steps": curve["steps"],
-            "accuracy": accuracies,
-        }
+        about = {"id": run.id, "label": run.label}
+        return about | {"loss": curve["loss"], "steps": curve["steps"], "accuracy": accuracies}
 
     def _memory(self, runs: list[RunStatus]) -> dict[str, Any]:
         return self._machine.memory([run.folder for run in runs if run.state == RUNNING])
@@ -188,14 +175,8 @@ def _plain(run: RunStatus) -> dict[str, Any]:
     if run.state == RUNNING and rate and run.steps:
         left = max(0, run.steps - run.step) / rate
     return {
-        "id": run.id,
-        "label": run.label,
-        "state": run.state,
-        "step": run.step,
-        "steps": run.steps,
+        "id": run.id, "label": run.label, "state": run.state, "step": run.step, "steps": run.steps,
         "loss": run.loss if run.loss is None or math.isfinite(run.loss) else str(run.loss),
-        "accuracies": run.accuracies,
-        "seconds": run.seconds,
-        "left_seconds": left,
+        "accuracies": run.accuracies, "seconds": run.seconds, "left_seconds": left,
         "error": (run.error or "").strip().split("\n")[0],
-    }
+    }  # fmt: skip

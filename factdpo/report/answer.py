@@ -50,12 +50,8 @@ def answer(results: Results, settings: list[Setting], splits: list[str]) -> Answ
         return Answer("No run has finished, so there is nothing to say yet.", [], [])
     best = max(measured, key=lambda setting: setting.scores[f"accuracy/{split}"].mean)
     if len(measured) == 1:
-        sentence, more, how, certain = (
-            _single(best, split),
-            [],
-            [_interval_note(best.scores[f"accuracy/{split}"])],
-            False,
-        )
+        more, how, certain = [], [_interval_note(best.scores[f"accuracy/{split}"])], False
+        sentence = _single(best, split)
     else:
         sentence, more, how, certain = _compared(results, measured, best, split)
         more += _widest_split(results, settings, splits, split)
@@ -111,12 +107,9 @@ def _over_facts(results: Results, best: Setting, other: Setting, metric: str, va
         rows = paired(side(results, other_id), side(results, best_id))
     except ConfigError:
         return no_interval
-    rows = rows.loc[rows["split"] == metric.rpartition("/")[2]]
-    if not len(rows):
-        return no_interval
-    row = rows.iloc[0].to_dict()
-    same_facts = row["pairs"] == row["of_a"] == row["of_b"]
-    if not same_facts or math.isnan(row["low"]):
+    of_split = rows.loc[rows["split"] == metric.rpartition("/")[2]].to_dict("records")
+    row = of_split[0] if of_split else {"low": math.nan}
+    if math.isnan(row["low"]) or not row["pairs"] == row["of_a"] == row["of_b"]:
         return no_interval
     how = "bootstrap over facts; one run each, so another seed may differ"
     return Difference(value, float(row["low"]), float(row["high"]), how)
@@ -194,10 +187,8 @@ def _seed_note(measured: list[Setting], metric: str) -> str:
     single = sum(setting.scores[metric].n == 1 for setting in measured)
     if not single:
         return ""
-    if single == len(measured):
-        subject = "Each setting has"
-    else:
-        subject = f"Of {len(measured)} settings {single} {'have' if single > 1 else 'has'}"
+    some = f"Of {len(measured)} settings {single} {'have' if single > 1 else 'has'}"
+    subject = "Each setting has" if single == len(measured) else some
     return f"{subject} one run only, so the spread over seeds is unknown."
 
 

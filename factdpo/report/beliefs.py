@@ -54,9 +54,8 @@ class Beliefs:
         items, numbers = items.iloc[order], numbers[order]
         margins = (items["chosen_logp_nats"] - items["rejected_logp_nats"]).to_numpy()
         base_margins = (items["ref_chosen_logp_nats"] - items["ref_rejected_logp_nats"]).to_numpy()
-        for split, number, margin, base_margin in zip(
-            items["split"], numbers.tolist(), margins, base_margins, strict=True
-        ):
+        facts_of_run = zip(items["split"], numbers.tolist(), margins, base_margins, strict=True)
+        for split, number, margin, base_margin in facts_of_run:
             tally = self.tallies.setdefault((split, number), _Tally())
             tally.runs += 1
             tally.base += base_margin > 0
@@ -68,11 +67,8 @@ class Beliefs:
             return None
         counts = items["split"].value_counts()
         plan = (tuple((split, int(counts[split])) for split in splits), self._text(numbers.astype("<u4").tobytes()))
-        return {
-            "plan": self.plans.setdefault(plan, len(self.plans)),
-            "base": self._text(_bytes(base_margins)),
-            "trained": self._text(_bytes(margins)),
-        }
+        base, trained = self._text(_bytes(base_margins)), self._text(_bytes(margins))
+        return {"plan": self.plans.setdefault(plan, len(self.plans)), "base": base, "trained": trained}
 
     def _numbers(self, items: "pd.DataFrame") -> np.ndarray:
         words = items.loc[:, COLUMNS[2:7]].astype(object).where(items[COLUMNS[2:7]].notna(), "")

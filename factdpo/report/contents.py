@@ -3,7 +3,6 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from typing import Any
 from factdpo.config.overrides import command, decides
 from factdpo.config.schema import ConfigError, DataConfig
 from factdpo.config.validate import from_dict
-from factdpo.console import plural
+from factdpo.console import first_line, plural
 from factdpo.report.answer import Answer, answer
 from factdpo.report.beliefs import Beliefs, Hard
 from factdpo.report.settings import Axis, Setting, axes, has_config, settings
@@ -48,9 +47,7 @@ class Run:
     values: dict[str, Any]  # the keys that differ
     metrics: dict[str, float | None]
     command: str  # that repeats it; empty for a config that this version cannot read
-    detail: dict[str, Any] = field(
-        default_factory=dict
-    )  # graph, curves and generations, of runs that are shown in detail
+    detail: dict[str, Any] = field(default_factory=dict)  # graph, curves and generations, if shown in detail
 
 
 @dataclass
@@ -102,13 +99,8 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
         title=str(sweep.get("name") or (runs[0].label if len(runs) == 1 else folder.resolve().name)),
         question=sweep.get("question"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        answer=answer(results, compared, splits),
-        results=results,
-        splits=splits,
-        settings=compared,
-        axes=axes(compared),
-        metrics=metrics,
-        runs=runs,
+        answer=answer(results, compared, splits), results=results,
+        splits=splits, settings=compared, axes=axes(compared), metrics=metrics, runs=runs,
         states=dict(Counter(run.state for run in runs).most_common()),
         never_begun=_never_begun(sweep, runs),
         hard={split: beliefs.hard(split) for split in splits if any(s == split for s, _ in beliefs.tallies)},
@@ -116,11 +108,9 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
         differing=_differing(results),
         shared={key: shown(value) for key, value in results.shared.items() if decides(key)},
         commands=sweep.get("commands") or [],
-        hardware=_counted(records, "hardware"),
-        versions=_counted(records, "versions"),
-        warnings=_warnings(results),
-        left_out=left_out,
-    )
+        hardware=_counted(records, "hardware"), versions=_counted(records, "versions"),
+        warnings=_warnings(results), left_out=left_out,
+    )  # fmt: skip
 
 
 def _splits(results: Results) -> list[str]:
@@ -175,15 +165,12 @@ def _run(row: dict[str, Any], setting: int | None, keys: list[str], metrics: lis
     finished = row["state"] == "FINISHED"
     label = row.get("label")
     return Run(
-        id=row["id"],
-        label=str(label if isinstance(label, str) and label else row["name"]),
-        state=row["state"],
+        id=row["id"], state=row["state"], label=str(label if isinstance(label, str) and label else row["name"]),
         error=str(row["error"] or "").strip().split("\n")[0] if not finished else "",
-        setting=setting,
-        values={key: row[key] for key in keys},
+        setting=setting, values={key: row[key] for key in keys},
         metrics={metric: short(row.get(metric)) if finished else None for metric in [*metrics, "timing/total_seconds"]},
         command="",
-    )
+    )  # fmt: skip
 
 
 def _records(results: Results, runs: list[Run]) -> dict[str, dict[str, Any]]:
@@ -219,22 +206,19 @@ def _details(results: Results, runs: list[Run], left_out: list[str]) -> Beliefs:
     for run, folder in zip(runs, map(Path, results.table["folder"]), strict=True):
         if run.state != "FINISHED":
             continue
-        readers: dict[str, Callable[[], Any]] = {ITEMS: partial(beliefs.add, run.label, folder, run.id in detailed)}
+        readers = {"graph": (ITEMS, partial(beliefs.add, run.label, folder, run.id in detailed))}
         if run.id in detailed:
-            readers |= {HISTORY: partial(curves.read, folder), GENERATIONS: partial(_generations, folder)}
-        contents: dict[str, Any] = {}
-        for file, read in readers.items():
+            readers |= {"curves": (HISTORY, partial(curves.read, folder))}
+            readers |= {"generations": (GENERATIONS, partial(_generations, folder))}
+        contents: dict[str, Any] = dict.fromkeys(readers)
+        for part, (file, read) in readers.items():
             try:
-                contents[file] = read()
+                contents[part] = read()
             except (OSError, ValueError) as error:
-                reason = "not there" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
+                reason = "not there" if isinstance(error, FileNotFoundError) else first_line(error)
                 unread.setdefault(file, []).append(f"{run.label}: {reason}")
         if run.id in detailed:
-            run.detail = {
-                "graph": contents.get(ITEMS),
-                "curves": contents.get(HISTORY),
-                "generations": contents.get(GENERATIONS),
-            }
+            run.detail = contents
     for file, problems in unread.items():
         others = " and others" if len(problems) > 1 else ""
         left_out.append(

@@ -36,12 +36,9 @@ CHARTED = {
     "p_other": "probability of neither answer",
 }
 BASELINES = {
-    "majority": "majority",
-    "first_name": "first name",
-    "second_name": "second name",
-    "additive": "additive",
+    "majority": "majority", "first_name": "first name", "second_name": "second name", "additive": "additive",
     "implied": "logical closure",
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,34 +60,18 @@ def render(contents: Contents) -> str:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "plain": plain,
-        "score": number,
-        "split": _split,
-        "shown": shown,
-        "short": _short_key,
-        "unbroken": _unbroken,
+        "plain": plain, "score": number, "split": _split, "shown": shown, "short": _short_key, "unbroken": _unbroken,
         "breakable": _breakable,
-    }
+    }  # fmt: skip
     environment.globals |= {
-        "scale_at": _scale,
-        "isnan": math.isnan,
-        "BASELINES": BASELINES,
-        "TRACK": TRACK,
-        "NAMED": NAMED,
-    }
+        "scale_at": _scale, "isnan": math.isnan, "BASELINES": BASELINES, "TRACK": TRACK, "NAMED": NAMED,
+    }  # fmt: skip
     tabled, left_out = _tabled(contents)
     return environment.get_template("page.html.j2").render(
-        c=contents,
-        settings=tabled,
-        settings_left_out=left_out,
-        columns=_columns(contents),
-        cells=_cells,
-        best=contents.answer.best,
-        style=Markup(_read("style.css")),
-        scripts=Markup("\n".join(_read(name) for name in SCRIPTS)),
-        plotly=Markup(get_plotlyjs()),
-        data=Markup(embedded(_data(contents))),
-    )
+        c=contents, settings=tabled, settings_left_out=left_out, columns=_columns(contents), cells=_cells,
+        best=contents.answer.best, style=Markup(_read("style.css")), plotly=Markup(get_plotlyjs()),
+        scripts=Markup("\n".join(map(_read, SCRIPTS))), data=Markup(embedded(_data(contents))),
+    )  # fmt: skip
 
 
 def embedded(data: Any) -> str:

@@ -18,9 +18,6 @@ RESAMPLES = 9_999
 BOOTSTRAP_SEED = 0
 
 
-# ----------------------------------------------------------------------------------------------------- means over seeds
-
-
 def means(table: "pd.DataFrame", by: list[str], metrics: list[str]) -> "pd.DataFrame":
     """One row per group of runs and metric: `by`, metric, n, mean, sd, low, high.
 
@@ -46,9 +43,6 @@ def means(table: "pd.DataFrame", by: list[str], metrics: list[str]) -> "pd.DataF
     return pd.concat(parts, ignore_index=True)
 
 
-# -------------------------------------------------------------------------------------------- two sides, fact by fact
-
-
 @dataclass
 class Side:
     """One side of a comparison: finished runs that differ in their seed only."""
@@ -71,19 +65,15 @@ def side(results: Results, name: str) -> Side:
     runs = Results(matches).finished
     if not len(runs):
         raise ConfigError(f"{name}: no finished run ({', '.join(matches['name'] + ' ' + matches['state'])})")
-    differing = Results(runs).settings
-    if differing:
+    several = f"{name}: {len(runs)} runs"
+    if differing := Results(runs).settings:
         values = "; ".join(f"{key} is {_values(runs.loc[:, key])}" for key in differing)
-        raise ConfigError(
-            f"{name}: {len(runs)} runs that differ in more than their seed ({values}); add key=value to choose"
-        )
+        raise ConfigError(f"{several} that differ in more than their seed ({values}); add key=value to choose")
     seeds = runs["split.seed"].map(shown)
     if not runs["split.seed"].equals(runs["dpo.seed"]):
         seeds += "/" + runs["dpo.seed"].map(shown)
     if seeds.duplicated().any():
-        raise ConfigError(
-            f"{name}: {len(runs)} runs of the same config, on other data or by another version; give an id"
-        )
+        raise ConfigError(f"{several} of the same config, on other data or by another version; give an id")
     return Side(name, runs.assign(seed=seeds), len(matches) - len(runs))
 
 
@@ -146,13 +136,10 @@ def paired(a: Side, b: Side) -> "pd.DataFrame":
     if not shared:
         raise ConfigError(f"no seed in common: {a.name} has {', '.join(a.seeds)}, {b.name} has {', '.join(b.seeds)}")
     answers_a, answers_b = (_answers(runs.loc[runs["seed"].isin(shared)]) for runs in (runs_a, runs_b))
-    merged = answers_a.merge(
-        answers_b, on=[*SAME_FACT, "seed"], how="outer", suffixes=("_a", "_b"), indicator="where", validate="1:1"
-    )
+    same = [*SAME_FACT, "seed"]
+    merged = answers_a.merge(answers_b, "outer", same, suffixes=("_a", "_b"), indicator="where", validate="1:1")
     if "both" not in set(merged["where"]):
-        raise ConfigError(
-            f"{a.name} and {b.name}: no fact in common; they were scored on other facts, or in other words"
-        )
+        raise ConfigError(f"{a.name} and {b.name}: no fact in common; they were scored on other facts or other words")
     rows = []
     for split in answers_a["split"].unique():
         pairs = merged.loc[merged["split"] == split]
@@ -164,8 +151,7 @@ def paired(a: Side, b: Side) -> "pd.DataFrame":
 
 def _answers(runs: "pd.DataFrame") -> "pd.DataFrame":
     """Whether the trained models rank each fact right: a row per run and fact."""
-    table = Results(runs)
-    items = table.items
+    items = Results(runs).items
     seeds = dict(zip(runs["id"], runs["seed"], strict=True))
     items = items.loc[items["model"] == "trained"]
     return items.loc[:, [*SAME_FACT, "fact", "right"]].assign(seed=items["id"].map(seeds))
@@ -184,15 +170,10 @@ def _row(pairs: "pd.DataFrame") -> dict[str, Any]:
         "pairs": len(both),
         "of_a": sum(pairs["where"] != "right_only"),
         "of_b": sum(pairs["where"] != "left_only"),
-        "accuracy_a": right_a.mean(),
-        "accuracy_b": right_b.mean(),
-        "difference": steps.mean(),
-        "low": math.nan,
-        "high": math.nan,
-        "only_a": only_a,
-        "only_b": only_b,
-        "p": math.nan,
-    }
+        "accuracy_a": right_a.mean(), "accuracy_b": right_b.mean(),
+        "difference": steps.mean(), "low": math.nan, "high": math.nan,
+        "only_a": only_a, "only_b": only_b, "p": math.nan,
+    }  # fmt: skip
     if len(by_fact) > 1:
         interval = stats.bootstrap(
             (by_fact["sum"].to_numpy(), by_fact["count"].to_numpy()),
@@ -210,4 +191,9 @@ def shown(value: Any) -> str:
     value = or_none(value)
     if hasattr(value, "item"):  # numpy's
         value = value.item()
+    return as_typed(value)
+
+
+def as_typed(value: Any) -> str:
+    """A config value as one would type it, text without quotes."""
     return value if isinstance(value, str) else typed(value)

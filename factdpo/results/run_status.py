@@ -8,11 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from factdpo.store import layout
 from factdpo.store.history import HISTORY
-from factdpo.store.layout import read_json
+from factdpo.store.layout import Stamp, file_stamp, read_json, read_yaml
 from factdpo.store.result import RUNNING, TO_DO
 
 RATE_SECONDS = 0.5  # least time between the two rows of a rate: rows written together carry the same time
@@ -39,7 +37,6 @@ class RunStatus:
     score_seconds: float | None = None  # of a finished run: scoring after the training
 
 
-Stamp = tuple[int, int]  # time (ns) and size of a file
 Cache = dict[Path, tuple[Stamp, RunStatus]]  # runs that have a result, and the stamp of their result.json
 
 
@@ -51,18 +48,17 @@ def named(folder: Path) -> Path:
 def look(folder: Path, label: str | None, cache: Cache) -> RunStatus:
     """The status of the run in a folder, which need not exist yet. Pass the same `cache` each time."""
     cached = cache.get(folder)
-    if cached is not None and _stamp(folder / "result.json") == cached[0]:
+    if cached is not None and file_stamp(folder / "result.json") == cached[0]:
         return cached[1]
-    stamp, result = _stamp(folder / "result.json"), read_json(folder / "result.json")
+    stamp, result = file_stamp(folder / "result.json"), read_json(folder / "result.json")
     try:
         if stamp is not None and result is not None:
-            status = _ended(folder, label, result)
-            cache[folder] = stamp, status
-            return status
+            cache[folder] = stamp, _ended(folder, label, result)
+            return cache[folder][1]
     except (KeyError, TypeError, AttributeError):
         pass  # JSON, but no result: as for a run without one
     status = _unfinished(folder, label)
-    ended_meanwhile = _stamp(folder / "result.json") != stamp
+    ended_meanwhile = file_stamp(folder / "result.json") != stamp
     return look(folder, label, cache) if ended_meanwhile else status
 
 
@@ -82,23 +78,19 @@ def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> RunStatus
     ended, opened = (folder / "result.json").stat().st_mtime, _modified(folder / "asked.json")
     seconds = ended - opened if opened else None
     return RunStatus(
-        id=result["id"],
-        folder=folder,
-        state=result["state"],
+        id=result["id"], folder=folder, state=result["state"],
         label=label or result["config"].get("label") or result["name"],
         step=training.get("steps", history.step),
         steps=training.get("steps") if result["state"] == "FINISHED" else _planned_steps(folder),
-        loss=history.loss,
+        loss=history.loss, error=result.get("error"),
         accuracies={split: scores["accuracy"] for split, scores in trained.items()} or history.accuracies,
         seconds=sum(timing[stage] for stage in STAGES) if timing.keys() >= {*STAGES} else seconds,
-        error=result.get("error"),
-        changed=ended,
-        score_seconds=timing.get("score_seconds"),
-    )
+        changed=ended, score_seconds=timing.get("score_seconds"),
+    )  # fmt: skip
 
 
 def _unfinished(folder: Path, label: str | None) -> RunStatus:
-    config, opened = _config(folder), _modified(folder / "asked.json")
+    config, opened = _config(folder / "config.yaml"), _modified(folder / "asked.json")
     status = RunStatus(
         id=folder.name.rpartition("-")[2],
         folder=folder,
@@ -130,7 +122,7 @@ class _History:
         self._last = self._row(self._data.rfind(b'"loss": '))
         scored = self._row(self._data.rfind(b'"eval/'))
         self.step = int(self._last.get("step", 0))
-        self.loss = _number(self._last.get("loss"))
+        self.loss = float(self._last["loss"]) if self._last.get("loss") is not None else None  # NaN is a word there
         self.accuracies = {key.split("/")[1]: value for key, value in scored.items() if key.endswith("/accuracy")}
 
     def steps_per_second(self) -> float | None:
@@ -156,39 +148,19 @@ class _History:
         return row if isinstance(row, dict) else {}
 
 
-def _number(value: Any) -> float | None:
-    """A number of the history, in which NaN and infinities are written as words."""
-    return None if value is None else float(value)
-
-
 def _planned_steps(folder: Path) -> int | None:
     """The optimizer steps that the run wrote down when its training began; None before, and in older records."""
     steps = (read_json(folder / layout.PLAN) or {}).get("steps")
     return steps if isinstance(steps, int) else None
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    """The run's config.yaml; empty if it is not there yet."""
-    path = folder / "config.yaml"
-    return _parsed(path, _stamp(path))
+def _config(path: Path) -> dict[str, Any]:
+    return _parsed(path, file_stamp(path))
 
 
 @lru_cache(maxsize=4096)  # status and dashboard poll; a config is rewritten as a whole, so its stamp changes
 def _parsed(path: Path, stamp: Stamp | None) -> dict[str, Any]:
-    try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        config = yaml.load(path.read_text(encoding="utf-8"), loader)
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return config if isinstance(config, dict) else {}
-
-
-def _stamp(path: Path) -> Stamp | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size
+    return read_yaml(path)
 
 
 def _modified(path: Path) -> float | None:

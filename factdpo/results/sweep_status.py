@@ -33,8 +33,7 @@ class Runs:
 
     def steps(self) -> tuple[int, int] | None:
         """Optimizer steps made, and those of the whole sweep: a run without a plan counts as the mean of the others."""
-        planned = [run.steps for run in self.runs if run.steps is not None]
-        if not planned:
+        if not (planned := [run.steps for run in self.runs if run.steps is not None]):
             return None
         total = sum(planned) + round(sum(planned) / len(planned)) * (len(self.runs) - len(planned))
         return sum(run.step for run in self.runs), total

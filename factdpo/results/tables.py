@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from factdpo.config.help import did_you_mean
 from factdpo.config.overrides import decides
 from factdpo.config.schema import ConfigError
 from factdpo.results.best import best_by_accuracy
@@ -88,18 +88,16 @@ class Results:
         for column in (name, f"{name}.name"):
             if column in self.config_keys or column in ABOUT:
                 return column
-        raise ConfigError(
-            f"{name}: no such key{_suggestion(name, self.config_keys)}; differing are {_listed(self.keys)}"
-        )
+        hint = did_you_mean(name, self.config_keys, 2, 0.7)
+        raise ConfigError(f"{name}: no such key{hint}; differing are {_listed(self.keys)}")
 
     def metrics_of(self, name: str) -> list[str]:
         """The metrics of this name, or with this part before the split: `accuracy` gives all of accuracy/...."""
         metrics = [metric for metric in self.metrics if metric == name or metric.rpartition("/")[0] == name]
         if not metrics:
             kinds = dict.fromkeys(metric.rpartition("/")[0] for metric in self.metrics)
-            raise ConfigError(
-                f"{name}: no such metric{_suggestion(name, [*self.metrics, *kinds])}; there are {_listed(kinds)}"
-            )
+            hint = did_you_mean(name, [*self.metrics, *kinds], 2, 0.7)
+            raise ConfigError(f"{name}: no such metric{hint}; there are {_listed(kinds)}")
         return metrics
 
     @cached_property
@@ -197,11 +195,6 @@ def or_none(value: Any) -> Any:
     import pandas as pd
 
     return None if pd.isna(value) else value
-
-
-def _suggestion(name: str, names: Iterable[str]) -> str:
-    close = get_close_matches(name, list(names), n=2, cutoff=0.7)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -12,12 +12,12 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from factdpo.config.overrides import command, decides, flat, typed
+from factdpo.config.overrides import command, decides, flat
 from factdpo.config.schema import Config, to_dict
 from factdpo.config.validate import validate
 from factdpo.console import plural
 from factdpo.results.best import best_in
-from factdpo.results.compare import Side, means, paired, shown
+from factdpo.results.compare import Side, as_typed, means, paired, shown
 from factdpo.results.tables import Results, or_none
 from factdpo.store.index import ABOUT
 
@@ -44,13 +44,12 @@ def groups(results: Results, by: list[str], metrics: list[str]) -> View:
     frame = means(results.table, by, metrics)
     cells = [_interval(**mean) for mean in frame.loc[:, ["n", "mean", "high"]].to_dict("records")]
     groups = [group for _, group in results.table.groupby(by, dropna=False)]  # in the order of `means`
-    rows = [
-        [*map(shown, group.loc[:, by].to_numpy(dtype=object)[0]), _states(group), *cells[number :: len(groups)]]
-        for number, group in enumerate(groups)
-    ]
+    rows = []
+    for number, group in enumerate(groups):
+        values = map(shown, group.loc[:, by].to_numpy(dtype=object)[0])
+        rows.append([*values, f"{len(group)}{_unfinished(group)}", *cells[number :: len(groups)]])
     view = View(frame, [*by, "runs", *metrics], rows, len(by) + 1, [_count(results)])
-    shared = _shared(results)
-    if shared:
+    if shared := _shared(results):
         view.above.append(f"the same in all: {' '.join(shared)}")
     view.below.append("mean ± half of its 95 % interval over runs (Student's t); a single run has none")
     return view
@@ -86,31 +85,19 @@ def comparison(a: Side, b: Side) -> View:
 
 def _compared(row: dict[str, Any]) -> list[str]:
     """The cells of a row of `paired`."""
-    sizes = f"{row['of_a']}" if row["of_a"] == row["of_b"] else f"{row['of_a']} and {row['of_b']}"
-    all_shared = row["pairs"] == row["of_a"] == row["of_b"]
+    pairs, of_a, of_b = row["pairs"], row["of_a"], row["of_b"]
+    sizes = "" if pairs == of_a == of_b else f" of {of_a}" if of_a == of_b else f" of {of_a} and {of_b}"
     difference = f"{row['difference']:+.3f}"
     if not math.isnan(row["low"]):
         difference += f" [{row['low']:+.3f}, {row['high']:+.3f}]"
-    return [
-        f"  seed {row['seed']}" if row["seed"] else row["split"],
-        f"{row['pairs']}" if all_shared else f"{row['pairs']} of {sizes}",
-        _number(row["accuracy_a"]),
-        _number(row["accuracy_b"]),
-        difference,
-        str(row["only_a"]),
-        str(row["only_b"]),
-        _p_value(row["p"]),
-    ]
-
-
-def _p_value(p: float) -> str:
-    if math.isnan(p):
-        return ""
-    return f"{p:.3f}" if p >= 0.001 else "<0.001"
+    name = f"  seed {row['seed']}" if row["seed"] else row["split"]
+    accuracies = [_number(row["accuracy_a"]), _number(row["accuracy_b"])]
+    p = "" if math.isnan(row["p"]) else f"{row['p']:.3f}" if row["p"] >= 0.001 else "<0.001"
+    return [name, f"{pairs}{sizes}", *accuracies, difference, str(row["only_a"]), str(row["only_b"]), p]
 
 
 def _described(letter: str, side: Side) -> str:
-    seeds = f"{'seed' if len(side.seeds) == 1 else 'seeds'} {', '.join(side.seeds)}"
+    seeds = f"seed{'' if len(side.seeds) == 1 else 's'} {', '.join(side.seeds)}"
     unfinished = f"; {side.unfinished} more without numbers" if side.unfinished else ""
     return f"{letter}  {side.name}  ({plural(len(side.runs), 'run')}, {seeds}{unfinished})"
 
@@ -125,13 +112,8 @@ def _count(results: Results) -> str:
     return f"{plural(len(results.table), 'run')}{_unfinished(results.table)}{repeated}"
 
 
-def _states(runs: "pd.DataFrame") -> str:
-    """`8`, or `8 (1 DIVERGED)`, of which 7 are finished."""
-    return f"{len(runs)}{_unfinished(runs)}"
-
-
 def _unfinished(runs: "pd.DataFrame") -> str:
-    """The states of the runs that are not FINISHED, with their number, in brackets; empty without any."""
+    """` (1 DIVERGED)`: the states of the runs that are not FINISHED, with their number; empty without any."""
     counts = runs["state"].value_counts().drop("FINISHED", errors="ignore")
     return f" ({', '.join(f'{count} {state}' for state, count in counts.items())})" if len(counts) else ""
 
@@ -142,12 +124,8 @@ def _shared(results: Results) -> list[str]:
     return [
         f"{key}={shown(value)}"
         for key, value in results.shared.items()
-        if decides(key) and key != "engine.name" and key in default and shown(value) != _typed(default[key])
+        if decides(key) and key != "engine.name" and key in default and shown(value) != as_typed(default[key])
     ]
-
-
-def _typed(value: Any) -> str:
-    return value if isinstance(value, str) else typed(value)
 
 
 def _without_numbers(results: Results) -> list[str]:
@@ -156,7 +134,7 @@ def _without_numbers(results: Results) -> list[str]:
     lines = []
     for run in runs[:LISTED]:
         reason = str(or_none(run["error"]) or "").split("\n")[0]
-        lines.append(f"{run['state']}  {run['folder']}: {reason}" if reason else f"{run['state']}  {run['folder']}")
+        lines.append(f"{run['state']}  {run['folder']}" + (f": {reason}" if reason else ""))
     more = len(runs) - LISTED
     return [*lines, f"and {more} more; --runs lists all"] if more > 0 else lines
 
@@ -173,8 +151,7 @@ def _best(results: Results, metrics: list[str], conf_folders: list[Path]) -> lis
     best: dict[int, list[str]] = {}  # row of the table -> metrics in which it is best
     for metric in metrics:
         values = results.finished.loc[:, metric].dropna().to_dict()
-        rows = best_in(metric, values)
-        if rows:
+        if rows := best_in(metric, values):
             others = f" (as {plural(len(rows) - 1, 'other')})" if len(rows) > 1 else ""
             best.setdefault(rows[0], []).append(f"{metric} {_number(values[rows[0]])}{others}")
     lines = []

@@ -136,7 +136,7 @@ def damage(folder: Path) -> str | None:
 def is_held(lock: Path) -> bool:
     """Whether a process holds the lock.
 
-    Tested with a shared lock, held for microseconds: taking the lock of a run retries for longer than that.
+    Tested with a shared lock, held for microseconds: whoever takes the lock of a run retries for longer than that.
     """
     try:
         descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)

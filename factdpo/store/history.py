@@ -1,7 +1,6 @@
-"""The history of a run while it runs: history.jsonl is the record; W&B and trackio are views of it.
+"""history.jsonl, the local record of a run while it runs; W&B and trackio are views of it.
 
-They fail differently on purpose. A local record that cannot be written raises: without it no result is worth keeping.
-A dashboard that fails costs one warning, and the run continues without it.
+If it cannot be written the run fails: without it no result is worth keeping. A view that fails costs one warning.
 """
 
 import json
@@ -17,9 +16,6 @@ Row = dict[str, Any]
 
 HISTORY = "history.jsonl"
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-
-
-# ---------------------------------------------------------------------------------------------------- the local record
 
 
 class LocalTracker:
@@ -47,17 +43,14 @@ def read_history(path: Path) -> list[Row]:
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line) if line else None
+            row = json.loads(line or "{}")
         except json.JSONDecodeError as error:
             if number == len(lines):  # only the last line can be without its newline
                 break
-            raise ValueError(
-                f"{path}:{number}: not a row of a history ({error}); delete the file and run again"
-            ) from None
-        if row is not None:
-            rows.append(
-                {key: NOT_FINITE.get(value, value) if isinstance(value, str) else value for key, value in row.items()}
-            )
+            advice = "delete the file and run again"
+            raise ValueError(f"{path}:{number}: not a row of a history ({error}); {advice}") from None
+        if row:
+            rows.append({k: NOT_FINITE.get(v, v) if isinstance(v, str) else v for k, v in row.items()})
     return rows
 
 

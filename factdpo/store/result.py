@@ -1,7 +1,6 @@
-"""result.json: read back and proven by its files, printed for people, and documented key by key."""
+"""result.json: read back and proven by its files, flattened, and documented key by key."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,32 +101,10 @@ def read_result(folder: Path) -> Stored:
     return Stored(result, None)
 
 
-def undocumented(result: Result) -> list[str]:
-    """Keys of a result, dotted, that KEYS does not explain."""
-    patterns = [key.split(".") for key in KEYS]
-    return [".".join(path) for path in _paths(result) if not any(_matches(path, pattern) for pattern in patterns)]
-
-
-def _paths(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _paths(value, (*path, key))
-    elif path:
-        yield path
-
-
-def _matches(path: tuple[str, ...], pattern: list[str]) -> bool:
-    if pattern[-1] == "<rest>":
-        return list(path[: len(pattern) - 1]) == pattern[:-1]
-    return len(path) == len(pattern) and all(
-        p.startswith("<") or p == key for key, p in zip(path, pattern, strict=True)
-    )
-
-
 def best_baseline(rules: dict[str, float | None]) -> tuple[str, float] | None:
     """The best shallow baseline and its accuracy; `implied`, the logical closure of the training facts, is none."""
-    known = {rule: value for rule, value in rules.items() if rule != "implied" and value is not None}
-    return max(known.items(), key=lambda pair: pair[1], default=None)
+    shallow = [(rule, value) for rule, value in rules.items() if rule != "implied" and value is not None]
+    return max(shallow, key=lambda pair: pair[1], default=None)
 
 
 def summary(result: Row) -> Row:

@@ -24,7 +24,7 @@ def show_sweep(folder: Path, track: TrackConfig, sweep: dict[str, Any]) -> None:
         return
     try:
         results = load(folder)
-        best = best_run(results)
+        best = results.best_run()
         states = results.table["state"].value_counts().to_dict()
         numbers: dict[str, Any] = {"runs": len(results.table), **{f"runs/{state}": n for state, n in states.items()}}
         if best is not None:
@@ -46,14 +46,6 @@ def show_sweep(folder: Path, track: TrackConfig, sweep: dict[str, Any]) -> None:
         )
     except Exception as error:
         log.warning("the sweep as a whole is not in W&B (%s: %s)", type(error).__name__, error)
-
-
-def best_run(results: Results) -> dict[str, Any] | None:
-    """The finished run with the highest accuracy on held-out facts, else on the training facts."""
-    for metric in ("accuracy/test", "accuracy/train"):
-        if metric in results.metrics and len(ranked := results.finished.dropna(subset=metric)):
-            return ranked.loc[ranked[metric].idxmax()].to_dict()
-    return None
 
 
 def _figures(results: Results) -> dict[str, "Image"]:

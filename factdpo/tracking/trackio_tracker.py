@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from factdpo.config.schema import Config, ConfigError, TrackConfig, to_dict
+from factdpo.console import first_line
 from factdpo.store.history import Row
 from factdpo.store.result import summary
 from factdpo.tracking.wandb_settings import without_secrets
@@ -70,10 +71,9 @@ class TrackioTracker:
         try:
             import trackio  # pyright: ignore[reportMissingImports]
 
-            tables = {"items": items, "generations": generations}
             media = {
                 name: trackio.Table(data=[list(row.values()) for row in rows[:TABLE_ROWS]], columns=list(rows[0]))
-                for name, rows in tables.items()
+                for name, rows in (("items", items), ("generations", generations))
                 if rows
             }
             pictures = {f"graph/{path.stem}": path for path in sorted((folder / "figures").glob("*.png"))}
@@ -85,8 +85,8 @@ class TrackioTracker:
         self._run = None
 
     def _give_up(self, error: Exception) -> None:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        log.warning("trackio failed and is off for the rest of this run (%s: %s)", type(error).__name__, reason)
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        log.warning("trackio failed and is off for the rest of this run (%s)", reason)
         self._run = None
 
 
@@ -106,22 +106,16 @@ def _start(cfg: Config, run_id: str, name: str) -> Any:
     for earlier in _runs(cfg.track.project):
         if earlier.name == unique_name:
             earlier.delete()
-    config = without_secrets(to_dict(cfg), os.environ)
     # `init` ends the run that is open in its context: runs that train together each get a context of their own.
     return contextvars.Context().run(
-        trackio.init,
-        project=cfg.track.project,
-        name=unique_name,
-        group=cfg.track.group or cfg.sweep,
-        config={"id": run_id, **config},
-        embed=False,
-        auto_log_gpu=False,
-        auto_log_cpu=False,
-    )
+        trackio.init, project=cfg.track.project, name=unique_name, group=cfg.track.group or cfg.sweep,
+        config={"id": run_id, **without_secrets(to_dict(cfg), os.environ)},
+        embed=False, auto_log_gpu=False, auto_log_cpu=False,
+    )  # fmt: skip
 
 
 def _runs(project: str) -> Any:
-    """The runs of a project; none before its first."""
+    """The runs of a project; [] before its first."""
     import trackio  # pyright: ignore[reportMissingImports]
 
     try:

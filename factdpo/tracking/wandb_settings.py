@@ -10,11 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from factdpo.config.schema import TrackConfig, TrackMode
+from factdpo.tracking.wandb_process import process
 
 DEFAULT_BASE_URL = "https://api.forge.coreweave.com"  # wandb's own, since 0.31
 SECRET_NAME = re.compile(r"key|token(?!s)|passw|secret|credential", re.IGNORECASE)  # max_new_tokens is no secret
-
-server_failed = False  # in this process: later runs of a sweep do not wait for the same timeout
 
 
 def wandb_mode(track: TrackConfig, env: Mapping[str, str] = os.environ) -> tuple[str, str]:
@@ -37,7 +36,7 @@ def wandb_mode(track: TrackConfig, env: Mapping[str, str] = os.environ) -> tuple
         source = key_source(env)
         if source is None:
             return "offline", f"no API key found for {why}" if why else "no API key found"
-        if server_failed:
+        if process.server_failed:
             return "offline", "the server did not take an earlier run"
         return "online", ", ".join(filter(None, [why, f"API key from {source}"]))
     return (mode if mode in private else "offline"), why
@@ -70,6 +69,10 @@ def key_source(env: Mapping[str, str]) -> str | None:
         if any(passwords):
             return str(path)
     return "W&B's settings file" if setting("api_key", env) else None
+
+
+def base_url(env: Mapping[str, str] = os.environ) -> str:
+    return setting("base_url", env) or DEFAULT_BASE_URL
 
 
 def setting(key: str, env: Mapping[str, str]) -> str | None:

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from factdpo.config.schema import Config, TrackConfig, to_dict
+from factdpo.console import first_line
 from factdpo.store.history import Row
 from factdpo.store.result import summary
-from factdpo.tracking import wandb_offline, wandb_settings
+from factdpo.tracking import wandb_offline
 from factdpo.tracking.wandb_process import process
 from factdpo.tracking.wandb_settings import wandb_mode, without_secrets
 
@@ -88,15 +89,13 @@ class WandbTracker:
         """Tables, figures and, if asked for, the adapter."""
         import wandb
 
-        media: Row = {
-            f"graph/{path.stem}": wandb.Image(str(path)) for path in sorted((folder / "figures").glob("*.png"))
-        }
+        pictures = sorted((folder / "figures").glob("*.png"))
+        media: Row = {f"graph/{path.stem}": wandb.Image(str(path)) for path in pictures}
         for name, rows in (("items", items), ("generations", generations)):
             if rows:
                 columns: list[Any] = list(rows[0])
-                media[name] = wandb.Table(
-                    columns=columns, data=[[row.get(c) for c in columns] for row in rows[:TABLE_ROWS]]
-                )
+                cells: list[Any] = [[row.get(column) for column in columns] for row in rows[:TABLE_ROWS]]
+                media[name] = wandb.Table(columns=columns, data=cells)
         if media:
             self._run.log({"step": self._step, **media})
         if self._cfg.track.log_adapter and (folder / "adapter").is_dir():
@@ -111,15 +110,9 @@ class WandbTracker:
 
 
 def log_sweep(
-    track: TrackConfig,
-    folder: Path,
-    sweep_id: str,
-    config: Row,
-    numbers: Row,
-    media: dict[str, Any],
-    page: Path | None,
-    best: Path | None,
-) -> None:
+    track: TrackConfig, folder: Path, sweep_id: str, config: Row, numbers: Row, media: dict[str, Any],
+    page: Path | None, best: Path | None,
+) -> None:  # fmt: skip
     """Publish a finished sweep as one W&B run, named like its folder, beside its runs; a failure costs one warning.
 
     `media` are tables (DataFrames) and pictures (Pillow's), `page` its report, `best` the folder of its best run.
@@ -165,14 +158,9 @@ def agents_run() -> str | None:
 def _about(track: TrackConfig, name: str, sweep: str | None, job_type: str, config: Row) -> Row:
     """What W&B shows of a run: name, project, group, tags and config."""
     return {
-        "name": name,
-        "project": track.project,
-        "entity": track.entity,
-        "group": track.group or sweep,
-        "job_type": job_type,
-        "tags": track.tags,
-        "config": config,
-    }
+        "name": name, "project": track.project, "entity": track.entity, "group": track.group or sweep,
+        "job_type": job_type, "tags": track.tags, "config": config,
+    }  # fmt: skip
 
 
 def _start(track: TrackConfig, folder: Path, run_id: str, about: Row) -> Any:
@@ -187,9 +175,9 @@ def _start(track: TrackConfig, folder: Path, run_id: str, about: Row) -> Any:
     try:
         return _init("online", folder, run_id, about)
     except Exception as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         log.warning("W&B offline: the server did not take the run (%s); `factdpo sync` uploads it later", reason)
-        wandb_settings.server_failed = True
+        process.server_failed = True
         if not process.open_runs:  # teardown would end those too
             wandb.teardown()  # its service holds on to the id of the run that failed to start
             wandb.setup(settings=quiet)
@@ -206,21 +194,13 @@ def _init(mode: str, folder: Path, run_id: str, about: Row) -> Any:
         mode=mode,  # pyright: ignore[reportArgumentType]
         reinit="create_new",  # two runs in one process are two runs, and a run of the caller's own goes on
         settings=wandb.Settings(
-            silent=True,
-            console="off",
-            init_timeout=INIT_TIMEOUT_SECONDS,
-            finish_timeout=FINISH_TIMEOUT_SECONDS,
-            finish_timeout_raises=True,
+            silent=True, console="off",
+            init_timeout=INIT_TIMEOUT_SECONDS, finish_timeout=FINISH_TIMEOUT_SECONDS, finish_timeout_raises=True,
             # Nothing about the machine, its user or its code is sent; the local record has versions and hardware.
-            disable_git=True,
-            disable_code=True,
-            save_code=False,
-            host="-",
-            x_disable_meta=True,
-            x_disable_machine_info=True,
-            x_save_requirements=False,
+            disable_git=True, disable_code=True, save_code=False, host="-",
+            x_disable_meta=True, x_disable_machine_info=True, x_save_requirements=False,
         ),
-    )
+    )  # fmt: skip
     process.open_runs.add(run.id)
     for handler in logging.getLogger("wandb").handlers:  # its debug.log: a full disk is not worth a traceback
         handler.handleError = lambda record: None
@@ -264,8 +244,4 @@ def _finish_failed(run: Any) -> None:
 
 
 def _warn(what: str, error: Exception) -> None:
-    log.warning("%s (%s: %s); the local record is whole", what, type(error).__name__, _first_line(error))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    log.warning("%s (%s: %s); the local record is whole", what, type(error).__name__, first_line(error))

@@ -246,7 +246,7 @@ def test_it_listens_on_this_machine_alone_and_takes_the_next_port_that_is_free(m
             assert host == "127.0.0.1"
             assert port < found < port + dashboard.TRIED
         with pytest.raises(
-            ConfigError, match=f"--port {port}: cannot be had \\(Address already in use\\); give another with --port"
+            ConfigError, match=f"--port {port}: cannot be used \\(Address already in use\\); give another with --port"
         ):
             dashboard.listen(port)
 

@@ -1,6 +1,9 @@
 """A result with made-up numbers and every group of keys that a run writes."""
 
+from collections.abc import Iterator
 from typing import Any
+
+from factdpo.store.result import KEYS
 
 
 def scores(n: int, accuracy: float, **more: Any) -> dict[str, Any]:
@@ -33,3 +36,23 @@ def result(**more: Any) -> dict[str, Any]:
         "timing": {"reference_seconds": 1.0, "train_seconds": 9.0, "score_seconds": 1.0, "total_seconds": 12.0},
         "files": {"history.jsonl": "ab"}, **more,
     }  # fmt: skip
+
+
+def undocumented(result: dict[str, Any]) -> list[str]:
+    """Keys of a result, dotted, that KEYS does not explain."""
+    patterns = [key.split(".") for key in KEYS]
+    return [".".join(path) for path in _paths(result) if not any(_matches(path, pattern) for pattern in patterns)]
+
+
+def _paths(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _paths(value, (*path, key))
+    elif path:
+        yield path
+
+
+def _matches(path: tuple[str, ...], pattern: list[str]) -> bool:
+    if pattern[-1] == "<rest>":
+        return list(path[: len(pattern) - 1]) == pattern[:-1]
+    return len(path) == len(pattern) and all(p.startswith("<") or p == k for k, p in zip(path, pattern, strict=True))

@@ -178,7 +178,7 @@ def test_a_folder_that_holds_another_run_is_refused_by_name(tmp_path: Path) -> N
 
 def test_eval_of_an_unfinished_or_changed_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give the folder of a finished run"):
-        eval.re_evaluate(tmp_path)
+        eval.main([str(tmp_path)])
     table = tmp_path / "characters.csv"
     table.write_text("name,side\n" + "".join(f"Person {i},{i % 2}\n" for i in range(9)))
     cfg = small(tmp_path, data_path=str(table))
@@ -186,4 +186,4 @@ def test_eval_of_an_unfinished_or_changed_run_is_refused(tmp_path: Path) -> None
     os.utime(table)
     table.write_text(table.read_text() + "Someone Else,1\n")
     with pytest.raises(ConfigError, match="data changed since the run"):
-        eval.re_evaluate(folder)
+        eval.main([str(folder)])

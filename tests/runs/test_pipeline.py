@@ -15,9 +15,10 @@ from factdpo.config.schema import Boundary, Config, DataSource, Dtype, LoraConfi
 from factdpo.runs import answer, pipeline
 from factdpo.store import cache
 from factdpo.store.history import read_history
-from factdpo.store.result import read_result, undocumented
+from factdpo.store.result import read_result
 from factdpo.training import adapters
 from factdpo.training.batched import engine
+from tests.helpers.results import undocumented
 from tests.helpers.runs import folder_of, small
 
 SPLITS = ["train", "train_reversed", "test", "test_reversed"]
@@ -116,7 +117,7 @@ def test_a_changed_file_is_noticed_and_the_run_redone(done: tuple[Path, dict[str
 
 def test_eval_scores_a_finished_run_anew(done: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
     out, result = done
-    eval.re_evaluate(folder_of(out, result))
+    eval.main([str(folder_of(out, result))])
     assert "scored anew" in capsys.readouterr().out
 
 

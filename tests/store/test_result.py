@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from factdpo.store.cache import file_sha256
-from factdpo.store.result import Stored, best_baseline, read_result, summary, undocumented
-from tests.helpers.results import result
+from factdpo.store.result import Stored, best_baseline, read_result, summary
+from tests.helpers.results import result, undocumented
 
 RESULT = {
     "state": "FINISHED",

@@ -99,9 +99,9 @@ def test_the_sentence_says_what_happens_and_what_to_do(nowhere):
 
 
 def test_without_wandb_there_is_the_local_record_alone(nowhere, tmp_path, monkeypatch):
-    assert [type(t) for t in open_trackers(config(wandb=False), "id", "name", tmp_path).each] == [LocalTracker]
+    assert [type(t) for t in open_trackers(config(wandb=False), "id", "name", tmp_path).trackers] == [LocalTracker]
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert [type(t) for t in open_trackers(config(), "id", "name", tmp_path).each] == [LocalTracker]
+    assert [type(t) for t in open_trackers(config(), "id", "name", tmp_path).trackers] == [LocalTracker]
 
 
 def test_secrets_stay_out_of_the_config():
@@ -149,7 +149,7 @@ def test_two_runs_in_one_process_are_two_whole_wandb_runs(nowhere, tmp_path, mon
 def test_a_failure_inside_wandb_costs_one_warning_and_not_the_record(nowhere, tmp_path, caplog):
     trackers = open_trackers(config(), "idc", "nano c", tmp_path)
     with caplog.at_level(logging.WARNING, "factdpo"):
-        trackers.each[1]._run.finish()  # as if its process had gone
+        trackers.trackers[1]._run.finish()  # as if its process had gone
         trackers.log({"step": 1})
         trackers.log({"step": 2})
         trackers.finish(RESULT, ITEMS, GENERATIONS, tmp_path)
