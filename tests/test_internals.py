@@ -248,7 +248,7 @@ def test_wandb_looks_for_a_key_where_we_look(tmp_path: Path, place: str) -> None
 def test_a_lock_of_filelock_is_a_flock(tmp_path: Path) -> None:
     from filelock import FileLock
 
-    from factdpo.store.cache import is_held
+    from factdpo.store.run_lock import is_held
 
     path = tmp_path / "lock"
     with FileLock(path):

@@ -18,7 +18,7 @@ from factdpo.commands.parser import Parser
 from factdpo.config.schema import ConfigError
 from factdpo.console import duration, plural, say
 from factdpo.results import run_status
-from factdpo.store import cache, layout, result
+from factdpo.store import cache, layout, result, run_lock
 
 SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 LOCK_SECONDS = 0.05  # that `factdpo status` may make us wait for a lock that nobody holds
@@ -125,7 +125,7 @@ def runs(folder: Path, states: set[str], before: float) -> Iterator[Target]:
             if state == result.KILLED and (path / "result.json").exists():
                 continue  # of another version, or damaged: nobody knows what it was
             if state in states:
-                yield Target(path, layout.lock_file(path), state, changed, _size(path))
+                yield Target(path, run_lock.lock_file(path), state, changed, _size(path))
 
 
 def leftovers(folder: Path, before: float, abandoned: bool) -> Iterator[Target]:
@@ -147,7 +147,7 @@ def leftovers(folder: Path, before: float, abandoned: bool) -> Iterator[Target]:
         else:
             continue
         changed = run_status.last_change(path)
-        if kind and changed is not None and changed <= before and not cache.is_held(lock):
+        if kind and changed is not None and changed <= before and not run_lock.is_held(lock):
             yield Target(path, lock, kind, changed, _size(path))
 
 

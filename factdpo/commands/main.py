@@ -31,3 +31,5 @@ def _dispatch(arguments: list[str]) -> None:
         from factdpo.commands import run  # only now: it imports Hydra
 
         run.main(arguments)
+        if {"--cfg", "-c", "--info", "-i", "dry_run=true"} & {*arguments} and output.error():
+            sys.exit(1)

@@ -10,8 +10,8 @@ from factdpo.commands.network import unreachable
 from factdpo.commands.parser import Parser
 from factdpo.config.schema import ConfigError
 from factdpo.console import first_line, plural, say
-from factdpo.store import cache
-from factdpo.store.layout import lock_file
+from factdpo.store import run_lock
+from factdpo.store.run_lock import lock_file
 from factdpo.sweep import wandb_workspace
 from factdpo.tracking import wandb_settings
 
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     args = make_parser().parse_intermixed_args(arguments)
     files = sorted({file for folder in args.folders for file in offline_runs(Path(folder))})
     left = [file for file in files if not _is_uploaded(file)]
-    running = [file for file in left if cache.is_held(lock_file(_folder(file)))]
+    running = [file for file in left if run_lock.is_held(lock_file(_folder(file)))]
     todo = [file for file in left if file not in running]
     counts = {"to upload": len(todo), "uploaded before": len(files) - len(left), "still running": len(running)}
     parts = ", ".join(f"{count} {what}" for what, count in counts.items() if count)

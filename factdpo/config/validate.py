@@ -100,6 +100,8 @@ def _combinations(cfg: Config) -> list[str]:
     """Values that are fine alone and impossible together."""
     dpo, lora, losses = cfg.dpo, cfg.lora, set(cfg.dpo.loss)
     wrong: list[str] = []
+    if not cfg.out:
+        wrong.append("out=: empty; name the folder that runs/, sweeps/ and cache/ are made in")
     if (dpo.epochs is None) == (dpo.max_steps is None):
         wrong.append(
             f"dpo.epochs={dpo.epochs}, dpo.max_steps={dpo.max_steps}: give exactly one "

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from factdpo.store import provenance
-from factdpo.store.layout import lock_file
+from factdpo.store.run_lock import lock_file
 
 GIB, MIB = 2**30, 2**20
 GPU_SECONDS = 5.0  # between two calls of nvidia-smi, which takes up to a second

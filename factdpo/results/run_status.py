@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from factdpo.store import layout
+from factdpo.store import layout, run_lock
 from factdpo.store.history import HISTORY
 from factdpo.store.layout import Stamp, file_stamp, read_json, read_yaml
 from factdpo.store.result import RUNNING, TO_DO
@@ -94,7 +94,7 @@ def _unfinished(folder: Path, label: str | None) -> RunStatus:
     status = RunStatus(
         id=folder.name.rpartition("-")[2],
         folder=folder,
-        state=TO_DO if opened is None else layout.is_at_work(folder),
+        state=TO_DO if opened is None else run_lock.running_or_killed(folder),
         label=label or config.get("label") or folder.name.rpartition("-")[0] or folder.name,
         steps=_planned_steps(folder),
     )

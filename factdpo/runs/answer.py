@@ -15,11 +15,12 @@ from factdpo import console, signals
 from factdpo.config.schema import Config, ConfigError
 from factdpo.config.validate import validate
 from factdpo.runs import summary
-from factdpo.runs.attempt import Attempt, Outcome, lock
+from factdpo.runs.attempt import Attempt, Outcome
 from factdpo.runs.identity import RunSpec, look_up
 from factdpo.runs.session import Session, current
 from factdpo.store import result as record
 from factdpo.store.history import HISTORY, read_history
+from factdpo.store.run_lock import lock
 from factdpo.tracking import wandb_settings, wandb_tracker
 
 SPARE_FILES = 512  # that a process has open beside the locks of its runs
@@ -71,7 +72,7 @@ def answers(specs: list[RunSpec], session: Session) -> Iterator[tuple[RunSpec, O
         try:
             for spec in specs:
                 try:
-                    locks[spec] = lock(spec, wait=len(specs) == 1)
+                    locks[spec] = lock(spec.folder, wait=len(specs) == 1)
                     stored = _stored(spec)
                 except Timeout:
                     busy.append(spec)

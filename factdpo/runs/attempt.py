@@ -11,14 +11,14 @@ from contextlib import AbstractContextManager, suppress
 from typing import NamedTuple
 
 import yaml
-from filelock import FileLock, Timeout
 
 from factdpo import console, signals
 from factdpo.config.schema import Config, ConfigError, EngineName, to_dict
 from factdpo.runs.identity import RunSpec
 from factdpo.store import cache, index, provenance
+from factdpo.store import result as record
 from factdpo.store.history import Row
-from factdpo.store.layout import PLAN, lock_file
+from factdpo.store.layout import PLAN
 from factdpo.tracking import tracker, wandb_settings
 
 log = logging.getLogger("factdpo")
@@ -43,23 +43,6 @@ class Measured(NamedTuple):
     scores: Row
     items: list[Row]
     generations: list[Row]
-
-
-def lock(spec: RunSpec, wait: bool) -> FileLock:
-    """One process per run; a killed holder's lock is free at once. Raises Timeout if it is held and not waited for."""
-    folder = spec.folder
-    lock = FileLock(lock_file(folder))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0.05, poll_interval=0.01)  # not 0: `factdpo status` may be asking, for microseconds
-    except Timeout:
-        if not wait:
-            raise
-        console.console.print(f"{folder} is being run by another process; waiting for it", highlight=False)
-        lock.acquire()
-    except OSError as error:
-        raise ConfigError(f"out: {folder.parent} cannot be written ({error}); give another out=") from None
-    return lock
 
 
 class Attempt:
@@ -166,7 +149,7 @@ class Attempt:
         """Write result.json, alone if there is no room for the rest: the run FAILED, for the reason returned."""
         path = self.spec.folder / "result.json"
         try:
-            cache.write_atomic(path, json.dumps(result, indent=1, ensure_ascii=False))
+            record.write_result(self.spec.folder, result)
             return None
         except OSError as error:
             why = f"{path} cannot be written ({error}); make room, then the same command again"
@@ -176,7 +159,7 @@ class Attempt:
         if left["state"] == "FINISHED":
             left |= {"state": "FAILED", "error": why}
         try:
-            cache.write_atomic(path, json.dumps(left, indent=1, ensure_ascii=False))
+            record.write_result(self.spec.folder, left)
         except OSError:
             print(f"factdpo: {why}", file=sys.stderr)
         return why

@@ -14,7 +14,7 @@ from factdpo.data.facts import data_file, load_facts
 from factdpo.data.splits import make_splits
 from factdpo.models import weights
 from factdpo.store import cache, result
-from factdpo.store.layout import is_at_work
+from factdpo.store.run_lock import running_or_killed
 from factdpo.tracking.trackio_tracker import check_installed
 
 
@@ -38,7 +38,7 @@ class RunSpec:
         """The same, but for a run that was opened `running` or `killed` instead of `to do`."""
         state = self.state()
         if state == result.TO_DO and (self.folder / "asked.json").exists():
-            return is_at_work(self.folder)
+            return running_or_killed(self.folder)
         return state
 
 

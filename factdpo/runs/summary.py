@@ -40,7 +40,7 @@ def print_result(result: Result, folder: Path, console: Console, stored: bool = 
         line(f"figures  {folder / 'figures'}")
     if any((folder / "wandb").glob("*run-*/*.wandb")):
         line(f"curves   wandb leet {folder / 'wandb'}")
-    line(f"again    factdpo eval {folder}")
+    line(f"rescore  factdpo eval {folder}")
 
 
 def _when(result: Result) -> str:

@@ -1,6 +1,5 @@
 """Content-addressed artefacts: request -> signature -> folder, made once and whole or not at all."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -131,26 +130,6 @@ def damage(folder: Path) -> str | None:
     except (OSError, ValueError, TypeError) as error:
         return f"manifest: {error}"
     return f"missing or changed: {', '.join(wrong)}" if wrong else None
-
-
-def is_held(lock: Path) -> bool:
-    """Whether a process holds the lock.
-
-    Tested with a shared lock, held for microseconds: whoever takes the lock of a run retries for longer than that.
-    """
-    try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True  # unreadable: assume that it is held
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True  # held; or this file system has no locks: there the file is removed with the lock
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _fsync_folder(folder: Path) -> None:

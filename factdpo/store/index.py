@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from factdpo.config.overrides import flat, typed
 from factdpo.store.history import Row
-from factdpo.store.layout import Stamp, file_stamp, is_at_work, read_yaml, run_names
+from factdpo.store.layout import Stamp, file_stamp, read_yaml, run_names
 from factdpo.store.result import KILLED, RUNNING, summary
+from factdpo.store.run_lock import running_or_killed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -92,7 +93,7 @@ def _without_result(folder: Path, reason: str | None) -> Row:
     """The row of a run that is running or was killed, or whose result.json is damaged (`reason`)."""
     row: Row = dict.fromkeys(ABOUT)
     row |= {key: _cell(value) for key, value in flat(read_yaml(folder / "config.yaml")).items()}
-    state = is_at_work(folder)
+    state = running_or_killed(folder)
     error = reason or (None if state == RUNNING else "no result, and no process is at work on it")
     return row | {"id": folder.name.rpartition("-")[2], "name": folder.name, "state": state, "error": error}
 

@@ -7,22 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from factdpo.config.schema import ConfigError
-from factdpo.store import cache, result, sweep_file
+from factdpo.store import sweep_file
 
 PLAN = "plan.json"  # in a run's folder once its training begins: {"steps": its optimizer steps}
 SPEC_KEYS = {"config", "data", "model", "versions"}  # of every asked.json (runs.identity.what_is_asked)
 DEPTH = 2  # levels below a folder that are searched for runs: outputs/sweeps/<name>
 Stamp = tuple[int, int]  # time (ns) and size of a file
-
-
-def lock_file(folder: Path) -> Path:
-    """The lock that a process holds while it works on a run: beside the run's folder, named by the run's id alone."""
-    return folder.with_name(f".{folder.name.rpartition('-')[2]}.lock")
-
-
-def is_at_work(folder: Path) -> str:
-    """`running` if a process holds the lock of a run that was opened and has no result, else `killed`."""
-    return result.RUNNING if cache.is_held(lock_file(folder)) else result.KILLED
 
 
 def has_record(folder: Path | str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from factdpo.config.overrides import flat
-from factdpo.store.cache import damaged_files
+from factdpo.store.cache import damaged_files, write_atomic
 from factdpo.store.history import Row
 
 Result = dict[str, Any]
@@ -81,6 +81,11 @@ class Stored:
 
     result: Result | None
     reason: str | None
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """Write result.json so that a reader sees it whole or not at all; raises OSError."""
+    write_atomic(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
 
 
 def read_result(folder: Path) -> Stored:

@@ -41,6 +41,8 @@ def run(
                 "hydra/sweeper=optuna searches a range"
             )
     axes = {key: list(one.sweep_string_iterator()) for key, one in last_words.items() if one.is_sweep_override()}
+    if empty := [key for key, values in axes.items() if not values]:
+        raise ConfigError(f"{empty[0]}={last_words[empty[0]].get_value_string()}: has no values; give at least one")
     sweep = new_sweep(config, context, axes)
     jobs = [name_job(job, sweep, list(axes)) for job in product(list(last_words.values()))]
     plan(sweep, Planner(context, config, current()), jobs, 0)
@@ -90,7 +92,8 @@ def name_job(job: Sequence[str], sweep: Sweep, axes: list[str]) -> list[str]:
     """The overrides of a job, with its sweep's name and what distinguishes it from the others."""
     pairs = [override.split("=", 1) for override in job]
     label = " ".join(f"{_short(key)}={_shown(value)}" for key, value in pairs if key in axes)
-    name = [] if any(key == "sweep" for key, _ in pairs) else [f"sweep='{sweep.folder.name}'"]
+    named = any(key == "sweep" and value not in ("", "null") for key, value in pairs)
+    name = [] if named else [f"sweep='{sweep.folder.name}'"]
     return [*job, *name, f"label='{label}'" if label else "label=null"]
 
 

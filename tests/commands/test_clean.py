@@ -11,7 +11,7 @@ from filelock import FileLock
 from factdpo.commands import clean
 from factdpo.config.schema import ConfigError
 from factdpo.store import cache
-from factdpo.store.layout import lock_file
+from factdpo.store.run_lock import lock_file
 from tests.helpers.stored import store
 
 DAY = 86400

@@ -17,7 +17,7 @@ from rich.console import Console
 from factdpo.commands import status
 from factdpo.config.schema import ConfigError
 from factdpo.results import run_status, sweep_status
-from factdpo.store.layout import lock_file
+from factdpo.store.run_lock import lock_file
 from tests.helpers.stored import store
 
 

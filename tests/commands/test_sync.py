@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from factdpo.commands.sync import NotUploaded, main, offline_runs
 from factdpo.config.schema import Config, ConfigError, TrackConfig, TrackMode
-from factdpo.store.layout import lock_file
+from factdpo.store.run_lock import lock_file
 from factdpo.sweep import wandb_workspace
 from factdpo.tracking.wandb_tracker import WandbTracker
 from tests.helpers.stored import store

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from factdpo.commands import dashboard
 from factdpo.config.schema import ConfigError
 from factdpo.dashboard import machine, server, watch
-from factdpo.store.layout import lock_file
+from factdpo.store.run_lock import lock_file
 from tests.helpers.stored import TRACEBACK, finished, opened, planned, store
 
 

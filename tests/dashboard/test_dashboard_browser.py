@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from factdpo.commands import dashboard
 from factdpo.dashboard import server
-from factdpo.store.layout import lock_file
+from factdpo.store.run_lock import lock_file
 from tests.helpers.stored import EVIL, TRACEBACK, finished, opened, planned, store
 
 pytestmark = pytest.mark.browser

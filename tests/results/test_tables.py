@@ -15,7 +15,7 @@ import factdpo
 from factdpo.config.schema import ConfigError
 from factdpo.results.tables import load, or_none
 from factdpo.store import index
-from factdpo.store.layout import lock_file
+from factdpo.store.run_lock import lock_file
 from tests.helpers.stored import answers, store
 
 
@@ -133,7 +133,7 @@ def test_a_run_that_a_process_is_doing_is_running_and_one_that_ends_meanwhile_ha
         store(sweep, "4a", accuracy=1.0)
         return "killed"
 
-    monkeypatch.setattr(index, "is_at_work", ends)
+    monkeypatch.setattr(index, "running_or_killed", ends)
     assert load(sweep).table[["state", "accuracy/train"]].iloc[4].tolist() == ["FINISHED", 1.0]
 
 

@@ -44,7 +44,7 @@ def test_the_folder_is_named_whole_and_only_what_is_there_is_pointed_at(tmp_path
     folder = tmp_path / ("very-long-" * 12)
     folder.mkdir()
     text = printed(result(), folder)
-    assert f"again    factdpo eval {folder}\n" in text and "wandb" not in text and "figures" not in text
+    assert f"rescore  factdpo eval {folder}\n" in text and "wandb" not in text and "figures" not in text
     (folder / "figures").mkdir()
     (folder / "wandb" / "offline-run-1-a").mkdir(parents=True)
     (folder / "wandb" / "offline-run-1-a" / "run-a.wandb").write_text("")
