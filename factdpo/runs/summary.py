@@ -9,6 +9,9 @@ from rich.text import Text
 
 from factdpo.store.result import AS_TRAINED, Result, best_baseline
 
+LEFT = ["n", "base", "accuracy\ntrained [95 %]"]  # columns of the splits' table; on a narrow terminal it is two
+RIGHT = ["balanced", "best\nbaseline", "flips"]
+
 
 def print_result(result: Result, folder: Path, console: Console, stored: bool = False) -> None:
     """A run's numbers and where the rest is, or why it did not finish; a stored answer says that it is one."""
@@ -25,7 +28,10 @@ def print_result(result: Result, folder: Path, console: Console, stored: bool = 
             line(f"stored   this answer is from {_when(result)}; retry_diverged=true does the run again")
         return
     line(f"{result['name']} ({result['id']})", "bold")
-    console.print(_splits_table(result))
+    whole = _splits_table(result, [*LEFT, *RIGHT])
+    fits = console.measure(whole).maximum <= console.width
+    for table in [whole] if fits else [_splits_table(result, LEFT), _splits_table(result, RIGHT)]:
+        console.print(table)
     line()
     console.print(_more_table(result))
     if AS_TRAINED in result["trained"]:
@@ -59,28 +65,28 @@ def print_line(result: Result, folder: Path, console: Console) -> None:
     console.print(Text(f"FINISHED  {what}  {scores}  {result['timing']['total_seconds']:.1f} s"), soft_wrap=True)
 
 
-def _splits_table(result: Result) -> Table:
+def _splits_table(result: Result, columns: list[str]) -> Table:
+    """A row per split with these columns."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     table.add_column("split", no_wrap=True)
-    for heading in ("n", "base", "accuracy\ntrained [95 %]", "balanced"):
+    for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("best\nbaseline", "flips"):  # these two may take two lines where n is large or the screen narrow
-        table.add_column(heading, justify="right")
     for split, after in result["trained"].items():
         before, rules = result["base"][split], result["baselines"].get(split, {})
         best = best_baseline(rules)
         trained = Text(f"{after['accuracy']:.2f} [{after['accuracy_low']:.2f}, {after['accuracy_high']:.2f}]")
         if best is not None and not after["accuracy_low"] <= best[1] <= after["accuracy_high"]:
             trained.stylize("green" if after["accuracy"] > best[1] else "red")
-        table.add_row(
-            "as trained" if split == AS_TRAINED else split,
-            str(after["n"]),
-            f"{before['accuracy']:.2f}",
-            trained,
-            f"{before['balanced_accuracy']:.2f}->{after['balanced_accuracy']:.2f}",
-            f"{best[0].removesuffix('_name')} {best[1]:.2f}" if best else "-",
-            f"+{after['wrong_to_right']} -{after['right_to_wrong']}",
-        )
+        cells: dict[str, str | Text] = {
+            "n": str(after["n"]),
+            "base": f"{before['accuracy']:.2f}",
+            "accuracy\ntrained [95 %]": trained,
+            "balanced": f"{before['balanced_accuracy']:.2f}->{after['balanced_accuracy']:.2f}",
+            "best\nbaseline": f"{best[0].removesuffix('_name')} {best[1]:.2f}" if best else "-",
+            "flips": f"+{after['wrong_to_right']} -{after['right_to_wrong']}",
+        }
+        name = "as trained" if split == AS_TRAINED else split
+        table.add_row(name, *(cells[heading] for heading in columns))
     return table
 
 

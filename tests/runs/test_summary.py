@@ -57,3 +57,11 @@ def test_a_run_that_did_not_finish_says_why_and_where_its_log_is():
     assert printed(failed, Path("runs/a")).split("\n")[1:] == [
         "nano (ab)  DIVERGED", "loss is nan at step 3 [bold]", "log      runs/a/run.log", "",
     ]  # fmt: skip
+
+
+def test_on_a_narrow_terminal_no_column_is_lost(tmp_path):
+    lines = printed(result(), tmp_path, width=60).splitlines()
+    table = [line for line in lines if line.startswith(("split", "train ", "test "))]
+    assert max(map(len, table)) <= 60 and len(table) == 6, "two tables of a heading and two splits"
+    for heading in ("n", "base", "balanced", "baseline", "flips"):
+        assert any(heading in line.split() for line in table if line.startswith("split"))
