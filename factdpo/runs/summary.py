@@ -29,7 +29,7 @@ def print_result(result: Result, folder: Path, console: Console, stored: bool = 
         return
     line(f"{result['name']} ({result['id']})", "bold")
     whole = _splits_table(result, [*LEFT, *RIGHT])
-    fits = console.measure(whole).maximum <= console.width
+    fits = console.measure(whole, options=console.options.update(max_width=1000)).maximum <= console.width
     for table in [whole] if fits else [_splits_table(result, LEFT), _splits_table(result, RIGHT)]:
         console.print(table)
     line()
