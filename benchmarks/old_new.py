@@ -50,7 +50,7 @@ def compare(name: str, commands: list[str], words: list[str], rounds: int, out: 
 def seconds(command: str, words: list[str], out: Path) -> float:
     started = time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    run = [command, "track=none", f"out={out}", *words]
+    run = [command, *words, "track=none", f"out={out}"]  # -m comes first, as older command lines want it
     subprocess.run(run, check=True, cwd=out.parent, env=environment, stdout=subprocess.DEVNULL)
     return time.monotonic() - started
 
