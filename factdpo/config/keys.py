@@ -4,12 +4,13 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from factdpo.config.schema import Config
 
 Number = int | float
+InId = bool | Literal["changed"]
 
 
 class Dead(NamedTuple):
@@ -31,7 +32,7 @@ class Key:
     above: Number | None = None  # bound that the value must exceed
     dead: Dead | None = None
     batched: tuple[Any, ...] | None = None  # values that the batched engine computes, others need TRL; None: all
-    in_id: bool = True  # False: cannot change a number, or the id has the bytes that it points at
+    in_id: InId = True  # False: cannot change a number, or the id has the bytes; changed: unless at its default
     locates: bool = False  # not in the id, but says where model, data or seeds come from: a command must repeat it
 
     @property
@@ -56,7 +57,7 @@ class Key:
 
 def key(
     default: Any, help: str, *, unit: str = "", low: Number | None = None, high: Number | None = None,
-    above: Number | None = None, dead: Dead | None = None, batched: tuple[Any, ...] | None = None, in_id: bool = True,
+    above: Number | None = None, dead: Dead | None = None, batched: tuple[Any, ...] | None = None, in_id: InId = True,
     locates: bool = False,
 ) -> Any:  # fmt: skip
     """The dataclass field of a key."""
@@ -66,8 +67,8 @@ def key(
     return field(default=default, metadata=metadata)
 
 
-def group(schema: type, *, dead: Dead | None = None, in_id: bool = True) -> Any:
-    """The dataclass field of a group of keys; `dead` and `in_id=False` hold for each of them."""
+def group(schema: type, *, dead: Dead | None = None, in_id: InId = True) -> Any:
+    """The dataclass field of a group of keys; `dead` and an `in_id` other than True hold for each of them."""
     return field(default_factory=schema, metadata={"dead": dead, "in_id": in_id})
 
 

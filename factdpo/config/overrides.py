@@ -119,7 +119,7 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def decides(key: str) -> bool:
     """Whether a dotted key can change a number, or says where model, data or seeds come from."""
-    return key not in KEYS or KEYS[key].in_id or KEYS[key].locates
+    return key not in KEYS or bool(KEYS[key].in_id) or KEYS[key].locates
 
 
 def typed(value: Any) -> str:

@@ -90,12 +90,15 @@ def _asked(cfg: Config, where: weights.Weights) -> dict[str, Any]:
 def config_in_id(cfg: Config) -> dict[str, Any]:
     """The keys of a config that can change a number, nested, as JSON's types: its part of the run's id."""
     nested: dict[str, Any] = {}
-    for name in (name for name, key in KEYS.items() if key.in_id):
+    for name, key in KEYS.items():
+        value = attrgetter(name)(cfg)
+        if not key.in_id or (key.in_id == "changed" and value == key.default):
+            continue  # what came after the first runs is left out at its default, so that their ids stay
         *groups, last = name.split(".")
         node = nested
         for group in groups:
             node = node.setdefault(group, {})
-        node[last] = to_dict(attrgetter(name)(cfg))
+        node[last] = to_dict(value)
     return nested
 
 

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from factdpo import console, signals
 from factdpo.config.overrides import flat
-from factdpo.config.schema import Config, EngineName, to_dict
+from factdpo.config.schema import KEYS, Config, EngineName, to_dict
 from factdpo.data.facts import load_facts, sides
 from factdpo.data.pairs import Pairs, show
 from factdpo.data.splits import make_splits
@@ -30,7 +30,7 @@ from factdpo.models.base import load_base, pick_device
 from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.runs import progress_bars
 from factdpo.runs.attempt import Attempt, Measured, Outcome
-from factdpo.runs.identity import can_train_together, config_in_id
+from factdpo.runs.identity import can_train_together
 from factdpo.runs.session import Session
 from factdpo.runs.stages import Prepared, Scores, Texts, base_texts, prepare, score, tokenised
 from factdpo.store import cache
@@ -280,8 +280,8 @@ def _scored(
 
 def _labels(cfgs: list[Config]) -> list[str]:
     """What distinguishes these runs: the keys in which they differ, as key=value."""
-    settings = [flat(config_in_id(cfg)) for cfg in cfgs]
-    keys = [key for key in settings[0] if any(of_run[key] != settings[0][key] for of_run in settings)]
+    settings = [flat(to_dict(cfg)) for cfg in cfgs]
+    keys = [name for name, key in KEYS.items() if key.in_id and any(of[name] != settings[0][name] for of in settings)]
     if "split.seed" in keys and all(of_run["split.seed"] == of_run["dpo.seed"] for of_run in settings):
         keys.remove("split.seed")  # one `seed` sets both
     return [" ".join(f"{key.rsplit('.', 1)[-1]}={of_run[key]}" for key in keys) for of_run in settings]
