@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import pyarrow
@@ -19,7 +20,6 @@ import pyarrow.parquet
 from filelock import FileLock
 
 from factdpo import console, signals
-from factdpo.config.overrides import flat
 from factdpo.config.schema import KEYS, Config, EngineName, to_dict
 from factdpo.data.facts import load_facts, sides
 from factdpo.data.pairs import Pairs, show
@@ -280,8 +280,8 @@ def _scored(
 
 def _labels(cfgs: list[Config]) -> list[str]:
     """What distinguishes these runs: the keys in which they differ, as key=value."""
-    settings = [flat(to_dict(cfg)) for cfg in cfgs]
-    keys = [name for name, key in KEYS.items() if key.in_id and any(of[name] != settings[0][name] for of in settings)]
+    settings = [{name: to_dict(attrgetter(name)(cfg)) for name, key in KEYS.items() if key.in_id} for cfg in cfgs]
+    keys = [key for key in settings[0] if any(of_run[key] != settings[0][key] for of_run in settings)]
     if "split.seed" in keys and all(of_run["split.seed"] == of_run["dpo.seed"] for of_run in settings):
         keys.remove("split.seed")  # one `seed` sets both
     return [" ".join(f"{key.rsplit('.', 1)[-1]}={of_run[key]}" for key in keys) for of_run in settings]
