@@ -62,7 +62,7 @@ def key(
 ) -> Any:  # fmt: skip
     """The dataclass field of a key."""
     metadata = {"key": Key(default, help, unit, low, high, above, dead, batched, in_id, locates)}
-    if isinstance(default, list):
+    if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
 
@@ -82,6 +82,8 @@ def keys_of(schema: type) -> dict[str, Key]:
             assert isinstance(f.default_factory, type), f"{f.name}: declare it with key() or group()"
             dead, in_id = f.metadata["dead"], f.metadata["in_id"]
             for name, inner in keys_of(f.default_factory).items():
-                inner = dataclasses.replace(inner, dead=inner.dead or dead, in_id=inner.in_id and in_id)
+                inner = dataclasses.replace(
+                    inner, dead=inner.dead or dead, in_id=min(inner.in_id, in_id, key=(False, "changed", True).index)
+                )
                 found[f"{f.name}.{name}"] = inner
     return found

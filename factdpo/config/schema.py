@@ -41,6 +41,18 @@ class DataSource(Enum):
     pairs = "pairs"
 
 
+class RelationKind(Enum):
+    """What is known of the relation between subject and object."""
+
+    sides = "sides"  # symmetric and two-valued: on the same side, or not
+    directed = "directed"  # the order of the names matters, as for parent and child
+
+
+class BadRows(Enum):
+    refuse = "refuse"
+    drop = "drop"
+
+
 class Boundary(Enum):
     space = "space"
     none = "none"
@@ -133,6 +145,7 @@ CONSTANT_RATE = Dead(
 NEVER_SCORED = Dead("with eval.every=never", lambda c: c.eval.every == "never")
 NOT_PRETRAINED = Dead("with model.source={model[source]}", lambda c: c.model.source is not ModelSource.pretrained)
 NOT_PAIRS = Dead("with data.source={data[source]}", lambda c: c.data.source is not DataSource.pairs)
+NOT_SIDES = Dead("without data.relation_kind=sides", lambda c: c.data.relation_kind is not RelationKind.sides)
 ENGINE_TRL = Dead("with engine=trl", lambda c: c.engine.name is EngineName.trl)
 NO_WANDB = Dead("with track.wandb=false", lambda c: not c.track.wandb)
 NO_TRACKER = Dead("with track.wandb=false", lambda c: not c.track.wandb and not c.track.trackio)
@@ -169,16 +182,30 @@ class ColumnsConfig:
     object: str = key("object", "optional column: the second name")
     relation: str = key("relation", "optional column: how the two are related")
     reverse_prompt: str = key("reverse_prompt", "optional column: the prompt with its names swapped, same answers")
+    group: str = key("group", "optional column: rows of one group are never on both sides of a split", in_id="changed")
+    split: str = key("split", "optional column: the split that a row belongs to", in_id="changed")
 
 
 @dataclass
 class DataConfig:
     source: DataSource = key(DataSource.harry_potter, "a table of characters, or a file of your own facts")
     path: str | None = key(
-        None, "pairs: CSV, JSONL or Parquet; harry_potter: a table name,side in place of the built-in one",
+        None, "file, folder or glob with the facts; harry_potter: a table name,side in place of the built-in one",
         in_id=False, locates=True,
     )  # fmt: skip
+    files: dict[str, str] = key(
+        {}, "instead of path: split name -> file; trained on is the one named train", in_id=False, locates=True
+    )
+    delimiter: str | None = key(None, "of columns in a text table; null: found out", in_id="changed")
     columns: ColumnsConfig = group(ColumnsConfig, dead=NOT_PAIRS)
+    relation_kind: RelationKind | None = key(
+        None, "sides: symmetric and two-valued; directed: order matters; null: not known", in_id="changed"
+    )
+    same_side: str | None = key(
+        None, "with relation_kind=sides: the answer for names on the same side", dead=NOT_SIDES, in_id="changed"
+    )
+    bad_rows: BadRows = key(BadRows.refuse, "rows that are no facts; dropped ones are counted", in_id="changed")
+    separator: str = key(" ", "text between prompt and answer, in training and evaluation", in_id="changed")
     boundary: Boundary = key(
         Boundary.space, "between prompt and answer in training; none repeats the notebook's mistake"
     )
@@ -188,8 +215,17 @@ class DataConfig:
 
 @dataclass
 class SplitConfig:
-    train: int = key(300, "facts to train on", unit="facts", low=1)
-    test: int | None = key(None, "facts held out; null: all the rest", unit="facts", low=0)
+    train: int | float | None = key(
+        None, "facts to train on; 300 unless the data has its own splits, then all of its train; below 1: a share",
+        unit="facts", above=0,
+    )  # fmt: skip
+    validation: int | float = key(
+        0, "facts for decisions: best, searches, early stopping; below 1: a share", unit="facts", low=0,
+        in_id="changed",
+    )  # fmt: skip
+    test: int | float | None = key(
+        None, "facts held out; null: the rest, at most 10000; 1.0 or below: a share of the rest", unit="facts", low=0
+    )
     orientation: Orientation = key(Orientation.random, "which name comes first in a training prompt")
     seed: int = key(II("seed"), "of which facts are trained on, and of their orientation", low=0, high=HIGHEST_SEED)
 

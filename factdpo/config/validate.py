@@ -142,8 +142,19 @@ def _combinations(cfg: Config) -> list[str]:
         wrong.append(f"sweep={cfg.sweep}: names a folder; letters, digits and . _ = + - only, and at most 80 of them")
     if cfg.model.source is ModelSource.pretrained and not cfg.model.id:
         wrong.append("model.id: missing; give a folder or a hub id, for instance model.id=EleutherAI/pythia-70m")
-    if cfg.data.source is DataSource.pairs and not cfg.data.path:
-        wrong.append("data.path: missing; data=pairs needs a CSV, JSONL or Parquet file with prompt, chosen, rejected")
+    if cfg.data.source is not DataSource.harry_potter and not cfg.data.path and not cfg.data.files:
+        wrong.append(
+            f"data.path: missing; data={cfg.data.source.name} needs a file, folder or glob (or data.files.train=..., "
+            "data.files.test=...)"
+        )
+    if cfg.data.path and cfg.data.files:
+        wrong.append(f"data.path={cfg.data.path}: not beside data.files; give one of them")
+    if cfg.data.files and "train" not in cfg.data.files:
+        wrong.append(f"data.files: {', '.join(cfg.data.files)}, and none is named train; add data.files.train=...")
+    for name in ("train", "validation", "test"):
+        size = getattr(cfg.split, name)
+        if isinstance(size, float) and size > 1:
+            wrong.append(f"split.{name}={size}: a share is at most 1.0; for a number of facts write {int(size)}")
     return wrong
 
 

@@ -1,84 +1,192 @@
-"""Draws the facts to train on and to hold out, and the order of their names."""
+"""Draws the facts to train on, to decide by and to hold out, and the order of their names."""
 
 import itertools
 import random
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from factdpo.config.schema import ConfigError, Orientation, SplitConfig
-from factdpo.data.facts import Fact
+from factdpo.data.facts import Fact, cut
 
 Splits = dict[str, list[Fact]]
+Groups = list[list[Fact]]
+
+TRAIN = 300  # facts to train on, unless split.train or the data says otherwise
+TEST = 10_000  # facts held out at most, unless split.test says otherwise
 
 
-def make_splits(facts: list[Fact], cfg: SplitConfig) -> Splits:
-    """train, train_reversed, test and test_reversed, less those that would be empty.
+class Drawn(NamedTuple):
+    """The splits, less those that would be empty, and sentences on what else was to be said of the draw."""
 
-    The draw is by unordered pair (`Fact.key`), so no fact is trained on in one order and tested in the other. Which
-    facts are drawn depends on the seed alone, not on the orientation. With orientation=both, train holds both orders
-    of each drawn fact, and train_reversed is the same set.
+    splits: Splits
+    notes: list[str]
+
+
+def make_splits(facts: list[Fact], cfg: SplitConfig) -> Drawn:
+    """train, validation, test; each with `_reversed` and the facts' probes, where they have them; or the data's own.
+
+    The draw is by group of facts about the same thing, so that none is trained on in one wording and tested in another
+    (D5). Which facts are drawn depends on the seed alone, not on the orientation. With orientation=both, train holds
+    both orders of each drawn fact, and train_reversed is the same set.
     Raises ConfigError if the data has too few facts for the config.
     """
-    train, test = _draw(facts, cfg)
+    own = any(fact.split for fact in facts)
+    drawn, notes = _own(facts, cfg) if own else _draw(facts, cfg)
     if cfg.orientation is Orientation.random:
         coin = random.Random(f"orientation {cfg.seed}")
         flipped = {fact.index for fact in facts if coin.random() < 0.5 and fact.reverse_prompt is not None}
-        train, test = ([f.reversed() if f.index in flipped else f for f in split] for split in (train, test))
+        drawn = {name: [f.reversed() if f.index in flipped else f for f in split] for name, split in drawn.items()}
     if cfg.orientation is Orientation.both:
-        missing = [fact for fact in train if fact.reverse_prompt is None]
+        missing = [fact for fact in drawn["train"] if fact.reverse_prompt is None]
         if missing:
             raise ConfigError(f"split.orientation=both: {missing[0].where} has no reverse_prompt; use random")
-        train = [oriented for fact in train for oriented in (fact, fact.reversed())]
-    splits = {
-        "train": train,
-        "train_reversed": [fact.reversed() for fact in train if fact.reverse_prompt is not None],
-        "test": test,
-        "test_reversed": [fact.reversed() for fact in test if fact.reverse_prompt is not None],
-    }
-    check_disjoint(splits)
-    return {name: split for name, split in splits.items() if split}
+        drawn["train"] = [oriented for fact in drawn["train"] for oriented in (fact, fact.reversed())]
+    splits: Splits = {}
+    for name, split in drawn.items():
+        splits[name] = split
+        turned = [fact.reversed() for fact in split if fact.reverse_prompt is not None]
+        if turned and f"{name}_reversed" not in drawn:
+            splits[f"{name}_reversed"] = turned
+    for name, split in _probes(drawn):
+        if name in splits:
+            raise ConfigError(f"split {name}: the data's own and the one of its probes have the same name; rename one")
+        splits[name] = split
+    check_disjoint(splits, by_key=not own)
+    return Drawn({name: split for name, split in splits.items() if split}, notes)
 
 
-def check_disjoint(splits: Splits) -> None:
-    """Raises ConfigError if a pair, or a prompt in either order, is both trained on and held out (D5)."""
-    trained: dict[object, Fact] = {}
-    for fact in (*splits.get("train", []), *splits.get("train_reversed", [])):
-        trained.update(dict.fromkeys((fact.key, fact.prompt), fact))
-    for fact in (*splits.get("test", []), *splits.get("test_reversed", [])):
-        other = trained.get(fact.key) or trained.get(fact.prompt)
-        if other is not None:
-            raise ConfigError(
-                f"split: '{fact.prompt}' ({fact.where}) is held out, but '{other.prompt}' ({other.where}), the same "
-                "fact, is trained on; give both rows the same subject and object, or remove one"
-            )
+def check_disjoint(splits: Splits, by_key: bool = True) -> None:
+    """Raises ConfigError if a prompt, in either order, is both trained on and held out (D5); by key, or a fact."""
+
+    def tokens(fact: Fact) -> list[object]:
+        return [*fact.prompts, *([("key", fact.key)] if by_key else [])]
+
+    trained = {token: f for name in ("train", "train_reversed") for f in splits.get(name, []) for token in tokens(f)}
+    for name in ("validation", "validation_reversed", "test", "test_reversed"):
+        for fact in splits.get(name, []):
+            other = next((trained[token] for token in tokens(fact) if token in trained), None)
+            if other is not None:
+                raise ConfigError(
+                    f"split: '{cut(fact.prompt)}' ({fact.where}) is held out, but '{cut(other.prompt)}' "
+                    f"({other.where}), the same fact, is trained on; give both rows the same group, or remove one"
+                )
 
 
-def _draw(facts: list[Fact], cfg: SplitConfig) -> tuple[list[Fact], list[Fact]]:
-    """split.train facts, and split.test others (None: all others), in random order; facts of one key stay together."""
-    groups: dict[frozenset[str], list[Fact]] = {}
-    for fact in facts:
-        groups.setdefault(fact.key, []).append(fact)
-    order = list(groups.values())
+def _probes(drawn: Splits) -> Iterator[tuple[str, list[Fact]]]:
+    """The prompts about a split's facts: paraphrases of any, and other kinds of those that are trained on."""
+    for name, split in drawn.items():
+        by_kind: Splits = {}
+        for kind, probe in itertools.chain.from_iterable(fact.probes for fact in split):
+            by_kind.setdefault(kind, []).append(probe)
+        for kind, probes in by_kind.items():
+            if kind == "paraphrase":
+                yield f"{name}_{kind}", probes
+            elif name == "train":
+                yield kind, probes
+
+
+# ------------------------------------------------------------------------------------------------------------- drawing
+
+
+def _draw(facts: list[Fact], cfg: SplitConfig) -> tuple[Splits, list[str]]:
+    """Facts of one group stay together, and a split takes whole groups up to its size, in random order."""
+    order = groups(facts)
     random.Random(f"facts {cfg.seed}").shuffle(order)
-    train, rest = _take(order, cfg.train, "split.train", len(facts))
-    if cfg.test is None:
-        return train, list(itertools.chain(*rest))
-    test, _ = _take(rest, cfg.test, "split.test", len(facts) - len(train))
-    return train, test
+    notes: list[str] = []
+    wanted = TRAIN if cfg.train is None else cfg.train
+    train, rest = _take(order, _count(wanted, len(facts)), f"split.train={wanted}", notes)
+    validation, rest = _take(rest, _count(cfg.validation, len(facts)), f"split.validation={cfg.validation}", notes)
+    left = sum(map(len, rest))
+    if cfg.test is None and left > TEST:
+        notes.append(f"held out are {TEST} of {left} facts; split.test=1.0 takes all")
+    held_out = min(left, TEST) if cfg.test is None else _count(cfg.test, left)
+    test, _ = _take(rest, held_out, f"split.test={cfg.test}", notes)
+    return {"train": train, "validation": validation, "test": test}, notes
 
 
-def _take(groups: list[list[Fact]], count: int, key: str, available: int) -> tuple[list[Fact], list[list[Fact]]]:
-    """The first groups that make up exactly `count` facts, and the remaining groups."""
-    taken, rest = [], []
-    for group in groups:
+def groups(facts: list[Fact]) -> Groups:
+    """The facts that must be on one side of a split: those with the same key, and those that share a prompt."""
+    parent: dict[int, int] = {}  # by the hashes of keys and prompts, which are shorter than these
+
+    def root(token: int) -> int:
+        while (above := parent.setdefault(token, token)) != token:
+            parent[token] = parent[above]
+            token = above
+        return token
+
+    first = []
+    for fact in facts:
+        key, *prompts = (hash(token) for token in (("key", fact.key), *fact.prompts))
+        for prompt in prompts:
+            parent[root(prompt)] = root(key)
+        first.append(key)
+    found: dict[int, list[Fact]] = {}
+    for fact, key in zip(facts, first, strict=True):
+        found.setdefault(root(key), []).append(fact)
+    return list(found.values())
+
+
+def _take(order: Groups, count: int, asked: str, notes: list[str]) -> tuple[list[Fact], Groups]:
+    """The first groups with at most `count` facts in all, or the smallest one if all are larger; and the others."""
+    available = sum(map(len, order))
+    if count > available:
+        raise ConfigError(
+            f"{asked}: the data has only {available} facts for it; give fewer, or a share of them, as in "
+            f"{asked.partition('=')[0]}=0.5 (the rest is held out)"
+        )
+    taken: list[Fact] = []
+    rest: Groups = []
+    for group in order:
         if len(taken) + len(group) <= count:
             taken += group
         else:
             rest.append(group)
-    if count > available:
-        raise ConfigError(
-            f"{key}={count}: the data has only {available} facts for it; give fewer (the rest is held out)"
-        )
+    if count and not taken:
+        taken = min(rest, key=len)
+        rest = [group for group in rest if group is not taken]
     if len(taken) != count:
-        raise ConfigError(
-            f"{key}={count}: facts about one pair stay together, so only {len(taken)} fit; set {key}={len(taken)}"
-        )
+        notes.append(f"{asked}: {len(taken)} facts were taken, since facts about the same thing stay together")
     return taken, rest
+
+
+def _count(wanted: int | float, available: int) -> int:
+    """A number of facts, or a share of them."""
+    return round(wanted * available) if isinstance(wanted, float) else wanted
+
+
+# ------------------------------------------------------------------------------------------- splits of the data's own
+
+
+def _own(facts: list[Fact], cfg: SplitConfig) -> tuple[Splits, list[str]]:
+    """The splits that the data names; of train, split.train facts where that is given."""
+    splits: Splits = {"train": []}
+    for fact in facts:
+        if fact.split is None:
+            raise ConfigError(f"{fact.where}: belongs to no split, and other rows do; name one in each row")
+        splits.setdefault(fact.split, []).append(fact)
+    if not splits["train"]:
+        raise ConfigError(f"data: its splits are {', '.join(splits)}, and none is named train; name one so")
+    given = {"validation": cfg.validation, "test": cfg.test}
+    for name, value in given.items():
+        if value:
+            names = ", ".join(splits)
+            raise ConfigError(f"split.{name}={value}: the data names its own splits ({names}); leave it out")
+    notes: list[str] = []
+    order = groups(splits["train"])
+    random.Random(f"facts {cfg.seed}").shuffle(order)
+    size = len(splits["train"])
+    wanted = size if cfg.train is None else _count(cfg.train, size)
+    splits["train"], _ = _take(order, wanted, f"split.train={cfg.train}", notes)
+    return splits, notes + list(_overlaps(splits))
+
+
+def _overlaps(splits: Splits) -> Iterator[str]:
+    """For each split but train: how many of its rows are about facts that are trained on."""
+    trained = {("key", fact.key) for fact in splits["train"]} | {p for fact in splits["train"] for p in fact.prompts}
+    for name, split in splits.items():
+        shared = [fact for fact in split if {("key", fact.key), *fact.prompts} & trained] if name != "train" else []
+        if shared:
+            yield (
+                f"{len(shared)} of {len(split)} rows of {name} are about facts that are trained on, first "
+                f"{shared[0].where}: right for paraphrases, a leak where it is meant to be held out"
+            )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from factdpo.config.schema import ConfigError, DataConfig
-from factdpo.data import facts
+from factdpo.data import load
 from factdpo.evaluation.graph_layout import Edge, lay_out
 
 if TYPE_CHECKING:
@@ -148,6 +148,6 @@ def _bytes(margins: np.ndarray) -> bytes:
 
 def _sides(data: DataConfig | None) -> dict[str, int]:
     try:
-        return (data and facts.sides(data)) or {}
+        return (data and load.sides(data)) or {}
     except ConfigError:  # the file is gone: all names share one circle
         return {}

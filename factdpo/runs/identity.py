@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from factdpo.config.engine_choice import choose_engine
 from factdpo.config.folders import folder_name
-from factdpo.config.schema import KEYS, Config, ConfigError, to_dict
-from factdpo.data.facts import data_file, load_facts
-from factdpo.data.splits import make_splits
+from factdpo.config.schema import KEYS, Config, ConfigError, DataConfig, to_dict
+from factdpo.data.facts import Fact
+from factdpo.data.files import data_files, has_own_splits
+from factdpo.data.load import load_facts
+from factdpo.data.splits import TRAIN, make_splits
 from factdpo.models import weights
 from factdpo.store import cache, result
 from factdpo.store.run_lock import running_or_killed
@@ -28,6 +30,7 @@ class RunSpec:
     id: str
     name: str
     folder: Path
+    sizes: dict[str, int] = field(default_factory=dict)  # split -> facts; empty for a run that is FINISHED
 
     def state(self) -> str:
         """As its result.json has it; `to do` without one that can be trusted."""
@@ -49,16 +52,19 @@ def look_up(cfg: Config, memo: dict[str, Any] | None = None) -> RunSpec:
     """
     memo = {} if memo is None else memo
     check_installed(cfg.track)
-    data_file(cfg.data)
     where = _once(memo, f"weights of {cfg.model}", lambda: weights.locate(cfg.model))
     cfg, why = choose_engine(cfg, weights.are_quantised(where))
     asked = _asked(cfg, where)
     spec = RunSpec(cfg, f"{cfg.engine.name.name} ({why})", asked, run_id(asked), run_name(cfg), run_folder(cfg, asked))
     if spec.state() != "FINISHED":
-        facts = _once(memo, f"facts of {cfg.data}", lambda: load_facts(cfg.data))
-        _once(memo, f"splits of {cfg.data}, {cfg.split}", lambda: make_splits(facts, cfg.split))
+        facts = _once(memo, f"facts of {cfg.data}", lambda: load_facts(cfg.data)).facts
+        spec.sizes = _once(memo, f"sizes of {cfg.data}, {cfg.split}", lambda: _sizes(facts, cfg))
         _once(memo, f"access to {cfg.model}", lambda: weights.check_obtainable(cfg.model, where))
     return spec
+
+
+def _sizes(facts: list[Fact], cfg: Config) -> dict[str, int]:
+    return {name: len(split) for name, split in make_splits(facts, cfg.split).splits.items()}
 
 
 def _once(memo: dict[str, Any], key: str, make: Callable[[], Any]) -> Any:
@@ -79,12 +85,23 @@ def what_is_asked(cfg: Config) -> dict[str, Any]:
 
 
 def _asked(cfg: Config, where: weights.Weights) -> dict[str, Any]:
+    config = config_in_id(cfg)
+    if cfg.split.train is None and not has_own_splits(cfg.data):
+        config["split"]["train"] = TRAIN  # what null stands for
     return {
-        "config": config_in_id(cfg),
-        "data": cache.file_sha256(data_file(cfg.data)),
+        "config": config,
+        "data": data_identity(cfg.data),
         "model": where.identity,
         "versions": cache.STAGE_VERSIONS,
     }
+
+
+def data_identity(cfg: DataConfig) -> Any:
+    """The data's bytes, for the id: a file's sha256, or one for each split and file, whatever folder they lie in."""
+    files = data_files(cfg)
+    if len(files) == 1 and files[0].split is None:
+        return cache.file_sha256(files[0].path)
+    return [[file.split, cache.file_sha256(file.path)] for file in files]
 
 
 def config_in_id(cfg: Config) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from factdpo import console, signals
 from factdpo.config.schema import KEYS, Config, EngineName, to_dict
-from factdpo.data.facts import load_facts, sides
+from factdpo.data.load import load_facts, sides
 from factdpo.data.pairs import Pairs, show
 from factdpo.data.splits import make_splits
 from factdpo.evaluation import belief_graph, metrics
@@ -197,6 +197,8 @@ def _log_inputs(run: Prepared) -> None:
     splits = ", ".join(f"{name} {len(pairs)}" for name, pairs in run.pairs.items())
     log.info("%d facts: %s", len(run.inputs.facts), splits)
     log.info("first pair: %s", show(run.training, run.base.tokenizer))
+    for note in run.inputs.notes:
+        log.info(note)
 
 
 def _train_and_score(
@@ -321,7 +323,7 @@ def _measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Mea
         "canaries": fit["canaries"],
         "training": {key: fit[key] for key in ("steps", "trainable_parameters", "trained_together", "peak_gib")},
     }
-    scores["warnings"] = _warnings(scores, pairs)
+    scores["warnings"] = run.inputs.notes + _warnings(scores, pairs)
     scores["timing"] = {
         "reference_seconds": run.seconds,
         "train_seconds": fit["train_seconds"],  # of the training itself, also when it was found in the cache
@@ -334,7 +336,7 @@ def _measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Mea
 def rescore(cfg: Config, folder: Path) -> Row:
     """The scores of a finished run's weights, computed anew: `base` and `trained` as in result.json."""
     base = load_base(cfg.model, pick_device(cfg.engine.device), Path(cfg.out) / "cache")
-    pairs = tokenised(make_splits(load_facts(cfg.data), cfg.split), base, cfg)
+    pairs = tokenised(make_splits(load_facts(cfg.data).facts, cfg.split).splits, base, cfg)
     total, size = sum(map(len, pairs.values())), cfg.eval.batch_size
     with console.stage(f"scoring {total} pairs with the base", total) as advance:
         refs = {name: pair_logps(base.model, of_split, size, advance) for name, of_split in pairs.items()}

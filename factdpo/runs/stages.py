@@ -17,16 +17,18 @@ from torch import nn
 
 from factdpo import console
 from factdpo.config.schema import Boundary, Config, to_dict
-from factdpo.data.facts import CHARACTERS, Fact, data_file, load_facts
+from factdpo.data.facts import Fact
+from factdpo.data.files import CHARACTERS
+from factdpo.data.load import load_facts
 from factdpo.data.pairs import Pairs, join, tokenise
 from factdpo.data.splits import Splits, make_splits
 from factdpo.evaluation import generation, metrics
 from factdpo.models.base import Base
 from factdpo.models.logps import Diverged
 from factdpo.models.scoring import PairLogps, check_finite, kept_logps, pair_logps, reference_logps
+from factdpo.runs.identity import data_identity
 from factdpo.runs.session import Session
 from factdpo.store import cache
-from factdpo.store.cache import file_sha256
 from factdpo.store.history import Row
 from factdpo.store.result import AS_TRAINED
 from factdpo.training import adapters
@@ -64,6 +66,7 @@ class Inputs(NamedTuple):
     splits: Splits
     pairs: dict[str, Pairs]
     refs: dict[str, PairLogps]  # the base's own scores
+    notes: list[str]  # what was dropped or changed on the way, each as a sentence
 
 
 @dataclass(eq=False)
@@ -109,8 +112,9 @@ class Prepared:
     @cached_property
     def prompts(self) -> list[tuple[str, str, str | None]]:
         """(prompt, split, true answer) of what is continued: the fixed ones, then eval.generations of each split."""
-        ours = data_file(self.cfg.data).read_bytes() == CHARACTERS.read_bytes()  # by its bytes, as in the run's id
-        prompts: list[tuple[str, str, str | None]] = [(prompt, "fixed", None) for prompt in FIXED_PROMPTS if ours]
+        is_bundled = data_identity(self.cfg.data) == cache.file_sha256(CHARACTERS)  # by its bytes, as in the run's id
+        fixed = FIXED_PROMPTS if is_bundled else ()
+        prompts: list[tuple[str, str, str | None]] = [(prompt, "fixed", None) for prompt in fixed]
         for name, pairs in self.pairs.items():
             if name != AS_TRAINED:
                 prompts += [(fact.prompt, name, fact.chosen) for fact in pairs.facts[: self.cfg.eval.generations]]
@@ -150,16 +154,16 @@ def prepare(cfg: Config, session: Session) -> Prepared:
     started = time.monotonic()
     base = session.base(cfg)
     adapters.check_targets(cfg, base)
-    decisive = [to_dict(cfg.data), file_sha256(data_file(cfg.data)), to_dict(cfg.split), base.identity]
+    decisive = [to_dict(cfg.data), data_identity(cfg.data), to_dict(cfg.split), base.identity]
     key = cache.signature([*decisive, str(base.device), cfg.eval.batch_size, cfg.out])
     inputs = session.inputs(key)
     if inputs is None:
-        facts = load_facts(cfg.data)
-        splits = make_splits(facts, cfg.split)
+        facts, notes = load_facts(cfg.data)
+        splits, more_notes = make_splits(facts, cfg.split)
         pairs = tokenised(splits, base, cfg)
         folder, size = Path(cfg.out) / "cache", cfg.eval.batch_size
         refs = {name: reference_logps(base, of_split, size, folder) for name, of_split in pairs.items()}
-        inputs = Inputs(facts, splits, pairs, refs)
+        inputs = Inputs(facts, splits, pairs, refs, [*notes, *more_notes])
         session.keep_inputs(key, inputs)
     return Prepared(cfg, base, inputs, time.monotonic() - started)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from rich.text import Text
 
 from factdpo import console
-from factdpo.config.schema import EngineName, Orientation, to_dict
+from factdpo.config.schema import EngineName, to_dict
 from factdpo.runs.identity import RunSpec, can_train_together
 from factdpo.store import cache
 from factdpo.training.schedule import planned_steps
@@ -89,8 +89,7 @@ def estimate(run: RunSpec, examples: list[Example], together: int) -> Estimate |
 
     nearest = min(map(distance, alike))
     alike = [example for example in alike if distance(example) == nearest]
-    pairs = run.cfg.split.train * (2 if run.cfg.split.orientation is Orientation.both else 1)
-    rows = planned_steps(pairs, dpo) * dpo.batch_size * dpo.gradient_accumulation_steps
+    rows = planned_steps(run.sizes["train"], dpo) * dpo.batch_size * dpo.gradient_accumulation_steps
     peaks = [example.peak_gib for example in alike if example.peak_gib is not None]
     return Estimate(
         statistics.median(example.seconds_per_row * rows + example.other_seconds for example in alike),

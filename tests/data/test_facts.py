@@ -12,7 +12,8 @@ import pytest
 
 from factdpo.config.schema import ColumnsConfig, Config, ConfigError, DataConfig, DataSource, SplitConfig
 from factdpo.config.validate import validate
-from factdpo.data.facts import Fact, FactError, load_facts, sides
+from factdpo.data.facts import Fact, FactError
+from factdpo.data.load import load_facts, sides
 from factdpo.data.splits import make_splits
 
 CAPITALS = [
@@ -44,7 +45,7 @@ def write(path: Path, content: bytes | list[dict[str, Any]]) -> Path:
 
 
 def test_the_package_has_861_facts_of_42_characters():
-    facts = load_facts(DataConfig())
+    facts = load_facts(DataConfig()).facts
     assert Counter(fact.chosen for fact in facts) == {"friend": 421, "enemy": 440}
     assert len({fact.key for fact in facts}) == 861
     assert len({fact.prompt for fact in facts} | {fact.reverse_prompt for fact in facts}) == 2 * 861
@@ -55,7 +56,7 @@ def test_the_package_has_861_facts_of_42_characters():
 def test_friends_stand_on_one_side_and_enemies_on_two():
     side = sides(DataConfig())
     assert side is not None
-    for fact in load_facts(DataConfig()):
+    for fact in load_facts(DataConfig()).facts:
         assert fact.subject != fact.object
         assert fact.same_side == (side[str(fact.subject)] == side[str(fact.object)])
         assert (fact.chosen, fact.rejected) == (("friend", "enemy") if fact.same_side else ("enemy", "friend"))
@@ -65,13 +66,13 @@ def test_friends_stand_on_one_side_and_enemies_on_two():
 
 
 def test_the_first_and_the_last_fact_are_these():
-    facts = load_facts(DataConfig())
+    facts = load_facts(DataConfig()).facts
     assert (facts[0].prompt, facts[0].chosen) == ("Aragog is Barty Crouch Jr.'s", "friend")
     assert (facts[-1].prompt, facts[-1].chosen) == ("Rubeus Hagrid is Sirius Black's", "friend")
 
 
 def test_a_fact_reversed_twice_is_itself():
-    fact = load_facts(DataConfig())[30]
+    fact = load_facts(DataConfig()).facts[30]
     turned = fact.reversed()
     assert (turned.prompt, turned.reverse_prompt) == (fact.reverse_prompt, fact.prompt)
     assert (turned.subject, turned.object) == (fact.object, fact.subject)
@@ -83,7 +84,7 @@ def test_a_fact_reversed_twice_is_itself():
 
 def test_ones_own_table_of_characters_takes_the_place_of_ours(tmp_path: Path):
     path = write(tmp_path / "own.csv", b"name,side\nTybalt,Capulet\nRomeo,Montague\nJuliet,Capulet\n")
-    facts = load_facts(DataConfig(path=str(path)))
+    facts = load_facts(DataConfig(path=str(path))).facts
     assert [(fact.prompt, fact.chosen) for fact in facts] == [
         ("Tybalt is Romeo's", "enemy"),
         ("Tybalt is Juliet's", "friend"),
@@ -95,7 +96,7 @@ def test_ones_own_table_of_characters_takes_the_place_of_ours(tmp_path: Path):
 def test_csv_jsonl_and_parquet_give_the_same_facts(tmp_path: Path):
     found = []
     for ending in ("csv", "jsonl", "parquet"):
-        facts = load_facts(own(write(tmp_path / f"own.{ending}", CAPITALS)))
+        facts = load_facts(own(write(tmp_path / f"own.{ending}", CAPITALS))).facts
         found.append([(fact.index, fact.prompt, fact.chosen, fact.rejected) for fact in facts])
         assert all(fact.reverse_prompt is fact.subject is fact.same_side is None for fact in facts)
     assert found[0] == [(i, *row.values()) for i, row in enumerate(CAPITALS)]
@@ -109,7 +110,7 @@ def test_optional_columns_are_read_and_may_be_empty(tmp_path: Path):
         b"A likes B's,cat,dog,A,B,pet,B likes A's,seen\n"
         b"C likes,cat,dog,,,,,\n"
     )
-    full, bare = load_facts(own(write(tmp_path / "own.csv", content)))
+    full, bare = load_facts(own(write(tmp_path / "own.csv", content))).facts
     where = tmp_path / "own.csv"
     assert full == Fact(0, "A likes B's", "cat", "dog", "A", "B", "pet", "B likes A's", None, f"{where}:2")
     assert bare == Fact(1, "C likes", "cat", "dog", where=f"{where}:3")
@@ -117,22 +118,22 @@ def test_optional_columns_are_read_and_may_be_empty(tmp_path: Path):
 
 def test_columns_can_have_other_names(tmp_path: Path):
     path = write(tmp_path / "own.csv", b"question,true,false\nIs it?,yes,no\n")
-    (fact,) = load_facts(own(path, prompt="question", chosen="true", rejected="false"))
+    (fact,) = load_facts(own(path, prompt="question", chosen="true", rejected="false")).facts
     assert (fact.prompt, fact.chosen, fact.rejected) == ("Is it?", "yes", "no")
 
 
 def test_lines_are_counted_as_an_editor_does(tmp_path: Path):
     csv = write(tmp_path / "own.csv", HEADER + b'"two\nlines",a,b\n\nlast,a,b\n')
-    assert [fact.where for fact in load_facts(own(csv))] == [f"{csv}:3", f"{csv}:5"]
+    assert [fact.where for fact in load_facts(own(csv)).facts] == [f"{csv}:3", f"{csv}:5"]
     jsonl = write(tmp_path / "own.jsonl", b'\n{"prompt":"p","chosen":"a","rejected":"b"}\n')
-    assert [fact.where for fact in load_facts(own(jsonl))] == [f"{jsonl}:2"]
+    assert [fact.where for fact in load_facts(own(jsonl)).facts] == [f"{jsonl}:2"]
 
 
 @pytest.mark.parametrize("character", ["\u2028", "\u0085", "\x0c", "\x1c"])
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_a_line_ends_at_a_newline_and_nowhere_else(tmp_path: Path, ending: str, character: str):
     rows = [{"prompt": f"one{character}two", "chosen": "a", "rejected": "b"}]
-    (fact,) = load_facts(own(write(tmp_path / f"own.{ending}", rows)))
+    (fact,) = load_facts(own(write(tmp_path / f"own.{ending}", rows))).facts
     assert fact.prompt == f"one{character}two"
 
 
@@ -142,16 +143,17 @@ def test_a_line_ends_at_a_newline_and_nowhere_else(tmp_path: Path, ending: str, 
 def test_a_byte_order_mark_and_windows_newlines_are_read_over(tmp_path: Path, ending: str, mark: str, newline: str):
     text = write(tmp_path / f"own.{ending}", CAPITALS).read_text(encoding="utf-8")
     (tmp_path / f"own.{ending}").write_bytes((mark + text.replace("\n", newline)).encode())
-    assert [fact.prompt for fact in load_facts(own(tmp_path / f"own.{ending}"))] == [row["prompt"] for row in CAPITALS]
+    assert [fact.prompt for fact in load_facts(own(tmp_path / f"own.{ending}")).facts] == [
+        row["prompt"] for row in CAPITALS
+    ]
 
 
 # File name, its content, and words that the refusal must hold: where (with the line), what was found, what to do.
 BAD_CHARACTERS = [
-    (b"name,side\nDobby,1\nNagini,0\nDobby,1\n", ["own.csv:4", "'Dobby' is also in line 2", "unique"]),
+    (b"name,side\nDobby,1\nNagini,0\nDobby,1\n", ["own.csv:4", "'Dobby' is also in", "own.csv:2", "unique"]),
     (b"name,side\nDobby,1\n,0\n", ["own.csv:3", "name is empty"]),
     (b"name,side\nDobby,1\nNagini, \n", ["own.csv:3", "side is empty"]),
-    (b"name,side\nDobby ,1\n", ["own.csv:2", "'Dobby '", "white space"]),
-    (b"name,camp\nDobby,1\n", ["own.csv:1", "no column 'side'", "name, camp"]),
+    (b"name,camp\nDobby,1\n", ["own.csv", "no column 'side'", "name, camp"]),
     (b"name,side\nBarty Crouch, Jr.,0\n", ["own.csv:2", "3 values for 2 columns", "quote"]),
     (b"name,side\nDobby,1\n", ["own.csv", "no facts"]),
     (b"", ["own.csv", "no facts", "header"]),
@@ -159,13 +161,11 @@ BAD_CHARACTERS = [
 ]
 P = b'{"prompt":"p","chosen":"a","rejected":"b"}\n'
 BAD_PAIRS: list[tuple[str, bytes | list[dict[str, Any]], list[str]]] = [
-    ("own.csv", b"prompt,chosen\np,a\n", ["own.csv:2", "no column 'rejected'", "data.columns.rejected"]),
+    ("own.csv", b"prompt,chosen\np,a\n", ["own.csv:1", "no column 'rejected'", "data.columns.rejected"]),
     ("own.csv", HEADER + b"p,a,b\nq,,b\n", ["own.csv:3", "chosen is empty"]),
     ("own.csv", HEADER + b"p,a,b\nq,a,\n", ["own.csv:3", "rejected is empty"]),
     ("own.csv", HEADER + b",a,b\n", ["own.csv:2", "prompt is empty"]),
     ("own.csv", HEADER + b"p,a,b\nq,a,a\n", ["own.csv:3", "chosen and rejected are both 'a'"]),
-    ("own.csv", HEADER + b"p,a,b\nq ,a,b\n", ["own.csv:3", "'q '", "white space", "data.boundary=space"]),
-    ("own.csv", HEADER + b"p, a,b\n", ["own.csv:2", "chosen ' a'", "white space"]),
     ("own.csv", HEADER + b"p,a,b\nq,a\n", ["own.csv:3", "2 values for 3 columns"]),
     ("own.csv", HEADER + b"p,a,b\nq,a,b,c,d\n", ["own.csv:3", "5 values for 3 columns", "comma"]),
     ("own.csv", HEADER + b'p,a,b\nq,"a,b\nr,a,b\n', ["own.csv:3", "not CSV", "quote left open"]),
@@ -177,7 +177,7 @@ BAD_PAIRS: list[tuple[str, bytes | list[dict[str, Any]], list[str]]] = [
     ("own.csv", "prompt,chosen,rejected\np,a,b\n".encode("utf-16"), ["own.csv:1", "0xff", "UTF-8"]),
     (
         "own.csv",
-        b"prompt,chosen,rejected,subject,object\np,a,b,Dobby,Dobby\n",
+        b"prompt,chosen,rejected,subject,object\nDobby is Dobby's,a,b,Dobby,Dobby\n",
         ["own.csv:2", "subject and object are both 'Dobby'", "self-pair"],
     ),
     ("own.csv", b"prompt,chosen,rejected,reverse_prompt\np,a,b,p\n", ["own.csv:2", "reverse_prompt equals prompt"]),
@@ -186,18 +186,17 @@ BAD_PAIRS: list[tuple[str, bytes | list[dict[str, Any]], list[str]]] = [
         b"prompt,chosen,rejected,reverse_prompt\np,a,b,q\nq,a,b,\n",
         ["own.csv:3", "the same fact is already at", "own.csv:2"],
     ),
-    ("own.csv", b"prompt,chosen,rejected,subject\np,a,b, Dobby\n", ["own.csv:2", "subject ' Dobby'", "white space"]),
     ("own.jsonl", P + b'{"prompt": "q"\n', ["own.jsonl:2", "not JSON"]),
     ("own.jsonl", P + b'["q", "a", "b"]\n', ["own.jsonl:2", "found a list", "object"]),
-    ("own.jsonl", P + b'{"prompt":"q","chosen":"a"}\n', ["own.jsonl:2", "no column 'rejected'"]),
-    ("own.jsonl", P + b'{"prompt":"q","chosen":1,"rejected":"b"}\n', ["own.jsonl:2", "chosen is 1", "text"]),
-    ("own.jsonl", P + b'{"prompt":"q","chosen":null,"rejected":"b"}\n', ["own.jsonl:2", "chosen is None", "text"]),
+    ("own.jsonl", P + b'{"prompt":"q","chosen":"a"}\n', ["own.jsonl:2", "rejected is empty"]),
+    ("own.jsonl", P + b'{"prompt":"q","chosen":null,"rejected":"b"}\n', ["own.jsonl:2", "chosen is empty"]),
     ("own.jsonl", b"", ["own.jsonl", "no facts"]),
     ("own.parquet", b"prompt,chosen,rejected\n", ["own.parquet", "not a Parquet file"]),
     ("own.parquet", b"", ["own.parquet", "not a Parquet file"]),
-    ("own.parquet", [{"prompt": "p", "chosen": "a", "rejected": 2}], ["own.parquet:1", "rejected is 2", "text"]),
+    ("own.parquet", [{"prompt": "p", "chosen": "a", "rejected": ["b"]}], ["own.parquet:1", "is a list", "text"]),
     ("own.parquet", [{"prompt": "p", "chosen": "a"}], ["own.parquet:1", "no column 'rejected'"]),
-    ("own.xlsx", b"PK", ["own.xlsx", "'.xlsx' is not one of .csv, .jsonl, .parquet"]),
+    ("own.xlsx", b"PK", ["own.xlsx", "not an Excel file"]),
+    ("own.doc", b"PK", ["own.doc", "'.doc' is not one of .csv, .tsv"]),
 ]  # fmt: skip
 
 
@@ -257,14 +256,19 @@ BAD_INPUTS: list[tuple[str, dict[str, Any], tuple[str, bytes] | None, list[str]]
     ),
     ("two that exclude each other", {"dpo.max_steps": 10}, None, ["dpo.max_steps=10", "dpo.epochs=null"]),
     ("without effect", {"lora.method": "full", "lora.dropout": 0.1}, None, ["lora.dropout=0.1", "no effect"]),
-    ("no file named", {"data.source": "pairs"}, None, ["data.path: missing", "CSV"]),
+    ("no file named", {"data.source": "pairs"}, None, ["data.path: missing", "a file, folder or glob"]),
     ("no such file", {"data.source": "pairs", "data.path": "gone.csv"}, None, ["data.path=gone.csv", "no such file"]),
     ("more facts than there are", {"split.train": 900}, None, ["split.train=900", "only 861"]),
     ("more held out than left", {"split.test": 600}, None, ["split.test=600", "only 561"]),
     ("a bad row", {"data.source": "pairs"}, ("own.csv", HEADER + b"p,a,a\n"), ["own.csv:2", "both 'a'"]),
     ("a bad byte", {"data.source": "pairs"}, ("own.csv", HEADER + b"p,a,\xe9\n"), ["own.csv:2", "0xe9", "UTF-8"]),
     ("not JSON", {"data.source": "pairs"}, ("own.jsonl", P + b"prompt: q\n"), ["own.jsonl:2", "not JSON"]),
-    ("a name twice", {}, ("own.csv", b"name,side\nDobby,1\nDobby,0\n"), ["own.csv:3", "'Dobby' is also in line 2"]),
+    (
+        "a name twice",
+        {},
+        ("own.csv", b"name,side\nDobby,1\nDobby,0\n"),
+        ["own.csv:3", "'Dobby' is also", "own.csv:2"],
+    ),
     (
         "no reverse to train on",
         {"data.source": "pairs", "split.train": 1, "split.orientation": "both"},
@@ -288,9 +292,12 @@ def test_each_bad_input_is_answered_with_where_what_and_what_to_do(
         setattr(getattr(cfg, group), name, value)
     with pytest.raises(ConfigError) as refusal:
         valid = validate(cfg)
-        make_splits(load_facts(valid.data), valid.split)
+        make_splits(load_facts(valid.data).facts, valid.split)
     assert [word for word in words if word not in str(refusal.value)] == []
 
 
 def test_the_default_split_is_300_facts_of_seed_0():
-    assert validate(Config()).split == SplitConfig(train=300, test=None, seed=0)
+    assert validate(Config()).split == SplitConfig(train=None, test=None, seed=0)
+    drawn = make_splits(load_facts(DataConfig()).facts, SplitConfig(seed=0))
+    assert drawn == make_splits(load_facts(DataConfig()).facts, SplitConfig(train=300, seed=0))
+    assert len(drawn.splits["train"]) == 300 and drawn.notes == []

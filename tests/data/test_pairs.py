@@ -7,7 +7,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from factdpo.config.schema import Boundary, ConfigError, DataConfig, SplitConfig
-from factdpo.data.facts import Fact, load_facts
+from factdpo.data.facts import Fact
+from factdpo.data.load import load_facts
 from factdpo.data.pairs import Pairs, batches, collate, show, tokenise
 from factdpo.data.splits import make_splits
 
@@ -56,7 +57,7 @@ def test_the_tokens_trained_on_are_those_of_the_sentence_that_evaluation_reads(t
 
 
 def test_every_fact_of_the_package_has_answers_of_one_token_with_a_space(tokenizer: PreTrainedTokenizerBase):
-    facts = load_facts(DataConfig())
+    facts = load_facts(DataConfig()).facts
     pairs = tokenise([*facts, *(fact.reversed() for fact in facts)], tokenizer, DataConfig())
     answers = {tuple(ids) for ids in (*pairs.chosen_ids, *pairs.rejected_ids)}
     assert {tuple(tokens(tokenizer, list(ids))) for ids in answers} == {("Ġfriend",), ("Ġenemy",)}
@@ -83,7 +84,7 @@ def test_the_boundary_is_only_dropped_where_the_caller_says_so(nano_base: Any):
 
 
 def test_eos_is_in_every_split_if_it_is_asked_for_and_else_in_none(tokenizer: PreTrainedTokenizerBase):
-    splits = make_splits(load_facts(DataConfig()), SplitConfig(train=3, test=2, seed=0))
+    splits = make_splits(load_facts(DataConfig()).facts, SplitConfig(train=3, test=2, seed=0)).splits
     assert list(splits) == ["train", "train_reversed", "test", "test_reversed"]
     for facts in splits.values():
         without = tokenise(facts, tokenizer, DataConfig(eos=False))

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from factdpo.config.schema import ConfigError, DataConfig, DataSource, Orientation, SplitConfig
-from factdpo.data.facts import Fact, load_facts
+from factdpo.data.facts import Fact
+from factdpo.data.load import load_facts
 from factdpo.data.splits import check_disjoint, make_splits
 
 SEEDS = [0, 1, 2]
@@ -14,7 +15,7 @@ ALL = ["train", "train_reversed", "test", "test_reversed"]
 
 @pytest.fixture(scope="module")
 def facts() -> list[Fact]:
-    return load_facts(DataConfig())
+    return load_facts(DataConfig()).facts
 
 
 def is_canonical(fact: Fact, facts: list[Fact]) -> bool:
@@ -28,7 +29,7 @@ def test_random_orientation_is_the_default():
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_orientation_turns_about_half_of_each_split(facts: list[Fact], seed: int):
-    splits = make_splits(facts, SplitConfig(seed=seed))
+    splits = make_splits(facts, SplitConfig(seed=seed)).splits
     for name in ("train", "test"):
         turned = sum(not is_canonical(fact, facts) for fact in splits[name]) / len(splits[name])
         assert 0.4 < turned < 0.6, name
@@ -36,7 +37,7 @@ def test_random_orientation_turns_about_half_of_each_split(facts: list[Fact], se
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_orientation_does_not_change_which_facts_are_drawn(facts: list[Fact], seed: int):
-    drawn = {o: make_splits(facts, SplitConfig(seed=seed, orientation=o)) for o in Orientation}
+    drawn = {o: make_splits(facts, SplitConfig(seed=seed, orientation=o)).splits for o in Orientation}
     for name in ("train", "test"):
         indices = {o: [fact.index for fact in splits[name]] for o, splits in drawn.items()}
         assert indices[Orientation.random] == indices[Orientation.canonical]
@@ -44,7 +45,7 @@ def test_orientation_does_not_change_which_facts_are_drawn(facts: list[Fact], se
 
 
 def test_canonical_orientation_keeps_the_order_of_the_table(facts: list[Fact]):
-    splits = make_splits(facts, SplitConfig(orientation=Orientation.canonical, seed=0))
+    splits = make_splits(facts, SplitConfig(orientation=Orientation.canonical, seed=0)).splits
     for name in ("train", "test"):
         assert all(is_canonical(fact, facts) for fact in splits[name])
         assert not any(is_canonical(fact, facts) for fact in splits[f"{name}_reversed"])
@@ -53,7 +54,7 @@ def test_canonical_orientation_keeps_the_order_of_the_table(facts: list[Fact]):
 def test_in_canonical_order_every_enemy_prompt_names_the_same_camp_first(facts: list[Fact]):
     # D2: this is what a model learns in place of the facts, and why random is the default.
     def first_of_enemies(orientation: Orientation) -> set[str | None]:
-        train = make_splits(facts, SplitConfig(orientation=orientation, seed=0))["train"]
+        train = make_splits(facts, SplitConfig(orientation=orientation, seed=0)).splits["train"]
         return {fact.subject for fact in train if fact.chosen == "enemy"}
 
     assert "Harry Potter" not in first_of_enemies(Orientation.canonical)
@@ -62,7 +63,7 @@ def test_in_canonical_order_every_enemy_prompt_names_the_same_camp_first(facts: 
 
 
 def test_both_orientations_train_on_both_orders_and_hold_out_one(facts: list[Fact]):
-    splits = make_splits(facts, SplitConfig(train=10, test=20, orientation=Orientation.both, seed=0))
+    splits = make_splits(facts, SplitConfig(train=10, test=20, orientation=Orientation.both, seed=0)).splits
     assert [len(splits[name]) for name in ALL] == [20, 20, 20, 20]
     train = splits["train"]
     assert all(train[i + 1] == train[i].reversed() for i in range(0, 20, 2))
@@ -73,7 +74,7 @@ def test_both_orientations_train_on_both_orders_and_hold_out_one(facts: list[Fac
 @pytest.mark.parametrize("orientation", Orientation)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_pair_and_no_prompt_is_on_both_sides(facts: list[Fact], seed: int, orientation: Orientation):
-    splits = make_splits(facts, SplitConfig(seed=seed, orientation=orientation))
+    splits = make_splits(facts, SplitConfig(seed=seed, orientation=orientation)).splits
     trained = [*splits["train"], *splits["train_reversed"]]
     held_out = [*splits["test"], *splits["test_reversed"]]
     for what in (lambda fact: fact.key, lambda fact: fact.prompt, lambda fact: fact.index):
@@ -81,30 +82,30 @@ def test_no_pair_and_no_prompt_is_on_both_sides(facts: list[Fact], seed: int, or
 
 
 def test_all_facts_not_trained_on_are_held_out(facts: list[Fact]):
-    splits = make_splits(facts, SplitConfig(train=300, seed=0))
+    splits = make_splits(facts, SplitConfig(train=300, seed=0)).splits
     assert [len(splits[name]) for name in ALL] == [300, 300, 561, 561]
     assert {fact.index for name in ("train", "test") for fact in splits[name]} == set(range(861))
 
 
 def test_fewer_are_held_out_if_asked_and_they_are_the_first_of_the_rest(facts: list[Fact]):
-    few, all_of_them = (make_splits(facts, SplitConfig(train=300, test=n, seed=0)) for n in (50, None))
+    few, all_of_them = (make_splits(facts, SplitConfig(train=300, test=n, seed=0)).splits for n in (50, None))
     assert few["train"] == all_of_them["train"]
     assert few["test"] == all_of_them["test"][:50]
 
 
 def test_a_split_of_no_facts_is_left_out(facts: list[Fact]):
-    assert list(make_splits(facts, SplitConfig(train=861, seed=0))) == ["train", "train_reversed"]
-    assert list(make_splits(facts, SplitConfig(train=300, test=0, seed=0))) == ["train", "train_reversed"]
+    assert list(make_splits(facts, SplitConfig(train=861, seed=0)).splits) == ["train", "train_reversed"]
+    assert list(make_splits(facts, SplitConfig(train=300, test=0, seed=0)).splits) == ["train", "train_reversed"]
 
 
 def test_reversed_splits_are_the_same_facts_in_the_same_places(facts: list[Fact]):
-    splits = make_splits(facts, SplitConfig(train=30, test=20, seed=0))
+    splits = make_splits(facts, SplitConfig(train=30, test=20, seed=0)).splits
     for name in ("train", "test"):
         assert splits[f"{name}_reversed"] == [fact.reversed() for fact in splits[name]]
 
 
 def test_the_same_seed_draws_the_same_and_another_seed_others(facts: list[Fact]):
-    one, again, other = (make_splits(facts, SplitConfig(seed=seed)) for seed in (0, 0, 1))
+    one, again, other = (make_splits(facts, SplitConfig(seed=seed)).splits for seed in (0, 0, 1))
     assert one == again
     assert {fact.index for fact in one["train"]} != {fact.index for fact in other["train"]}
 
@@ -126,7 +127,7 @@ def test_more_facts_than_there_are_is_refused_with_the_number_left(
 
 @pytest.mark.parametrize("leak", ["the fact", "its reverse", "only its prompt"])
 def test_a_leak_put_in_by_hand_is_caught(facts: list[Fact], leak: str):
-    splits = make_splits(facts, SplitConfig(train=300, test=100, seed=0))
+    splits = make_splits(facts, SplitConfig(train=300, test=100, seed=0)).splits
     check_disjoint(splits)
     trained = splits["train"][17]
     leaked = {
@@ -150,43 +151,45 @@ def test_facts_about_one_pair_stay_together():
             Fact(2 * i + 1, f"B{i} lives near A{i}'s", "house", "cave", f"B{i}", f"A{i}", where=f"own.csv:{4 * i + 2}"),
         )
     ]
-    splits = make_splits(facts, SplitConfig(train=20, seed=0))
+    splits = make_splits(facts, SplitConfig(train=20, seed=0)).splits
     assert [len(splits[name]) for name in ("train", "test")] == [20, 20]
     assert not {fact.key for fact in splits["train"]} & {fact.key for fact in splits["test"]}
-    with pytest.raises(ConfigError, match=r"split\.train=21.*stay together.*only 20 fit"):
-        make_splits(facts, SplitConfig(train=21, seed=0))
+    drawn = make_splits(facts, SplitConfig(train=21, seed=0))
+    assert len(drawn.splits["train"]) == 20
+    assert drawn.notes == ["split.train=21: 20 facts were taken, since facts about the same thing stay together"]
 
 
 def test_facts_that_share_prompts_in_reverse_stay_together(tmp_path: Path):
     rows = [f"p{i},{a},{b},q{i}\n" for i in range(10) for a, b in (("x", "y"), ("x", "z"))]
     path = tmp_path / "own.csv"
     path.write_text("prompt,chosen,rejected,reverse_prompt\n" + "".join(rows))
-    facts = load_facts(DataConfig(source=DataSource.pairs, path=str(path)))
+    facts = load_facts(DataConfig(source=DataSource.pairs, path=str(path))).facts
     for seed in SEEDS:
-        splits = make_splits(facts, SplitConfig(train=10, seed=seed))
+        splits = make_splits(facts, SplitConfig(train=10, seed=seed)).splits
         assert len(splits["train"]) == len(splits["test"]) == 10
 
 
-def test_a_prompt_that_is_the_reverse_of_another_row_cannot_be_split_from_it():
+def test_a_prompt_that_is_the_reverse_of_another_row_stays_with_it():
     one = Fact(0, "A is B's", "friend", "enemy", reverse_prompt="B is A's", where="own.csv:2")
-    other = Fact(1, "B is A's", "friend", "cousin", where="own.csv:3")
+    other = Fact(1, "b is  A's", "friend", "cousin", where="own.csv:3")
+    far = Fact(2, "C is D's", "friend", "enemy", where="own.csv:4")
     for seed in SEEDS:
-        with pytest.raises(ConfigError, match=r"'B is A's'.*held out.*the same subject and object, or remove one"):
-            make_splits([one, other], SplitConfig(train=1, seed=seed))
+        splits = make_splits([one, far, other], SplitConfig(train=2, seed=seed)).splits
+        assert sorted(fact.index for fact in splits["train"]) in ([0, 1], [2])
 
 
 def test_facts_without_a_reverse_have_no_reversed_splits():
     facts = [Fact(i, f"The capital of {i} is", "x", "y") for i in range(10)]
-    assert list(make_splits(facts, SplitConfig(train=6, seed=0))) == ["train", "test"]
+    assert list(make_splits(facts, SplitConfig(train=6, seed=0)).splits) == ["train", "test"]
 
 
 def test_where_some_facts_have_a_reverse_the_reversed_split_holds_these():
     facts = [Fact(i, f"p{i}", "x", "y", reverse_prompt=f"q{i}" if i % 2 else None) for i in range(10)]
-    splits = make_splits(facts, SplitConfig(train=10, seed=0))
+    splits = make_splits(facts, SplitConfig(train=10, seed=0)).splits
     assert sorted(fact.index for fact in splits["train_reversed"]) == [1, 3, 5, 7, 9]
     assert {fact.prompt for fact in splits["train"] if fact.index % 2 == 0} == {"p0", "p2", "p4", "p6", "p8"}
 
 
 def test_both_orders_of_a_fact_without_a_reverse_are_refused():
     with pytest.raises(ConfigError, match=r"split\.orientation=both: own\.csv:2 has no reverse_prompt; use random"):
-        make_splits([Fact(0, "p", "x", "y", where="own.csv:2")], SplitConfig(1, 0, Orientation.both, 0))
+        make_splits([Fact(0, "p", "x", "y", where="own.csv:2")], SplitConfig(1, 0, 0, Orientation.both, 0))

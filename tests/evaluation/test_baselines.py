@@ -3,7 +3,8 @@
 import pytest
 
 from factdpo.config.schema import DataConfig, Orientation, SplitConfig
-from factdpo.data.facts import Fact, load_facts
+from factdpo.data.facts import Fact
+from factdpo.data.load import load_facts
 from factdpo.data.splits import make_splits
 from factdpo.evaluation.baselines import baselines
 from factdpo.store.result import best_baseline
@@ -27,7 +28,9 @@ SMALL = [
 
 
 def of_harry_potter(orientation: Orientation, seed: int) -> dict[str, dict[str, float | None]]:
-    splits = make_splits(load_facts(DataConfig()), SplitConfig(train=300, orientation=orientation, seed=seed))
+    splits = make_splits(
+        load_facts(DataConfig()).facts, SplitConfig(train=300, orientation=orientation, seed=seed)
+    ).splits
     return baselines(splits["train"], splits)
 
 

@@ -123,7 +123,7 @@ def test_eval_scores_a_finished_run_anew(done: tuple[Path, dict[str, Any]], caps
 
 def test_the_space_and_eos_are_the_same_in_training_and_evaluation(nano_base: Any, tmp_path: Path) -> None:
     """D1: what is trained on is what is evaluated, token by token, unless boundary=none asks for the mistake."""
-    from factdpo.data.facts import load_facts
+    from factdpo.data.load import load_facts
     from factdpo.data.pairs import tokenise
     from factdpo.data.splits import make_splits
     from factdpo.runs.stages import tokenised
@@ -131,7 +131,7 @@ def test_the_space_and_eos_are_the_same_in_training_and_evaluation(nano_base: An
 
     cfg = small(tmp_path)
     cfg.split.seed = 0
-    splits = make_splits(load_facts(cfg.data), cfg.split)
+    splits = make_splits(load_facts(cfg.data).facts, cfg.split).splits
     assert set(tokenised(splits, nano_base, cfg)) == set(SPLITS)
     cfg.data = dataclasses.replace(cfg.data, boundary=Boundary.none, eos=True)
     pairs = tokenised(splits, nano_base, cfg)

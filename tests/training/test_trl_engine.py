@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig
 from factdpo import nano
 from factdpo.config.schema import Config, ConfigError, DataConfig, Loss, Method, ModelConfig, ModelSource, Schedule
 from factdpo.config.validate import validate
-from factdpo.data.facts import load_facts
+from factdpo.data.load import load_facts
 from factdpo.data.pairs import Pairs, tokenise
 from factdpo.data.splits import make_splits
 from factdpo.models.base import Base, load_base
@@ -71,7 +71,7 @@ def check_reloaded(model: Any, folder: Path, pairs: Pairs) -> None:
 
 
 def training_pairs(cfg: Config, base: Base) -> Pairs:
-    return tokenise(make_splits(load_facts(cfg.data), cfg.split)["train"], base.tokenizer, cfg.data)
+    return tokenise(make_splits(load_facts(cfg.data).facts, cfg.split).splits["train"], base.tokenizer, cfg.data)
 
 
 def test_the_first_loss_is_ln_2_and_the_curves_bear_trls_names(fit: Callable[..., Fit]) -> None:
