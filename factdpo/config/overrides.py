@@ -22,7 +22,7 @@ SHORT = {
     "lr": "dpo.learning_rate", "dpo.lr": "dpo.learning_rate", "epochs": "dpo.epochs", "max_steps": "dpo.max_steps",
     "beta": "dpo.beta", "loss": "dpo.loss", "rank": "lora.rank", "alpha": "lora.alpha",
 }  # fmt: skip
-_PATHS = {"data.path", "model.id", "out"}
+_PATHS = ("data.path", "data.files.", "model.id", "out")
 # Options of Hydra that take the word after them.
 _WITH_VALUE = {
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
@@ -46,7 +46,10 @@ def for_hydra(arguments: list[str]) -> tuple[list[str], list[str]]:
     given = {SHORT.get(match[2], match[2]): match[3] for _, match in matches if match}
     is_sweep = given.get("sweeps", "null") != "null"
     many = is_sweep or bool({"-m", "--multirun"} & {*options}) or given.get("hydra.mode") == "MULTIRUN"
-    overrides = [f"{m[1]}{_override(m[2], m[3], many)}" if m else override for override, m in matches]
+    overrides = [
+        f"{m[1] or ('++' if _in_dict(m[2]) else '')}{_override(m[2], m[3], many)}" if m else override
+        for override, m in matches
+    ]
     notes = []
     if is_sweep and "hydra.mode" not in given:
         overrides.append("hydra.mode=MULTIRUN")
@@ -71,10 +74,19 @@ def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
     return options, overrides
 
 
+def _in_dict(key: str) -> Any:
+    """The type of a value in a dict of the schema, as of data.files.test; None for any other key.
+
+    Such a key is added with `++`, since Hydra knows no key of a dict before it is set.
+    """
+    kind = _kinds().get(key.rpartition(".")[0])
+    return typing.get_args(kind)[1] if typing.get_origin(kind) is dict else None
+
+
 def _override(key: str, value: str, many: bool) -> str:
     """`key=value` in Hydra's grammar; with `many`, commas part the values of a sweep over lists."""
     key = SHORT.get(key, key)
-    kind = _kinds().get(key)
+    kind = _kinds().get(key) or _in_dict(key)
     if kind is None or (_is_list(kind) and not many and len(_PART.findall(value)) > 1):
         return f"{key}={value}"
     return f"{key}={_PART.sub(lambda part: _in_grammar(key, part[0].strip(), kind), value)}"
@@ -90,7 +102,7 @@ def _in_grammar(key: str, value: str, kind: Any) -> str:
     if _is_list(kind):
         return f"[{typed(value) if kind == list[str] else value}]"
     if str in kinds:
-        return typed(str(Path(value).expanduser()) if key in _PATHS and value.startswith("~") else value)
+        return typed(str(Path(value).expanduser()) if key.startswith(_PATHS) and value.startswith("~") else value)
     return value
 
 
@@ -152,10 +164,15 @@ def command(config: dict[str, Any], conf_folders: list[Path]) -> str:
     for group in dict.fromkeys(key.split(".")[0] for key in wanted):
         keys = [key for key in wanted if key.split(".")[0] == group]
         options = [("", {}), *_options(group, conf_folders, usual)]
-        option, values = min(options, key=lambda o: sum(wanted[key] != (usual | o[1])[key] for key in keys))
+        option, values = min(options, key=lambda o: sum(wanted[key] != (usual | o[1]).get(key) for key in keys))
         words += [f"{group}={option}"] if option else []
-        words += [f"{key}={typed(wanted[key])}" for key in keys if wanted[key] != (usual | values)[key]]
+        words += [_word(key, wanted[key]) for key in keys if wanted[key] != (usual | values).get(key)]
     return shlex.join(["factdpo", *words])
+
+
+def _word(key: str, value: Any) -> str:
+    share = isinstance(value, float) and int in typing.get_args(_kinds().get(key))  # 1.0 is a share, 1 a number
+    return f"{key}={value if share else typed(value)}"
 
 
 @lru_cache(maxsize=256)

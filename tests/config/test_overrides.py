@@ -117,6 +117,11 @@ def test_a_config_of_another_version_is_refused_by_its_key(compose):
         (["dpo.loss_weights=null", "track.tags=1e5"], ["dpo.loss_weights=null", 'track.tags=["1e5"]']),
         (["lora=none", "track=none", "data.boundary=none"], ["lora=none", "track=none", "data.boundary=none"]),
         (["dpo.beta=tag(log,interval(0.01,3))"], ["dpo.beta=tag(log,interval(0.01,3))"]),
+        (
+            ["data.files.train=~/a.csv", "+data.files.test=b.csv"],
+            ["++data.files.train=/home/me/a.csv", "+data.files.test=b.csv"],
+        ),
+        (["data.files.test=a b.csv"], ['++data.files.test="a b.csv"']),
         (["sweeps=mine"], ["sweeps=mine", "hydra.mode=MULTIRUN"]),
         (["sweeps=mine", "loss=ipo,sft"], ["sweeps=mine", "dpo.loss=[ipo],[sft]", "hydra.mode=MULTIRUN"]),
         (["sweeps=null"], ["sweeps=null"]),

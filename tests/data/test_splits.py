@@ -193,3 +193,74 @@ def test_where_some_facts_have_a_reverse_the_reversed_split_holds_these():
 def test_both_orders_of_a_fact_without_a_reverse_are_refused():
     with pytest.raises(ConfigError, match=r"split\.orientation=both: own\.csv:2 has no reverse_prompt; use random"):
         make_splits([Fact(0, "p", "x", "y", where="own.csv:2")], SplitConfig(1, 0, 0, Orientation.both, 0))
+
+
+def _capitals(count: int, **more: str) -> list[Fact]:
+    return [Fact(i, f"The capital of {i} is", "x", "y", subject=f"country {i}", **more) for i in range(count)]  # type: ignore
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_wordings_of_one_fact_stand_on_one_side(seed: int):
+    worded = [Fact(2 * i + j, text, "x", "y", subject=f"Country  {i}" if j else f"country {i}")
+              for i in range(20) for j, text in enumerate((f"The capital of {i} is", f"{i}'s capital is"))]  # fmt: skip
+    splits = make_splits(worded, SplitConfig(train=20, seed=seed)).splits
+    assert {fact.index // 2 for fact in splits["train"]} & {fact.index // 2 for fact in splits["test"]} == set()
+
+
+def test_a_group_column_has_the_last_word():
+    facts = [Fact(i, f"p{i}", "x", "y", subject=f"s{i}", group=f"g{i // 5}") for i in range(20)]
+    splits = make_splits(facts, SplitConfig(train=10, seed=0)).splits
+    assert {fact.group for fact in splits["train"]} & {fact.group for fact in splits["test"]} == set()
+
+
+def test_sizes_may_be_shares():
+    splits = make_splits(_capitals(60), SplitConfig(train=0.5, validation=0.1, test=1.0, seed=0)).splits
+    assert {name: len(split) for name, split in splits.items()} == {"train": 30, "validation": 6, "test": 24}
+
+
+def test_a_validation_split_leaves_the_training_facts_as_they_are():
+    facts = load_facts(DataConfig()).facts
+    with_it, without = (make_splits(facts, SplitConfig(validation=n, seed=1)).splits for n in (50, 0))
+    assert with_it["train"] == without["train"]
+    assert len(with_it["validation"]) == len(with_it["validation_reversed"]) == 50 and len(with_it["test"]) == 511
+    assert {f.index for f in with_it["validation"]} & {f.index for f in with_it["test"]} == set()
+
+
+def test_too_small_data_is_told_of_shares():
+    with pytest.raises(ConfigError, match=r"split\.train=300: the data has only 60 facts.*split\.train=0\.5"):
+        make_splits(_capitals(60), SplitConfig(seed=0))
+
+
+def test_more_than_ten_thousand_held_out_facts_are_cut_and_it_is_said():
+    drawn = make_splits(_capitals(10_400), SplitConfig(seed=0))
+    assert len(drawn.splits["test"]) == 10_000
+    assert drawn.notes == ["held out are 10000 of 10100 facts; split.test=1.0 takes all"]
+    assert len(make_splits(_capitals(10_400), SplitConfig(test=1.0, seed=0)).splits["test"]) == 10_100
+
+
+def test_the_datas_own_splits_are_kept():
+    facts = [*_capitals(6, split="train"), Fact(9, "0's capital is", "x", "y", subject="country 0", split="paraphrase")]
+    drawn = make_splits(facts, SplitConfig(seed=0))
+    assert {name: len(split) for name, split in drawn.splits.items()} == {"train": 6, "paraphrase": 1}
+    assert len(drawn.notes) == 1 and "1 of 1 rows of paraphrase are about facts that are trained on" in drawn.notes[0]
+    assert len(make_splits(facts, SplitConfig(train=4, seed=0)).splits["train"]) == 4
+    with pytest.raises(ConfigError, match=r"split\.validation=2: the data names its own splits"):
+        make_splits(facts, SplitConfig(validation=2, seed=0))
+    with pytest.raises(ConfigError, match="none is named train"):
+        make_splits(_capitals(3, split="test"), SplitConfig(seed=0))
+
+
+def test_a_prompt_of_the_datas_own_test_that_is_trained_on_is_refused():
+    facts = [*_capitals(3, split="train"), *_capitals(1, split="test")]
+    with pytest.raises(ConfigError, match="is held out, but"):
+        make_splits(facts, SplitConfig(seed=0))
+
+
+def test_probes_make_splits_of_their_own():
+    kinds = ("paraphrase", "locality")
+    probes = [tuple((kind, Fact(i, f"{kind} {i}", "x", "y")) for kind in kinds) for i in range(10)]
+    facts = [Fact(i, f"p{i}", "x", "y", probes=probes[i]) for i in range(10)]
+    splits = make_splits(facts, SplitConfig(train=4, seed=0)).splits
+    sizes = {name: len(split) for name, split in splits.items()}
+    assert sizes == {"train": 4, "test": 6, "train_paraphrase": 4, "locality": 4, "test_paraphrase": 6}
+    assert [fact.index for fact in splits["train_paraphrase"]] == [fact.index for fact in splits["train"]]
