@@ -3,8 +3,8 @@
     python benchmarks/sources.py [--model smollm2_135m] [words of factdpo ...]
 
 Writes five small data sets about 40 countries and 30 invented people, in the formats of CounterFact, zsRE, ParaRel's
-triples, a signed graph and TRL's preferences; runs `factdpo` on each; prints a row per source and split: accuracy summed
-and per token, of the base and of the trained model, and the best shallow rule.
+triples, a signed graph and TRL's preferences; runs `factdpo` on each; prints a row per source and split: accuracy by
+the sum and per token, of the base and of the trained model, and the best shallow rule.
 """
 
 import argparse
@@ -39,10 +39,17 @@ def main() -> None:
     args, words = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        print(
-            "| source | split | n | base sum | base per token | trained sum | trained per token | best shallow rule |"
+        heading = (
+            "source",
+            "split",
+            "n",
+            "base sum",
+            "base per token",
+            "trained sum",
+            "trained per token",
+            "best rule",
         )
-        print("|---|---|---|---|---|---|---|---|")
+        print(f"| {' | '.join(heading)} |\n{'|---' * len(heading)}|")
         for name, options in write(folder).items():
             out = folder / "out" / name
             command = [sys.executable, "-m", "factdpo", f"model={args.model}", *RUN, *options, *words, f"out={out}"]
@@ -126,10 +133,7 @@ def _preference(number: int, draw: random.Random) -> dict[str, Any]:
 
 def _edges(draw: random.Random) -> list[str]:
     """300 edges among 30 people in two camps, hubs among them; 5 % have the wrong sign, as in real signed graphs."""
-    people = [
-        f"{draw.choice('BDFGKLMNPRSTV')}{draw.choice('aeiou')}{draw.choice('lmnrst')}{draw.choice('aeiou')}{n}"
-        for n in range(30)
-    ]
+    people = [first + rest for first in "BDGKMP" for rest in ("olan", "erin", "undan", "iman", "oston")]
     weights = [1 / (1 + number) for number in range(30)]
     edges: dict[frozenset[int], str] = {}
     while len(edges) < 300:
