@@ -48,7 +48,7 @@ def _run(cfg: DictConfig) -> None:
         from factdpo.runs import answer, identity
         from factdpo.sweep import dry_run  # only now: what cannot run is refused before anything is imported
 
-        spec = identity.look_up(config)
+        spec = identity.look_up(config, kept=session.current().facts)
         if config.dry_run:
             dry_run.print_plan([spec])
         else:

@@ -54,8 +54,19 @@ class BadRows(Enum):
 
 
 class Boundary(Enum):
-    space = "space"
+    space = "space"  # data.separator, in training as in evaluation
     none = "none"
+
+
+class BadRows(Enum):
+    refuse = "refuse"  # all of them at once, by file and line
+    drop = "drop"  # counted in the record
+
+
+class TooLong(Enum):
+    refuse = "refuse"
+    drop = "drop"  # counted in the record
+    truncate = "truncate"  # the beginning of the prompt is cut off, never the answer
 
 
 class Orientation(Enum):
@@ -144,6 +155,7 @@ CONSTANT_RATE = Dead(
 )
 NEVER_SCORED = Dead("with eval.every=never", lambda c: c.eval.every == "never")
 NOT_PRETRAINED = Dead("with model.source={model[source]}", lambda c: c.model.source is not ModelSource.pretrained)
+NO_SEPARATOR = Dead("with data.separator='': nothing is left out", lambda c: c.data.separator == "")
 NOT_PAIRS = Dead("with data.source={data[source]}", lambda c: c.data.source is not DataSource.pairs)
 NOT_SIDES = Dead("without data.relation_kind=sides", lambda c: c.data.relation_kind is not RelationKind.sides)
 ENGINE_TRL = Dead("with engine=trl", lambda c: c.engine.name is EngineName.trl)
@@ -204,13 +216,19 @@ class DataConfig:
     same_side: str | None = key(
         None, "with relation_kind=sides: the answer for names on the same side", dead=NOT_SIDES, in_id="changed"
     )
-    bad_rows: BadRows = key(BadRows.refuse, "rows that are no facts; dropped ones are counted", in_id="changed")
-    separator: str = key(" ", "text between prompt and answer, in training and evaluation", in_id="changed")
-    boundary: Boundary = key(
-        Boundary.space, "between prompt and answer in training; none repeats the notebook's mistake"
+    bad_rows: BadRows = key(BadRows.refuse, "rows that cannot be used; dropped ones are counted", in_id="changed")
+    separator: str = key(
+        " ", "between prompt and answer; empty for Chinese or Japanese; \\n is a line break", in_id="changed"
     )
+    boundary: Boundary = key(
+        Boundary.space, "between prompt and answer in training: space is data.separator, none repeats the notebook's "
+        "mistake", dead=NO_SEPARATOR,
+    )  # fmt: skip
     eos: bool = key(False, "end-of-text token after every answer, in training and in evaluation")
     max_length: int | None = key(None, "longest row; null: the model's limit", unit="tokens", low=2)
+    too_long: TooLong = key(
+        TooLong.refuse, "rows above the limit; truncate cuts the prompt's beginning, never the answer", in_id="changed"
+    )
 
 
 @dataclass

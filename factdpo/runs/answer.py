@@ -39,7 +39,8 @@ class RunFailed(Exception):
 
 def ask(cfg: Config) -> dict[str, Any]:
     """The result of the run that a config asks for, as `answer` returns it."""
-    return answer(look_up(validate(cfg)), current())
+    session = current()
+    return answer(look_up(validate(cfg), kept=session.facts), session)
 
 
 def answer(spec: RunSpec, session: Session) -> dict[str, Any]:

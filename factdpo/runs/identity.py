@@ -12,12 +12,16 @@ from factdpo.config.folders import folder_name
 from factdpo.config.schema import KEYS, Config, ConfigError, DataConfig, to_dict
 from factdpo.data.facts import Fact
 from factdpo.data.files import data_files, has_own_splits
-from factdpo.data.load import load_facts
+from factdpo.data.load import Loaded, load_facts
 from factdpo.data.splits import TRAIN, make_splits
+from factdpo.data.tokens import Checked, Encoder, check_tokens
 from factdpo.models import weights
+from factdpo.models.encoder import load_encoder
 from factdpo.store import cache, result
 from factdpo.store.run_lock import running_or_killed
 from factdpo.tracking.trackio_tracker import check_installed
+
+KEPT = 8  # facts, and checks of them, in memory: the runs of a sweep mostly share them
 
 
 @dataclass(eq=False)
@@ -31,6 +35,7 @@ class RunSpec:
     name: str
     folder: Path
     sizes: dict[str, int] = field(default_factory=dict)  # split -> facts; empty for a run that is FINISHED
+    notes: list[str] = field(default_factory=list)  # on the data, each a sentence; empty for a run that is FINISHED
 
     def state(self) -> str:
         """As its result.json has it; `to do` without one that can be trusted."""
@@ -45,26 +50,65 @@ class RunSpec:
         return state
 
 
-def look_up(cfg: Config, memo: dict[str, Any] | None = None) -> RunSpec:
+def look_up(cfg: Config, memo: dict[str, Any] | None = None, kept: dict[str, Any] | None = None) -> RunSpec:
     """The run that a validated config asks for; raises ConfigError if its data or weights cannot be had.
 
-    A finished run needs neither. Runs looked up with the same dict `memo` read each file, and ask the hub, once.
+    A finished run needs neither. Runs looked up with the same dict `memo` read the weights, and ask the hub, once;
+    with the same `kept` (a session's) they read and check their facts once.
     """
-    memo = {} if memo is None else memo
+    memo, kept = {} if memo is None else memo, {} if kept is None else kept
     check_installed(cfg.track)
     where = _once(memo, f"weights of {cfg.model}", lambda: weights.locate(cfg.model))
     cfg, why = choose_engine(cfg, weights.are_quantised(where))
     asked = _asked(cfg, where)
     spec = RunSpec(cfg, f"{cfg.engine.name.name} ({why})", asked, run_id(asked), run_name(cfg), run_folder(cfg, asked))
     if spec.state() != "FINISHED":
-        facts = _once(memo, f"facts of {cfg.data}", lambda: load_facts(cfg.data)).facts
-        spec.sizes = _once(memo, f"sizes of {cfg.data}, {cfg.split}", lambda: _sizes(facts, cfg))
+        loaded = _loaded(cfg, kept)
+        drawn = _once(memo, f"splits of {cfg.data}, {cfg.split}", lambda: _draw(loaded.facts, cfg))
         _once(memo, f"access to {cfg.model}", lambda: weights.check_obtainable(cfg.model, where))
+        folder = Path(cfg.out) / "cache"
+        encoder = _once(memo, f"tokenizer of {cfg.model}", lambda: load_encoder(cfg.model, where, folder))
+        checked, notes = usable_facts(cfg, encoder, where.identity, kept)
+        if checked.dropped:
+            of_the_rest = f"splits of {cfg.data}, {cfg.split}, {cfg.model}"
+            drawn = _once(memo, of_the_rest, lambda: _draw(checked.facts, cfg))
+        spec.sizes, spec.notes = drawn[0], [*notes, *drawn[1]]
     return spec
 
 
-def _sizes(facts: list[Fact], cfg: Config) -> dict[str, int]:
-    return {name: len(split) for name, split in make_splits(facts, cfg.split).splits.items()}
+def _draw(facts: list[Fact], cfg: Config) -> tuple[dict[str, int], list[str]]:
+    """The sizes of the splits, and the notes on them: the splits themselves of each run would be many facts."""
+    splits, notes = make_splits(facts, cfg.split)
+    return {name: len(split) for name, split in splits.items()}, notes
+
+
+def usable_facts(
+    cfg: Config, encoder: Encoder, model: dict[str, Any], kept: dict[str, Any]
+) -> tuple[Checked, list[str]]:
+    """The facts of the data that can be used under the tokenizer of the model with this identity, and notes on others.
+
+    Raises ConfigError that names every row that cannot, unless such rows are to be dropped. What was read and checked
+    before with the same dict `kept` is not again.
+    """
+    if cfg.eval.max_new_tokens >= encoder.longest:
+        raise ConfigError(
+            f"eval.max_new_tokens={cfg.eval.max_new_tokens}: the model takes {encoder.longest} tokens, a prompt "
+            f"included; give at most {encoder.longest - 1}"
+        )
+    facts, notes = _loaded(cfg, kept)
+    checked = _once(kept, f"tokens {_of_data(cfg, model)}", lambda: check_tokens(facts, encoder, cfg.data))
+    while len(kept) > KEPT:
+        del kept[next(iter(kept))]
+    return checked, [*notes, *checked.warnings()]
+
+
+def _loaded(cfg: Config, kept: dict[str, Any]) -> Loaded:
+    return _once(kept, f"facts {_of_data(cfg)}", lambda: load_facts(cfg.data))
+
+
+def _of_data(cfg: Config, *more: Any) -> str:
+    """A key that stands for the data by its bytes, so that what is kept under it stays right."""
+    return cache.signature([to_dict(cfg.data), data_identity(cfg.data), *more])
 
 
 def _once(memo: dict[str, Any], key: str, make: Callable[[], Any]) -> Any:

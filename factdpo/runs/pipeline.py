@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from factdpo import console, signals
 from factdpo.config.schema import KEYS, Config, EngineName, to_dict
-from factdpo.data.load import load_facts, sides
+from factdpo.data.load import sides
 from factdpo.data.pairs import Pairs, show
 from factdpo.data.splits import make_splits
 from factdpo.evaluation import belief_graph, metrics
@@ -30,7 +30,7 @@ from factdpo.models.base import load_base, pick_device
 from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.runs import progress_bars
 from factdpo.runs.attempt import Attempt, Measured, Outcome
-from factdpo.runs.identity import can_train_together
+from factdpo.runs.identity import can_train_together, usable_facts
 from factdpo.runs.session import Session
 from factdpo.runs.stages import Prepared, Scores, Texts, base_texts, prepare, score, tokenised
 from factdpo.store import cache
@@ -195,7 +195,7 @@ def _save(trained: Trained, history: Path, target: Path) -> None:
 
 def _log_inputs(run: Prepared) -> None:
     splits = ", ".join(f"{name} {len(pairs)}" for name, pairs in run.pairs.items())
-    log.info("%d facts: %s", len(run.inputs.facts), splits)
+    log.info("%d facts: %s", len(run.inputs.checked.facts), splits)
     log.info("first pair: %s", show(run.training, run.base.tokenizer))
     for note in run.inputs.notes:
         log.info(note)
@@ -319,6 +319,7 @@ def _measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Mea
         **_scores(pairs, refs, ending.logps),
         "baselines": baselines(run.inputs.splits["train"], run.inputs.splits),
         "across": {"base": _across(pairs, refs, before), "trained": _across(pairs, ending.logps, after)},
+        "rows": run.inputs.checked.record(),
         "adjusted": run.base.adjusted,
         "canaries": fit["canaries"],
         "training": {key: fit[key] for key in ("steps", "trainable_parameters", "trained_together", "peak_gib")},
@@ -336,7 +337,8 @@ def _measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Mea
 def rescore(cfg: Config, folder: Path) -> Row:
     """The scores of a finished run's weights, computed anew: `base` and `trained` as in result.json."""
     base = load_base(cfg.model, pick_device(cfg.engine.device), Path(cfg.out) / "cache")
-    pairs = tokenised(make_splits(load_facts(cfg.data).facts, cfg.split).splits, base, cfg)
+    checked, _ = usable_facts(cfg, base.encoder, base.identity, {})
+    pairs = tokenised(make_splits(checked.facts, cfg.split).splits, base, cfg)
     total, size = sum(map(len, pairs.values())), cfg.eval.batch_size
     with console.stage(f"scoring {total} pairs with the base", total) as advance:
         refs = {name: pair_logps(base.model, of_split, size, advance) for name, of_split in pairs.items()}

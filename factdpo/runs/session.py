@@ -27,10 +27,11 @@ class Job:
 
 @dataclass
 class Session:
-    """The command as it was typed, the base in memory, the inputs that runs share, and the planned jobs."""
+    """The command as it was typed, the base in memory, what the runs share, and the planned jobs."""
 
     command: list[str] = field(default_factory=list)  # empty where it was none, as in a worker process
     jobs: dict[tuple[str, ...], Job] = field(default_factory=dict)  # by overrides: a sweeper plans, its launcher takes
+    facts: dict[str, Any] = field(default_factory=dict)  # read and checked, for `look_up` and `prepare`
     _inputs: "dict[str, Inputs]" = field(default_factory=dict)
     _base: "tuple[Any, Base] | None" = None  # and the settings it was loaded by
 

@@ -17,16 +17,15 @@ from torch import nn
 
 from factdpo import console
 from factdpo.config.schema import Boundary, Config, to_dict
-from factdpo.data.facts import Fact
 from factdpo.data.files import CHARACTERS
-from factdpo.data.load import load_facts
 from factdpo.data.pairs import Pairs, join, tokenise
 from factdpo.data.splits import Splits, make_splits
+from factdpo.data.tokens import Checked
 from factdpo.evaluation import generation, metrics
 from factdpo.models.base import Base
 from factdpo.models.logps import Diverged
 from factdpo.models.scoring import PairLogps, check_finite, kept_logps, pair_logps, reference_logps
-from factdpo.runs.identity import data_identity
+from factdpo.runs.identity import data_identity, usable_facts
 from factdpo.runs.session import Session
 from factdpo.store import cache
 from factdpo.store.history import Row
@@ -62,7 +61,7 @@ class Scores(NamedTuple):
 class Inputs(NamedTuple):
     """What runs on the same facts and the same base share."""
 
-    facts: list[Fact]
+    checked: Checked  # all facts that can be used
     splits: Splits
     pairs: dict[str, Pairs]
     refs: dict[str, PairLogps]  # the base's own scores
@@ -158,12 +157,12 @@ def prepare(cfg: Config, session: Session) -> Prepared:
     key = cache.signature([*decisive, str(base.device), cfg.eval.batch_size, cfg.out])
     inputs = session.inputs(key)
     if inputs is None:
-        facts, notes = load_facts(cfg.data)
-        splits, more_notes = make_splits(facts, cfg.split)
+        checked, notes = usable_facts(cfg, base.encoder, base.identity, session.facts)
+        splits, more_notes = make_splits(checked.facts, cfg.split)
         pairs = tokenised(splits, base, cfg)
         folder, size = Path(cfg.out) / "cache", cfg.eval.batch_size
         refs = {name: reference_logps(base, of_split, size, folder) for name, of_split in pairs.items()}
-        inputs = Inputs(facts, splits, pairs, refs, [*notes, *more_notes])
+        inputs = Inputs(checked, splits, pairs, refs, [*notes, *more_notes])
         session.keep_inputs(key, inputs)
     return Prepared(cfg, base, inputs, time.monotonic() - started)
 

@@ -60,6 +60,8 @@ def print_plan(runs: Sequence[RunSpec]) -> None:
         name = run.cfg.label or run.name
         rows.append((run.id, states[run.id], run.cfg.engine.name.name, group, time, memory, name))
     _print_table(rows)
+    for note in dict.fromkeys(note for run in runs for note in run.notes):
+        console.console.print(Text(note, "yellow"), soft_wrap=True)
     for line in _summary(to_do, len(numbers), estimates):
         console.console.print(Text(line), soft_wrap=True)
 

@@ -55,7 +55,7 @@ class Planner:
                 if config.hydra.job.chdir:
                     continue
                 try:
-                    spec = look_up(_task_config(config), memo)
+                    spec = look_up(_task_config(config), memo, self.session.facts)
                     job.spec = self.specs.setdefault((spec.folder.parent, spec.id), spec)
                 except ConfigError as error:
                     for problem in str(error).splitlines():

@@ -123,7 +123,7 @@ def test_each_file_is_read_once_for_many_runs(ask: Callable[..., RunSpec], monke
     load = identity.load_facts
     monkeypatch.setattr(identity, "load_facts", lambda data: read.append(data.path) or load(data))
     known: dict[str, object] = {}
-    runs = [look_up(ask(f"seed={seed}").cfg, known) for seed in range(3)]
+    runs = [look_up(ask(f"seed={seed}").cfg, kept=known) for seed in range(3)]
     assert len({run.id for run in runs}) == 3 and len(read) == 3 + 1  # one by one, and once for all of them
 
 

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from factdpo.data.pairs import Pairs, common_prefix
+from factdpo.data.pairs import Pairs
+from factdpo.data.tokens import common_prefix
 
 ROOM = 64  # tokens that a row aims at: short enough that attention across a row costs little
 

@@ -1,0 +1,317 @@
+"""Facts as token ids: prompt, separator, answer; every row is checked, and all bad ones are named at once (D1)."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from factdpo.config.schema import BadRows, Boundary, ConfigError, DataConfig, TooLong
+from factdpo.data.facts import Fact
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+AT_ONCE = 2048  # facts that are tokenised together
+NAMED = 3  # bad rows of a kind that a message shows
+SHOWN = 60  # characters of a prompt or an answer in a message
+
+# What is wrong with a row -> (what it says of the rows, what to do); the order of the messages.
+PROBLEMS = {
+    "same tokens": (
+        "chosen and rejected are the same tokens, so that no model can tell them apart",
+        "make them differ in what the tokenizer keeps (not in case, accents or unknown words alone)",
+    ),
+    "boundary": ("the prompt's tokens are not a prefix of the whole's", ""),
+    "no tokens": (
+        "an answer adds no tokens to those of its prompt",
+        "give it text that the tokenizer keeps, and end the prompt where a token ends",
+    ),
+    "nested": (
+        "one answer begins with the other, and the tokenizer has no end-of-text or line break to end them with",
+        "give other answers",
+    ),
+    "too long": (
+        "the row is longer than the limit (the model's own, or data.max_length if that is less)",
+        "shorten it, or data.too_long=drop or truncate, which cuts the prompt's beginning",
+    ),
+    "unknown token": (
+        "a token has no vector in the model: the tokenizer has more tokens than the model's embedding has rows",
+        "resize the embedding (resize_token_embeddings) and save the model again, or leave the token out",
+    ),
+    "told twice": ("another row is the same tokens: one fact told twice", "keep one of them"),
+    "contradiction": ("another row is the same tokens with the answers swapped", "keep one of them"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What a model's tokenizer makes of texts, less an end-of-text that it adds itself, and what the model takes."""
+
+    encode_all: Callable[[list[str]], list[list[int]]]
+    tokens: Callable[[list[int]], list[str]]  # as the vocabulary has them, for messages
+    eos_id: int | None
+    longest: int  # tokens of a row
+    rows: int | None = None  # of the model's embedding; None: not known
+    first: int = 0  # tokens that it puts before every text
+    last: int = 0  # tokens that it puts after every text, and that are left off
+
+    @classmethod
+    def of(cls, tokenizer: "PreTrainedTokenizerBase", rows: int | None = None) -> "Encoder":
+        """The encoder of a transformers tokenizer, for a model with so many rows in its embedding."""
+
+        def encode(texts: list[str]) -> list[list[int]]:
+            return tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)[
+                "input_ids"
+            ]  # type: ignore[return-value]
+
+        bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+        first, last = _around(bare, encode(["a"])[0])  # type: ignore[arg-type]
+        return cls(
+            encode,
+            tokenizer.convert_ids_to_tokens,  # type: ignore[arg-type]
+            tokenizer.eos_token_id,  # type: ignore[arg-type]
+            tokenizer.model_max_length,
+            rows,
+            first,
+            last,
+        )
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """The token ids of each text, with what the tokenizer puts before it and without what it puts after it."""
+        encoded = self.encode_all(texts)
+        return [ids[: len(ids) - self.last] for ids in encoded] if self.last else encoded
+
+    def end(self) -> list[int]:
+        """What ends an answer: the end-of-text, else a line break; [] where the tokenizer has neither."""
+        if self.eos_id is not None:
+            return [self.eos_id]
+        before, after, unknown = self.encode(["a", "a\n", "\U000f1234"])
+        rest = after[len(before) :] if after[: len(before)] == before else []
+        return [] if set(rest) & set(unknown[self.first :]) else rest
+
+
+def _around(bare: list[int], whole: list[int]) -> tuple[int, int]:
+    """How many tokens of `whole` stand before and after those of `bare`."""
+    starts = [i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare]
+    return (starts[0], len(whole) - len(bare) - starts[0]) if bare and starts else (0, 0)
+
+
+class Row(NamedTuple):
+    """A fact as token ids, in one order of its names; `problem` says why it cannot be used."""
+
+    fact: Fact
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+    nested: bool = False  # one answer's tokens begin with the other's: the end of both is part of them
+    truncated: bool = False
+    problem: tuple[str, str] | None = None  # its kind, and the row in words
+
+
+def encoded_rows(
+    facts: Iterable[Fact], encoder: Encoder, cfg: DataConfig, boundary: Boundary = Boundary.space
+) -> Iterator[Row]:
+    """Each fact as token ids: prompt, separator, answer, and EOS if data.eos is set.
+
+    The tokens of the prompt must be a prefix of the tokens of prompt + answer, else training and evaluation would see
+    another prompt than the model does. boundary=none reproduces a mistake that TRL makes with strings: no separator,
+    and where the prompt's last token merges with an answer, the completion starts at the first token that differs.
+    Where one answer's tokens begin with the other's, no model can prefer the longer one: both get their end.
+    """
+    if cfg.eos and encoder.eos_id is None:
+        raise ConfigError("data.eos=true: the model's tokenizer has no end-of-text token; leave it at false")
+    shape = _Shape(encoder, cfg, boundary, separator(cfg) if boundary is Boundary.space else "", encoder.end())
+    facts = iter(facts)
+    while part := list(itertools.islice(facts, AT_ONCE)):
+        texts = [fact.prompt + shape.between + answer for fact in part for answer in (fact.chosen, fact.rejected)]
+        prompts, answers = encoder.encode([fact.prompt for fact in part]), encoder.encode(texts)
+        for number, (fact, prompt) in enumerate(zip(part, prompts, strict=True)):
+            yield _row(fact, prompt, answers[2 * number], answers[2 * number + 1], shape)
+
+
+class _Shape(NamedTuple):
+    """What is the same for all rows."""
+
+    encoder: Encoder
+    cfg: DataConfig
+    boundary: Boundary
+    between: str
+    end: list[int]
+
+    @property
+    def limit(self) -> int:
+        return min(self.cfg.max_length or self.encoder.longest, self.encoder.longest)
+
+
+def _row(fact: Fact, prompt: list[int], chosen: list[int], rejected: list[int], shape: _Shape) -> Row:
+    encoder, cfg = shape.encoder, shape.cfg
+    start = min(common_prefix(prompt, chosen), common_prefix(prompt, rejected))
+    answers = chosen[start:], rejected[start:]
+
+    def bad(kind: str, detail: str = "") -> Row:
+        row = f"{fact.where} {cut(fact.prompt)} + {cut(shape.between + fact.chosen)} / {cut(fact.rejected)}"
+        return Row(fact, prompt, *answers, problem=(kind, row + (f" ({detail})" if detail else "")))
+
+    if start <= encoder.first or (start < len(prompt) and shape.boundary is Boundary.space):
+        whole = chosen if common_prefix(prompt, chosen) == start else rejected
+        parts = [" ".join(encoder.tokens(ids[max(0, start - 2) : start + 4])) for ids in (prompt, whole)]
+        return bad("boundary", f"the prompt has … {parts[0]}, the whole has … {parts[1]}; {_advice(fact, shape)}")
+    if not all(answers):
+        return bad("no tokens", " ".join(encoder.tokens(min(chosen, rejected, key=len))))
+    if answers[0] == answers[1]:
+        return bad("same tokens", " ".join(encoder.tokens(answers[0])))
+    nested = not cfg.eos and common_prefix(*answers) == min(map(len, answers))
+    if nested and not shape.end:
+        return bad("nested")
+    if nested or cfg.eos:
+        answers = answers[0] + shape.end, answers[1] + shape.end
+    prompt = prompt[:start]
+    unknown = [i for i in (*prompt, *answers[0], *answers[1]) if encoder.rows is not None and i >= encoder.rows]
+    if unknown:
+        token = encoder.tokens(unknown[:1])[0]
+        return bad("unknown token", f"{token} has id {unknown[0]}, the embedding has {encoder.rows} rows")
+    room = shape.limit - max(map(len, answers))
+    if start <= room:
+        return Row(fact, prompt, *answers, nested)
+    if cfg.too_long is TooLong.truncate and room > encoder.first:
+        kept = prompt[: encoder.first] + prompt[start - room + encoder.first :]
+        return Row(fact, kept, *answers, nested, truncated=True)
+    return bad("too long", f"{shape.limit - room + start} tokens, and the limit is {shape.limit}")
+
+
+def _advice(fact: Fact, shape: _Shape) -> str:
+    if shape.between and fact.prompt[-1:].isspace():
+        return "the prompt ends with white space: remove that, or data.separator="
+    if not shape.between:
+        return "nothing stands between them: end the prompt where a token ends, or data.separator=' '"
+    return "end the prompt where a token ends"
+
+
+def separator(cfg: DataConfig) -> str:
+    r"""What stands between prompt and answer; \n and \t, as they are typed, are a line break and a tab."""
+    return cfg.separator.replace("\\n", "\n").replace("\\t", "\t")
+
+
+# ------------------------------------------------------------------------------------------------------- all the rows
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The facts whose token ids can be trained on and scored, in either order of their names; how many are special."""
+
+    facts: list[Fact]
+    dropped: Counter[str] = field(default_factory=Counter)  # kind of problem -> facts
+    nested: int = 0  # facts with an answer that begins with the other
+    truncated: int = 0  # facts with a prompt whose beginning is cut off
+    example: Fact | None = None  # of nested answers
+    end: str = ""  # what ends nested answers
+    left_off: str = ""  # what the tokenizer adds to every text by itself
+
+    def warnings(self) -> list[str]:
+        """Each thing that became of rows as a sentence."""
+        said = []
+        if self.nested and self.example:
+            said.append(
+                f"in {self.nested} of {len(self.facts)} facts one answer begins with the other, as in "
+                f"{cut(self.example.chosen)} and {cut(self.example.rejected)} ({self.example.where}): both are "
+                f"trained and scored with their end, {self.end!r}, without which the shorter is always the likelier"
+            )
+        if self.truncated:
+            said.append(f"data.too_long=truncate: the beginning of the prompt is cut off in {self.truncated} facts")
+        total = len(self.facts) + self.dropped.total()
+        said += [f"{count} of {total} facts were dropped: {PROBLEMS[kind][0]}" for kind, count in self.dropped.items()]
+        if self.left_off:
+            said.append(f"the tokenizer ends every text with {self.left_off!r} by itself, which is left off")
+        return said
+
+    def record(self) -> dict[str, object]:
+        """The counts as result.json has them."""
+        return {
+            "facts": len(self.facts),
+            "nested": self.nested,
+            "truncated": self.truncated,
+            "dropped": {kind.replace(" ", "_"): count for kind, count in self.dropped.items()},
+        }
+
+
+def check_tokens(facts: list[Fact], encoder: Encoder, cfg: DataConfig) -> Checked:
+    """The facts that can be used under this tokenizer; raises ConfigError that names all others, a line per kind.
+
+    Both orders of a fact's names are looked at. With data.bad_rows=drop, or data.too_long=drop for what is too long,
+    the others are left out and counted. Two facts of the same tokens are one told twice, whatever their texts: without
+    this, one could be trained on and the other held out.
+    """
+    bad: dict[str, dict[int, str]] = {kind: {} for kind in PROBLEMS}  # kind -> place in `facts` -> words
+    places, nested, truncated = _Places(), set(), set()
+    for boundary in dict.fromkeys((Boundary.space, cfg.boundary)):
+        for place, row in _all_rows(facts, encoder, cfg, boundary):
+            told = boundary is Boundary.space and places.told_before(place, row, facts)
+            if problem := row.problem or told:
+                bad[problem[0]].setdefault(place, problem[1])
+            nested.update([place] * row.nested)
+            truncated.update([place] * row.truncated)
+    drop = {kind for kind in bad if cfg.bad_rows is BadRows.drop and kind != "too long"}
+    drop |= {"too long"} if cfg.too_long is TooLong.drop else set()
+    if refused := [_refusal(kind, bad[kind], len(facts)) for kind in bad if bad[kind] and kind not in drop]:
+        raise ConfigError("\n".join(refused))
+    out: dict[int, str] = {}
+    for kind in bad:
+        out = dict.fromkeys(bad[kind], kind) | out  # the first kind counts
+    left = nested - out.keys()
+    return Checked(
+        [fact for place, fact in enumerate(facts) if place not in out] if out else facts,
+        Counter(out.values()),
+        len(left),
+        len(truncated - out.keys()),
+        facts[min(left)] if left else None,
+        " ".join(encoder.tokens(encoder.end())) if left else "",
+        " ".join(encoder.tokens(encoder.encode_all(["a"])[0][-encoder.last :])) if encoder.last else "",
+    )
+
+
+def _all_rows(facts: list[Fact], encoder: Encoder, cfg: DataConfig, boundary: Boundary) -> Iterator[tuple[int, Row]]:
+    """(place of the fact, row) of every fact in both orders of its names."""
+    pairs = ((place, each) for place, fact in enumerate(facts) for each in _orders(fact))
+    places, oriented = itertools.tee(pairs)
+    rows = encoded_rows((fact for _, fact in oriented), encoder, cfg, boundary)
+    return zip((place for place, _ in places), rows, strict=True)
+
+
+def _orders(fact: Fact) -> tuple[Fact, ...]:
+    return (fact, fact.reversed()) if fact.reverse_prompt is not None else (fact,)
+
+
+class _Places:
+    """Which fact has which tokens, by hashes of 64 bits: of a million facts none collides by chance."""
+
+    def __init__(self) -> None:
+        self.first: dict[int, int] = {}
+
+    def told_before(self, place: int, row: Row, facts: list[Fact]) -> tuple[str, str] | None:
+        """What a fact before this one makes of it, and the row in words; None if it is new."""
+        prompt, chosen, rejected = tuple(row.prompt), tuple(row.chosen), tuple(row.rejected)
+        for kind, answers in (("told twice", (chosen, rejected)), ("contradiction", (rejected, chosen))):
+            before = self.first.get(hash((prompt, *answers)))
+            if before is not None and before != place:
+                return kind, f"{row.fact.where} {cut(row.fact.prompt)}, already at {facts[before].where}"
+        self.first.setdefault(hash((prompt, chosen, rejected)), place)
+        return None
+
+
+def _refusal(kind: str, rows: dict[int, str], total: int) -> str:
+    """One line for all rows of a kind: how many, the first of them, and what to do."""
+    (what, cure), shown = PROBLEMS[kind], list(rows.values())[:NAMED]
+    more = f"; and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    drop = "" if kind == "too long" else "or leave such rows out with data.bad_rows=drop"
+    return f"{len(rows)} of {total} facts: {what}: {'; '.join(shown)}{more}. {', '.join(filter(None, (cure, drop)))}"
+
+
+def cut(text: str) -> str:
+    """A text in quotes, short enough for a message and on one line."""
+    return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
+
+
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """The number of tokens with which both begin."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
