@@ -61,9 +61,10 @@ class Encoder:
         """The encoder of a transformers tokenizer, for a model with so many rows in its embedding."""
 
         def encode(texts: list[str]) -> list[list[int]]:
-            return tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)[
-                "input_ids"
-            ]  # type: ignore[return-value]
+            if not texts:  # which transformers does not take
+                return []
+            encoded = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)
+            return encoded["input_ids"]  # type: ignore[return-value]
 
         bare = tokenizer("a", add_special_tokens=False)["input_ids"]
         first, last = _around(bare, encode(["a"])[0])  # type: ignore[arg-type]
@@ -167,10 +168,10 @@ def _row(fact: Fact, prompt: list[int], chosen: list[int], rejected: list[int], 
     if nested or cfg.eos:
         answers = answers[0] + shape.end, answers[1] + shape.end
     prompt = prompt[:start]
-    unknown = [i for i in (*prompt, *answers[0], *answers[1]) if encoder.rows is not None and i >= encoder.rows]
-    if unknown:
-        token = encoder.tokens(unknown[:1])[0]
-        return bad("unknown token", f"{token} has id {unknown[0]}, the embedding has {encoder.rows} rows")
+    highest = max(max(ids) for ids in (prompt, *answers))
+    if encoder.rows is not None and highest >= encoder.rows:
+        token = encoder.tokens([highest])[0]
+        return bad("unknown token", f"{token} has id {highest}, the embedding has {encoder.rows} rows")
     room = shape.limit - max(map(len, answers))
     if start <= room:
         return Row(fact, prompt, *answers, nested)
@@ -303,8 +304,8 @@ def _refusal(kind: str, rows: dict[int, str], total: int) -> str:
     """One line for all rows of a kind: how many, the first of them, and what to do."""
     (what, cure), shown = PROBLEMS[kind], list(rows.values())[:NAMED]
     more = f"; and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-    drop = "" if kind == "too long" else "or leave such rows out with data.bad_rows=drop"
-    return f"{len(rows)} of {total} facts: {what}: {'; '.join(shown)}{more}. {', '.join(filter(None, (cure, drop)))}"
+    drop = "" if kind == "too long" else "data.bad_rows=drop leaves such rows out"
+    return "; ".join(filter(None, (f"{len(rows)} of {total} facts: {what}: {'; '.join(shown)}{more}", cure, drop)))
 
 
 def cut(text: str) -> str:
@@ -314,4 +315,6 @@ def cut(text: str) -> str:
 
 def common_prefix(a: list[int], b: list[int]) -> int:
     """The number of tokens with which both begin."""
+    if b[: len(a)] == a:  # mostly, and quickly seen
+        return len(a)
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

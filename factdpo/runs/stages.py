@@ -120,6 +120,15 @@ class Prepared:
         return prompts
 
     @cached_property
+    def prompt_ids(self) -> list[list[int]]:
+        """The tokens of each of `prompts`: of a fact those that are trained on and scored."""
+        fixed = self.base.encoder.encode([prompt for prompt, split, _ in self.prompts if split == "fixed"])
+        of_facts = [
+            pairs.prompt_ids[: self.cfg.eval.generations] for name, pairs in self.pairs.items() if name != AS_TRAINED
+        ]
+        return fixed + [ids for of_split in of_facts for ids in of_split]
+
+    @cached_property
     def trained(self) -> Path:
         """Where the cache keeps what this training leaves, once it is there."""
         cfg, curves = self.cfg, self.curves.items()
@@ -290,20 +299,20 @@ def base_texts(prepared: Prepared) -> Texts:
 
 
 def _texts(model: nn.Module, prepared: Prepared) -> Texts:
-    tokenizer, prompts = prepared.base.tokenizer, [prompt for prompt, _, _ in prepared.prompts]
-    retained = generation.retention_nats_per_token(model, tokenizer)[0]
-    return Texts(retained, generation.continuations(model, tokenizer, prompts, prepared.cfg.eval.max_new_tokens))
+    retained = generation.retention_nats_per_token(model, prepared.base)[0]
+    length = prepared.cfg.eval.max_new_tokens
+    return Texts(retained, generation.continuations(model, prepared.base, prepared.prompt_ids, length))
 
 
 def _texts_together(part: list[Prepared]) -> list[Texts]:
     """The texts of runs that are stacked on the base: their rows one after the other, as many for each."""
     base = part[0].base
-    retained = generation.retention_nats_per_token(base.model, base.tokenizer, len(part))
-    prompts = [[prompt for prompt, _, _ in prepared.prompts] for prepared in part]
+    retained = generation.retention_nats_per_token(base.model, base, len(part))
+    prompts = [prepared.prompt_ids for prepared in part]
     most, filler = max(map(len, prompts)), [prompt for of_run in prompts for prompt in of_run][:1]
     rows = [prompt for of_run in prompts for prompt in (of_run + filler * most)[:most]]
     longest = max(prepared.cfg.eval.max_new_tokens for prepared in part)
-    texts = generation.continuations(base.model, base.tokenizer, rows, longest)
+    texts = generation.continuations(base.model, base, rows, longest)
     return [
         Texts(nats, texts[run * most :][: len(of_run)])
         for run, (nats, of_run) in enumerate(zip(retained, prompts, strict=True))
@@ -312,10 +321,15 @@ def _texts_together(part: list[Prepared]) -> list[Texts]:
 
 def _cached_texts(prepared: Prepared, model: object, make: Callable[[], Texts]) -> Texts:
     """The texts of a model that `model` identifies, from the cache where the prompts are the same; raises Diverged."""
+    texts = [prompt for prompt, _, _ in prepared.prompts]
+    whole = prepared.base.encoder.encode(texts)
     asked = {
         "model": model,
         "device": prepared.base.device.type,
-        "prompts": [prompt for prompt, _, _ in prepared.prompts],
+        "prompts": [  # by its tokens where those are not all of the text's
+            text if ids == of_text else ids
+            for text, ids, of_text in zip(texts, prepared.prompt_ids, whole, strict=True)
+        ],
         "max_new_tokens": prepared.cfg.eval.max_new_tokens,
         "versions": {stage: cache.STAGE_VERSIONS[stage] for stage in ("logps", "evaluate")},
     }

@@ -186,7 +186,7 @@ def test_retention_is_the_mean_over_all_tokens_of_the_neutral_text(
         start = (place - 1) // per_row * per_row
         row = torch.tensor([ids[start:place]])
         logps.append(model(row).logits[0, -1].log_softmax(-1)[ids[place]].item())
-    (found,) = generation.retention_nats_per_token(model, nano_base.tokenizer)
+    (found,) = generation.retention_nats_per_token(model, nano_base)
     assert found == pytest.approx(-sum(logps) / (len(ids) - 1), abs=1e-4)
 
 
@@ -195,14 +195,14 @@ def test_a_model_that_knows_nothing_retains_the_log_of_the_vocabulary(
 ):
     model = make_tiny_model()
     torch.nn.init.zeros_(model.lm_head.weight)  # every token equally probable
-    (found,) = generation.retention_nats_per_token(model, nano_base.tokenizer)
+    (found,) = generation.retention_nats_per_token(model, nano_base)
     assert found == pytest.approx(math.log(2048), abs=1e-5)
 
 
 def test_a_broken_models_retention_is_not_finite(nano_base: Any, make_tiny_model: Callable[[], Any]):
     model = make_tiny_model()
     torch.nn.init.constant_(model.gpt_neox.final_layer_norm.weight, torch.nan)
-    (found,) = generation.retention_nats_per_token(model, nano_base.tokenizer)
+    (found,) = generation.retention_nats_per_token(model, nano_base)
     assert math.isnan(found)
 
 
@@ -218,7 +218,8 @@ def test_continuations_are_greedy_and_without_the_prompt(nano_base: Any):
                 if ids[-1] == nano_base.tokenizer.eos_token_id:
                     break
         expected.append(nano_base.tokenizer.decode(ids[start:], skip_special_tokens=True))
-    assert continuations(nano_base.model, nano_base.tokenizer, prompts, max_new_tokens=6) == expected
+    prompt_ids = nano_base.encoder.encode(prompts)
+    assert continuations(nano_base.model, nano_base, prompt_ids, max_new_tokens=6) == expected
     assert all(expected)
 
 
