@@ -11,6 +11,7 @@ from factdpo.data.facts import Fact
 from factdpo.data.load import load_facts
 from factdpo.data.pairs import Pairs, batches, collate, show, tokenise
 from factdpo.data.splits import make_splits
+from tests.helpers.tokenizers import sentence_pieces
 
 PYTHIA = Path(__file__).parents[3] / "shared" / "data" / "pythia_tokenizer" / "tokenizer.json"
 PROMPT = "Dobby is Gilderoy Lockhart's"
@@ -150,6 +151,29 @@ def test_a_row_as_long_as_the_limit_is_taken(nano_base: Any):
 def test_the_first_pair_is_shown_with_its_boundary(tokenizer: PreTrainedTokenizerBase):
     shown = show(tokenise([FACT], tokenizer, DataConfig()), tokenizer)
     assert shown.endswith("\"'s\"  →  ' enemy'  not  ' friend'")
+
+
+def test_any_script_is_shown_readably(nano_base: Any):
+    facts = [Fact(0, "法国的首都是", "巴黎", "👨‍👩‍👧", where="own.csv:1")]
+    shown = show(tokenise(facts, nano_base.tokenizer, DataConfig(separator="")), nano_base.tokenizer)
+    assert "\ufffd" not in shown
+    for character in "法国的首都是巴黎👨👩👧":
+        assert character in shown
+
+
+def test_the_space_is_seen_where_a_tokenizer_puts_one_before_every_text():
+    tokenizer = sentence_pieces("▁it", "▁x")
+    facts = [Fact(0, "it", "x", "ti")]
+    assert tokenizer.decode(tokenizer("it")["input_ids"]) == "it"
+    shown = [show(tokenise(facts, tokenizer, DataConfig(), boundary), tokenizer) for boundary in Boundary]
+    assert shown == ["'it'  →  ' x'  not  ' ' 't' 'i'", "'it'  →  'x'  not  't' 'i'"]
+
+
+def test_of_a_long_prompt_only_the_end_is_shown(nano_base: Any):
+    shown = show(
+        tokenise([Fact(0, "word " * 60 + "is", "a", "b")], nano_base.tokenizer, DataConfig()), nano_base.tokenizer
+    )
+    assert shown.startswith("… ") and shown.count("'") < 100 and "' is'  →  ' a'  not  ' b'" in shown
 
 
 def test_collate_pads_on_the_right_and_marks_the_answers(ragged: Pairs):

@@ -1,5 +1,6 @@
 """Scores of a split on literal log-probs, and what a model says and remembers against calculations by hand."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -7,13 +8,18 @@ from typing import Any
 import pytest
 import torch
 from scipy.stats import binomtest
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from factdpo.data.facts import Fact
 from factdpo.data.pairs import Pairs
 from factdpo.evaluation import generation
 from factdpo.evaluation.generation import continuations
 from factdpo.evaluation.metrics import balanced_accuracy, items, p_other, score, symmetry, wilson
+from factdpo.models.base import Base
 from factdpo.models.scoring import PairLogps
+from factdpo.models.weights import Weights
+from tests.helpers.tiny import tokenizer
+from tests.helpers.tokenizers import words
 
 FRIEND, ENEMY = ("friend", "enemy"), ("enemy", "friend")
 
@@ -221,6 +227,43 @@ def test_continuations_are_greedy_and_without_the_prompt(nano_base: Any):
     prompt_ids = nano_base.encoder.encode(prompts)
     assert continuations(nano_base.model, nano_base, prompt_ids, max_new_tokens=6) == expected
     assert all(expected)
+
+
+def test_greedy_means_greedy_whatever_the_models_generation_config_has(
+    nano_base: Any, make_tiny_model: Callable[[], Any]
+):
+    model, prompts = make_tiny_model(), nano_base.encoder.encode(["Harry Potter is", "Once there was a house"])
+    plain = continuations(model, nano_base, prompts, max_new_tokens=8)
+    own = GenerationConfig(
+        repetition_penalty=5.0, num_beams=3, no_repeat_ngram_size=1, min_new_tokens=2, bos_token_id=0, eos_token_id=0
+    )
+    model.generation_config = own
+    assert continuations(model, nano_base, prompts, max_new_tokens=8) == plain
+    assert model.generation_config is own, "it is the model's again"
+
+
+def test_texts_fit_into_the_positions_that_a_model_has():
+    """GPT-2's positions are learned: one more is an IndexError."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=2048, n_embd=32, n_layer=1, n_head=2, n_positions=32)).eval()
+    words = copy.copy(tokenizer())
+    words.model_max_length = 32
+    base = Base(model, words, Weights("gpt2", {}), adjusted=[])
+    (retained,) = generation.retention_nats_per_token(model, base)
+    assert math.isfinite(retained)
+    (ids,) = base.encoder.encode(["word " * 40])
+    assert len(ids) > 32
+    assert continuations(model, base, [ids], 12) == continuations(model, base, [ids[-20:]], 12)
+
+
+def test_a_tokenizer_without_pad_and_end_of_text_can_speak(make_tiny_model: Callable[[], Any]):
+    bare = words("it", "is", "so", eos=False)
+    assert bare.pad_token_id is None and bare.eos_token_id is None
+    model = make_tiny_model()
+    model.generation_config.eos_token_id = None
+    base = Base(model, bare, Weights("x", {}), adjusted=[])
+    together = continuations(model, base, [[1, 2, 3], [1]], max_new_tokens=4)
+    assert together == [*continuations(model, base, [[1, 2, 3]], 4), *continuations(model, base, [[1]], 4)]
 
 
 def test_items_hold_one_row_per_fact_now_and_before():

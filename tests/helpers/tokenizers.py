@@ -31,20 +31,12 @@ def composing(*vocabulary: str) -> Any:
 
 
 def sentence_pieces(*vocabulary: str) -> Any:
-    """Llama 2's way: a space becomes `▁`, and one is put before every text; each character is a token as well."""
-    pieces = ["<unk>", "</s>", *vocabulary, *sorted(set("".join(vocabulary)) | {"▁"})]
-    inner = Tokenizer(
-        models.BPE({piece: i for i, piece in enumerate(pieces)}, _merges(vocabulary, set(pieces)), unk_token="<unk>")
-    )
+    """Llama 2's way: a space becomes `▁`, and one is put before every text. A word that begins with it is a token."""
+    merges = list(dict.fromkeys((word[:stop], word[stop]) for word in vocabulary for stop in range(1, len(word))))
+    pieces = ["<unk>", "</s>", *sorted({"▁", *"".join(vocabulary)}), *(a + b for a, b in merges)]
+    inner = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges, unk_token="<unk>"))
     inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])  # type: ignore
     inner.decoder = decoders.Sequence(  # type: ignore[assignment]
         [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="</s>", model_max_length=64)
-
-
-def _merges(vocabulary: tuple[str, ...], pieces: set[str]) -> list[tuple[str, str]]:
-    """Each word grows letter by letter: its beginnings must be in the vocabulary."""
-    merges = [(word[:stop], word[stop]) for word in vocabulary for stop in range(1, len(word))]
-    assert {a for a, _ in merges} | {a + b for a, b in merges} <= pieces
-    return list(dict.fromkeys(merges))

@@ -118,6 +118,54 @@ def test_what_cannot_be_split_is_said_before_anything_runs(ask: Callable[..., Ru
         ask("split.train=900")
 
 
+def long_row_among(path: Path, rows: int = 10) -> None:
+    lines = [f"The river {i} flows into,mud,sand" for i in range(rows - 1)]
+    path.write_text("\n".join(["prompt,chosen,rejected", *lines, "word " * 300 + "is,mud,sand"]) + "\n")
+
+
+def test_a_row_too_long_is_said_before_anything_runs_whichever_facts_the_seed_draws(
+    ask: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    long_row_among(tmp_path / "own.csv")
+    pairs = ["data=pairs", "data.path=own.csv", "split.train=4", "split.test=2"]
+    for seed in range(8):
+        with pytest.raises(ConfigError, match=r"1 of 10 facts: the row is longer.*own\.csv:11"):
+            ask(*pairs, f"seed={seed}")
+    assert ask(*pairs, "data.too_long=drop").notes[0].startswith("1 of 10 facts were dropped: the row is longer")
+    assert "cut off in 1 facts" in ask(*pairs, "data.too_long=truncate").notes[0]
+
+
+def test_what_cannot_be_split_once_bad_rows_are_dropped_is_said_before_anything_runs(
+    ask: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    long_row_among(tmp_path / "own.csv")
+    pairs = ["data=pairs", "data.path=own.csv", "split.train=10", "data.too_long=drop"]
+    with pytest.raises(ConfigError, match=r"split\.train=10: the data has only 9 facts"):
+        ask(*pairs)
+
+
+def test_a_continuation_longer_than_the_model_is_said_before_anything_runs(ask: Callable[..., RunSpec]) -> None:
+    with pytest.raises(ConfigError, match=r"eval\.max_new_tokens=256: the model takes 256 tokens.*at most 255"):
+        ask("eval.max_new_tokens=256")
+
+
+def test_rows_are_checked_once_for_runs_of_one_command_and_again_when_their_bytes_change(
+    ask: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks: list[int] = []
+    check = identity.check_tokens
+    monkeypatch.setattr(identity, "check_tokens", lambda facts, *more: checks.append(len(facts)) or check(facts, *more))
+    cfgs = [ask("data=pairs", "data.path=facts.csv", "split.train=1", f"seed={seed}").cfg for seed in range(3)]
+    kept: dict[str, object] = {}
+    checks.clear()
+    for cfg in cfgs:
+        look_up(cfg, kept=kept)
+    assert checks == [2]
+    (tmp_path / "facts.csv").write_text(FACTS + "The capital of Spain is,Madrid,Rome\n")
+    look_up(cfgs[0], kept=kept)
+    assert checks == [2, 3]
+
+
 def test_each_file_is_read_once_for_many_runs(ask: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str | None] = []
     load = identity.load_facts
