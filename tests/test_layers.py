@@ -34,8 +34,8 @@ HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "pandas", "scipy", 
 # What answers at once: a refusal, a stored result, a command's help.
 LIGHT = [
     "config/*.py", "commands/main.py", "commands/refusals.py", "runs/answer.py", "runs/identity.py", "runs/session.py",
-    "store/*.py", "data/facts.py", "data/splits.py", "data/tokens.py", "models/weights.py", "models/encoder.py",
-    "sweep/grid.py", "sweep/compose.py",
+    "store/*.py", "data/facts.py", "data/splits.py", "data/tokens.py", "data/encoder.py", "models/weights.py",
+    "models/encoder.py", "sweep/grid.py", "sweep/compose.py",
 ]  # fmt: skip
 FILES = sorted([*PACKAGE.rglob("*.py"), *PLUGINS.glob("*.py")])
 

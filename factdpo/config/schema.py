@@ -48,11 +48,6 @@ class RelationKind(Enum):
     directed = "directed"  # the order of the names matters, as for parent and child
 
 
-class BadRows(Enum):
-    refuse = "refuse"
-    drop = "drop"
-
-
 class Boundary(Enum):
     space = "space"  # data.separator, in training as in evaluation
     none = "none"

@@ -9,8 +9,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from factdpo.config.schema import Boundary, ConfigError, DataConfig
+from factdpo.data.encoder import Encoder
 from factdpo.data.facts import Fact
-from factdpo.data.tokens import Encoder, encoded_rows
+from factdpo.data.tokens import encoded_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

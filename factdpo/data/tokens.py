@@ -2,19 +2,15 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from factdpo.config.schema import BadRows, Boundary, ConfigError, DataConfig, TooLong
-from factdpo.data.facts import Fact
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from factdpo.data.encoder import Encoder
+from factdpo.data.facts import LISTED, Fact, FactError, cut
 
 AT_ONCE = 2048  # facts that are tokenised together
-NAMED = 3  # bad rows of a kind that a message shows
-SHOWN = 60  # characters of a prompt or an answer in a message
 
 # What is wrong with a row -> (what it says of the rows, what to do); the order of the messages.
 PROBLEMS = {
@@ -41,61 +37,11 @@ PROBLEMS = {
     ),
     "told twice": ("another row is the same tokens: one fact told twice", "keep one of them"),
     "contradiction": ("another row is the same tokens with the answers swapped", "keep one of them"),
+    "same prompt": (
+        "another row has the same tokens in its prompt, though other text: one could be trained on, the other held out",
+        "write both prompts alike, or give both rows the same group (data.columns.group)",
+    ),
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """What a model's tokenizer makes of texts, less an end-of-text that it adds itself, and what the model takes."""
-
-    encode_all: Callable[[list[str]], list[list[int]]]
-    tokens: Callable[[list[int]], list[str]]  # as the vocabulary has them, for messages
-    eos_id: int | None
-    longest: int  # tokens of a row
-    rows: int | None = None  # of the model's embedding; None: not known
-    first: int = 0  # tokens that it puts before every text
-    last: int = 0  # tokens that it puts after every text, and that are left off
-
-    @classmethod
-    def of(cls, tokenizer: "PreTrainedTokenizerBase", rows: int | None = None) -> "Encoder":
-        """The encoder of a transformers tokenizer, for a model with so many rows in its embedding."""
-
-        def encode(texts: list[str]) -> list[list[int]]:
-            if not texts:  # which transformers does not take
-                return []
-            encoded = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)
-            return encoded["input_ids"]  # type: ignore[return-value]
-
-        bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-        first, last = _around(bare, encode(["a"])[0])  # type: ignore[arg-type]
-        return cls(
-            encode,
-            tokenizer.convert_ids_to_tokens,  # type: ignore[arg-type]
-            tokenizer.eos_token_id,  # type: ignore[arg-type]
-            tokenizer.model_max_length,
-            rows,
-            first,
-            last,
-        )
-
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """The token ids of each text, with what the tokenizer puts before it and without what it puts after it."""
-        encoded = self.encode_all(texts)
-        return [ids[: len(ids) - self.last] for ids in encoded] if self.last else encoded
-
-    def end(self) -> list[int]:
-        """What ends an answer: the end-of-text, else a line break; [] where the tokenizer has neither."""
-        if self.eos_id is not None:
-            return [self.eos_id]
-        before, after, unknown = self.encode(["a", "a\n", "\U000f1234"])
-        rest = after[len(before) :] if after[: len(before)] == before else []
-        return [] if set(rest) & set(unknown[self.first :]) else rest
-
-
-def _around(bare: list[int], whole: list[int]) -> tuple[int, int]:
-    """How many tokens of `whole` stand before and after those of `bare`."""
-    starts = [i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare]
-    return (starts[0], len(whole) - len(bare) - starts[0]) if bare and starts else (0, 0)
 
 
 class Row(NamedTuple):
@@ -151,7 +97,7 @@ def _row(fact: Fact, prompt: list[int], chosen: list[int], rejected: list[int], 
     answers = chosen[start:], rejected[start:]
 
     def bad(kind: str, detail: str = "") -> Row:
-        row = f"{fact.where} {cut(fact.prompt)} + {cut(shape.between + fact.chosen)} / {cut(fact.rejected)}"
+        row = f"{fact.where} '{cut(fact.prompt)}' + '{cut(fact.chosen)}' / '{cut(fact.rejected)}'"
         return Row(fact, prompt, *answers, problem=(kind, row + (f" ({detail})" if detail else "")))
 
     if start <= encoder.first or (start < len(prompt) and shape.boundary is Boundary.space):
@@ -215,7 +161,7 @@ class Checked:
         if self.nested and self.example:
             said.append(
                 f"in {self.nested} of {len(self.facts)} facts one answer begins with the other, as in "
-                f"{cut(self.example.chosen)} and {cut(self.example.rejected)} ({self.example.where}): both are "
+                f"'{cut(self.example.chosen)}' and '{cut(self.example.rejected)}' ({self.example.where}): both are "
                 f"trained and scored with their end, {self.end!r}, without which the shorter is always the likelier"
             )
         if self.truncated:
@@ -244,18 +190,20 @@ def check_tokens(facts: list[Fact], encoder: Encoder, cfg: DataConfig) -> Checke
     this, one could be trained on and the other held out.
     """
     bad: dict[str, dict[int, str]] = {kind: {} for kind in PROBLEMS}  # kind -> place in `facts` -> words
-    places, nested, truncated = _Places(), set(), set()
+    told, nested, truncated = _Told(facts), set(), set()
     for boundary in dict.fromkeys((Boundary.space, cfg.boundary)):
-        for place, row in _all_rows(facts, encoder, cfg, boundary):
-            told = boundary is Boundary.space and places.told_before(place, row, facts)
-            if problem := row.problem or told:
+        for place, is_probe, row in _all_rows(facts, encoder, cfg, boundary):
+            problem = row.problem
+            if problem is None and boundary is Boundary.space and not is_probe:
+                problem = told.before(place, row)
+            if problem is not None:
                 bad[problem[0]].setdefault(place, problem[1])
             nested.update([place] * row.nested)
             truncated.update([place] * row.truncated)
     drop = {kind for kind in bad if cfg.bad_rows is BadRows.drop and kind != "too long"}
     drop |= {"too long"} if cfg.too_long is TooLong.drop else set()
     if refused := [_refusal(kind, bad[kind], len(facts)) for kind in bad if bad[kind] and kind not in drop]:
-        raise ConfigError("\n".join(refused))
+        raise FactError("\n".join(refused))
     out: dict[int, str] = {}
     for kind in bad:
         out = dict.fromkeys(bad[kind], kind) | out  # the first kind counts
@@ -271,46 +219,60 @@ def check_tokens(facts: list[Fact], encoder: Encoder, cfg: DataConfig) -> Checke
     )
 
 
-def _all_rows(facts: list[Fact], encoder: Encoder, cfg: DataConfig, boundary: Boundary) -> Iterator[tuple[int, Row]]:
-    """(place of the fact, row) of every fact in both orders of its names."""
-    pairs = ((place, each) for place, fact in enumerate(facts) for each in _orders(fact))
-    places, oriented = itertools.tee(pairs)
-    rows = encoded_rows((fact for _, fact in oriented), encoder, cfg, boundary)
-    return zip((place for place, _ in places), rows, strict=True)
+def _all_rows(
+    facts: list[Fact], encoder: Encoder, cfg: DataConfig, boundary: Boundary
+) -> Iterator[tuple[int, bool, Row]]:
+    """(place of the fact, is it a probe, row) of every fact, of its reverse and of its probes."""
+    told = ((place, is_probe, each) for place, fact in enumerate(facts) for is_probe, each in _told_by(fact))
+    places, each = itertools.tee(told)
+    rows = encoded_rows((fact for _, _, fact in each), encoder, cfg, boundary)
+    return ((place, is_probe, row) for (place, is_probe, _), row in zip(places, rows, strict=True))
 
 
-def _orders(fact: Fact) -> tuple[Fact, ...]:
-    return (fact, fact.reversed()) if fact.reverse_prompt is not None else (fact,)
+def _told_by(fact: Fact) -> Iterator[tuple[bool, Fact]]:
+    """(is it a probe, fact) of everything that is trained on or scored for a fact."""
+    yield False, fact
+    if fact.reverse_prompt is not None:
+        yield False, fact.reversed()
+    yield from ((True, probe) for _, probe in fact.probes)
 
 
-class _Places:
+class _Told:
     """Which fact has which tokens, by hashes of 64 bits: of a million facts none collides by chance."""
 
-    def __init__(self) -> None:
-        self.first: dict[int, int] = {}
+    def __init__(self, facts: list[Fact]) -> None:
+        self.facts = facts
+        self.first: dict[int, int] = {}  # hash of a row, or of its prompt -> place of the first fact with it
 
-    def told_before(self, place: int, row: Row, facts: list[Fact]) -> tuple[str, str] | None:
-        """What a fact before this one makes of it, and the row in words; None if it is new."""
-        prompt, chosen, rejected = tuple(row.prompt), tuple(row.chosen), tuple(row.rejected)
-        for kind, answers in (("told twice", (chosen, rejected)), ("contradiction", (rejected, chosen))):
-            before = self.first.get(hash((prompt, *answers)))
-            if before is not None and before != place:
-                return kind, f"{row.fact.where} {cut(row.fact.prompt)}, already at {facts[before].where}"
-        self.first.setdefault(hash((prompt, chosen, rejected)), place)
+    def before(self, place: int, row: Row) -> tuple[str, str] | None:
+        """What a fact before this one in its split makes of it, and the row in words; None if it is new."""
+        fact, prompt = self.facts[place], tuple(row.prompt)
+        chosen, rejected = tuple(row.chosen), tuple(row.rejected)
+        keys = {
+            "told twice": hash((fact.split, prompt, chosen, rejected)),
+            "contradiction": hash((fact.split, prompt, rejected, chosen)),
+            "same prompt": hash((fact.split, prompt)),
+        }
+        for kind, key in keys.items():
+            other = self.facts[self.first.get(key, place)]
+            if other is not fact and not (kind == "same prompt" and _stay_together(fact, other)):
+                return kind, f"{row.fact.where} '{cut(row.fact.prompt)}', already at {other.where}"
+        for kind in ("told twice", "same prompt"):
+            self.first.setdefault(keys[kind], place)
         return None
+
+
+def _stay_together(fact: Fact, other: Fact) -> bool:
+    """Whether no draw parts these two; the splits of the data's own are not drawn."""
+    return fact.split is not None or fact.key == other.key or bool(set(fact.prompts) & set(other.prompts))
 
 
 def _refusal(kind: str, rows: dict[int, str], total: int) -> str:
     """One line for all rows of a kind: how many, the first of them, and what to do."""
-    (what, cure), shown = PROBLEMS[kind], list(rows.values())[:NAMED]
-    more = f"; and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    (what, cure), shown = PROBLEMS[kind], list(rows.values())[:LISTED]
+    more = f"; and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
     drop = "" if kind == "too long" else "data.bad_rows=drop leaves such rows out"
     return "; ".join(filter(None, (f"{len(rows)} of {total} facts: {what}: {'; '.join(shown)}{more}", cure, drop)))
-
-
-def cut(text: str) -> str:
-    """A text in quotes, short enough for a message and on one line."""
-    return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
 
 
 def common_prefix(a: list[int], b: list[int]) -> int:

@@ -18,7 +18,7 @@ from transformers import (
 
 from factdpo import console, nano
 from factdpo.config.schema import ConfigError, Device, ModelConfig, ModelSource
-from factdpo.data.tokens import Encoder
+from factdpo.data.encoder import Encoder
 from factdpo.models.weights import PYTHIA_SHAPES, Weights, download, download_tokenizer, locate
 from factdpo.store import cache
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from factdpo import nano
 from factdpo.config.schema import ModelConfig, ModelSource
-from factdpo.data.tokens import Encoder
+from factdpo.data.encoder import Encoder
 from factdpo.models.weights import Weights
 
 

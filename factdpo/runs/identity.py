@@ -10,11 +10,12 @@ from typing import Any
 from factdpo.config.engine_choice import choose_engine
 from factdpo.config.folders import folder_name
 from factdpo.config.schema import KEYS, Config, ConfigError, DataConfig, to_dict
+from factdpo.data.encoder import Encoder
 from factdpo.data.facts import Fact
 from factdpo.data.files import data_files, has_own_splits
 from factdpo.data.load import Loaded, load_facts
 from factdpo.data.splits import TRAIN, make_splits
-from factdpo.data.tokens import Checked, Encoder, check_tokens
+from factdpo.data.tokens import Checked, check_tokens
 from factdpo.models import weights
 from factdpo.models.encoder import load_encoder
 from factdpo.store import cache, result

@@ -107,7 +107,7 @@ def test_a_prompt_whose_tokens_are_no_prefix_is_refused_with_file_and_line():
     fact = Fact(0, "art", "ist", "work", where="own.csv:3")
     with pytest.raises(ConfigError) as refusal:
         tokenise([fact], word_pieces(drop=" "), DataConfig())
-    for words in ("own.csv:3", "'art' + ' ist' / 'work'", "the prompt has … art, the whole has … artist", "boundary"):
+    for words in ("own.csv:3", "'art' + 'ist' / 'work'", "the prompt has … art, the whole has … artist", "boundary"):
         assert words in str(refusal.value)
 
 

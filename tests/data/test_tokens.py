@@ -1,14 +1,17 @@
 """Rows as token ids: what makes one useless, the end of nested answers, the separator, rows too long."""
 
+import dataclasses
 import unicodedata
 from typing import Any
 
 import pytest
+from tokenizers import normalizers
 
 from factdpo.config.schema import BadRows, Boundary, ConfigError, DataConfig, TooLong
+from factdpo.data.encoder import Encoder
 from factdpo.data.facts import Fact
 from factdpo.data.pairs import tokenise
-from factdpo.data.tokens import Encoder, check_tokens, encoded_rows
+from factdpo.data.tokens import check_tokens, encoded_rows
 from tests.helpers.tokenizers import composing, lowercasing, words
 
 DROP = DataConfig(bad_rows=BadRows.drop)
@@ -32,7 +35,7 @@ def test_answers_that_are_the_same_tokens_are_refused_by_row():
     rows = facts(("it is", "abc", "ABC"), ("it is", "x", "y"), ("so is", "x", "abc"))
     (line,) = refusal(rows, lowercasing("it", "is", "so", "abc", "x", "y"))
     assert line.startswith("1 of 3 facts: chosen and rejected are the same tokens")
-    assert "own.csv:1 'it is' + ' abc' / 'ABC' (abc)" in line and "data.bad_rows=drop" in line
+    assert "own.csv:1 'it is' + 'abc' / 'ABC' (abc)" in line and "data.bad_rows=drop" in line
 
 
 def test_two_unknown_answers_are_the_same_token():
@@ -58,6 +61,30 @@ def test_the_same_tokens_with_the_answers_swapped_are_a_contradiction():
     rows = facts(("ann is", "yes", "no"), ("ANN is", "no", "yes"))
     (line,) = refusal(rows, lowercasing("ann", "is", "yes", "no"))
     assert "with the answers swapped" in line and "own.csv:2" in line
+
+
+def test_prompts_of_the_same_tokens_must_be_of_one_group_so_that_no_split_parts_them():
+    tokenizer = words("Zurich", "Zürich", "is", "big", "old", "x", normalizer=normalizers.StripAccents())
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])
+    rows = facts(("Zürich is", "big", "x"), ("Zurich is", "old", "x"))
+    (line,) = refusal(rows, tokenizer)
+    assert "the same tokens in its prompt" in line and "own.csv:2" in line and "data.columns.group" in line
+    together = [dataclasses.replace(fact, group="Zürich") for fact in rows]
+    assert check_tokens(together, Encoder.of(tokenizer), DataConfig()).facts == together
+
+
+def test_rows_of_different_splits_of_the_datas_own_may_tell_the_same_fact():
+    rows = [dataclasses.replace(fact, split=split) for fact, split in zip(
+        facts(("it is", "x", "y"), ("IT is", "x", "y")), ("train", "again"), strict=True)]  # fmt: skip
+    assert check_tokens(rows, Encoder.of(lowercasing("it", "is", "x", "y")), DataConfig()).facts == rows
+
+
+def test_the_probes_of_a_fact_are_checked_with_it():
+    (fact,) = facts(("it is", "x", "y"))
+    probe = Fact(0, "so is", "x", "X", where="own.csv:1")
+    rows = [dataclasses.replace(fact, probes=(("locality", probe),))]
+    (line,) = refusal(rows, lowercasing("it", "is", "so", "x", "y"))
+    assert "'so is' + 'x' / 'X'" in line
 
 
 def test_bad_rows_are_all_named_at_once_by_kind_and_only_the_first_of_a_kind_are_shown():

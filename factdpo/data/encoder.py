@@ -1,0 +1,62 @@
+"""What a tokenizer makes of texts: their token ids, its own special tokens, and the longest row."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What a model's tokenizer makes of texts, less an end-of-text that it adds itself, and what the model takes."""
+
+    encode_all: Callable[[list[str]], list[list[int]]]
+    tokens: Callable[[list[int]], list[str]]  # as the vocabulary has them, for messages
+    eos_id: int | None
+    longest: int  # tokens of a row
+    rows: int | None = None  # of the model's embedding; None: not known
+    first: int = 0  # tokens that it puts before every text
+    last: int = 0  # tokens that it puts after every text, and that are left off
+
+    @classmethod
+    def of(cls, tokenizer: "PreTrainedTokenizerBase", rows: int | None = None) -> "Encoder":
+        """The encoder of a transformers tokenizer, for a model with so many rows in its embedding."""
+
+        def encode(texts: list[str]) -> list[list[int]]:
+            if not texts:  # which transformers does not take
+                return []
+            encoded = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)
+            return encoded["input_ids"]  # type: ignore[return-value]
+
+        bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+        first, last = _around(bare, encode(["a"])[0])  # type: ignore[arg-type]
+        return cls(
+            encode,
+            tokenizer.convert_ids_to_tokens,  # type: ignore[arg-type]
+            tokenizer.eos_token_id,  # type: ignore[arg-type]
+            tokenizer.model_max_length,
+            rows,
+            first,
+            last,
+        )
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """The token ids of each text, with what the tokenizer puts before it and without what it puts after it."""
+        encoded = self.encode_all(texts)
+        return [ids[: len(ids) - self.last] for ids in encoded] if self.last else encoded
+
+    def end(self) -> list[int]:
+        """What ends an answer: the end-of-text, else a line break; [] where the tokenizer has neither."""
+        if self.eos_id is not None:
+            return [self.eos_id]
+        before, after, unknown = self.encode(["a", "a\n", "\U000f1234"])
+        rest = after[len(before) :] if after[: len(before)] == before else []
+        return [] if set(rest) & set(unknown[self.first :]) else rest
+
+
+def _around(bare: list[int], whole: list[int]) -> tuple[int, int]:
+    """How many tokens of `whole` stand before and after those of `bare`."""
+    starts = [i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare]
+    return (starts[0], len(whole) - len(bare) - starts[0]) if bare and starts else (0, 0)
