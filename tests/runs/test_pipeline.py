@@ -141,6 +141,21 @@ def test_the_space_and_eos_are_the_same_in_training_and_evaluation(nano_base: An
     assert {ids[-1] for p in pairs.values() for ids in (*p.chosen_ids, *p.rejected_ids)} == {end}
 
 
+def test_nested_answers_are_trained_and_scored_with_their_end_and_the_record_says_so(tmp_path: Path) -> None:
+    """Without its end, "Renegade" is likelier than "Renegade Software" whatever is learned."""
+    path = tmp_path / "games.csv"
+    rows = [f"The publisher of game {i} is,Red Dog,Red" for i in range(8)]
+    path.write_text("\n".join(["prompt,chosen,rejected", *rows]))
+    changes: dict[str, Any] = {"split_train": 4, "split_test": 4, "dpo_max_steps": 60, "dpo_beta": 0.02}
+    cfg = small(tmp_path / "out", data_source=DataSource.pairs, data_path=str(path), eval_generations=0, **changes)
+    result = answer.ask(cfg)
+    assert result["trained"]["train"]["accuracy"] > 0
+    assert result["rows"] == {"facts": 8, "nested": 8, "truncated": 0, "dropped": {}}
+    (said,) = [text for text in result["warnings"] if "one answer begins with the other" in text]
+    assert said.startswith("in 8 of 8 facts") and "<|endoftext|>" in said
+    assert undocumented(result) == []
+
+
 def test_training_without_the_space_raises_the_alarm(tmp_path: Path) -> None:
     """D1 and D6: reward accuracy on the trained tokens near 1, accuracy on what is read far below, and it is said."""
     result = answer.ask(small(tmp_path, data_boundary=Boundary.none, split_train=40, dpo_max_steps=60))
