@@ -12,8 +12,8 @@ class Closure:
     """What facts of the kind "A and B are, or are not, on the same side" imply.
 
     With two sides (`two`), a pair is decided if its names are connected: a group is then a component, and a name has
-    one of its two colours. With more, a group is what "same side" connects; two groups with a "different" fact between
-    them are different, and no more than that is implied.
+    one of its two colours. With more, a group is what "same side" connects, and two groups with a "different" fact
+    between them are different.
     """
 
     two: bool
@@ -35,8 +35,8 @@ class Closure:
 def closure(train: list[Fact]) -> Closure | None:
     """The closure of the training facts, in whatever order they come; None unless each has names and `same_side`.
 
-    Two sides are assumed unless three or more leave fewer training facts contradicted, as "A, B and C are each other's
-    enemies" does. Facts that contradict each other are counted, and decided by the most.
+    Two sides are assumed unless more leave fewer training facts contradicted, as where three are each other's enemies;
+    then as many as there are such enemies (`_sides`). Facts that contradict each other are counted and outvoted.
     """
     if not all(fact.subject and fact.object and fact.same_side is not None for fact in train):
         return None
@@ -80,12 +80,41 @@ def _two_sides(graph: nx.Graph, train: list[Fact]) -> Closure:
 
 
 def _more_sides(graph: nx.Graph, train: list[Fact]) -> Closure:
+    """Groups by union-find over "same side", and edges between groups; then as many sides as the facts show."""
     same = nx.Graph()
     same.add_nodes_from(graph)
     same.add_edges_from((a, b) for a, b, sign in graph.edges(data="sign") if sign > 0)
     group = _groups(same)
-    different = {frozenset((group[a], group[b])) for a, b, sign in graph.edges(data="sign") if sign < 0}
-    return _counted(Closure(False, group, {}, different, 0), train)
+    apart = nx.Graph(
+        (group[a], group[b]) for a, b, sign in graph.edges(data="sign") if sign < 0 and group[a] != group[b]
+    )
+    sides = _sides(apart)
+    number = {name: sides.get(of_name, of_name) for name, of_name in group.items()}
+    different = {frozenset((sides.get(a, a), sides.get(b, b))) for a, b in apart.edges}
+    return _counted(Closure(False, number, {}, different, 0), train)
+
+
+def _sides(apart: nx.Graph) -> dict[int, int]:
+    """Group -> a group on its side, for groups of which that follows if there are no more sides than the facts show.
+
+    They show k sides by k groups that are all different from each other (a clique, found greedily); a group that
+    differs from k - 1 sides is on the last. {} with fewer than three, or where a group differs from all k.
+    """
+    clique: list[int] = []
+    for group in sorted(apart, key=lambda group: (-apart.degree[group], group)):
+        if all(apart.has_edge(group, other) for other in clique):
+            clique.append(group)
+    side = {group: group for group in clique}
+    waiting = list(clique) if len(clique) > 2 else []
+    while waiting:
+        for group in set(apart[waiting.pop()]) - side.keys():
+            left = set(clique) - {side[other] for other in apart[group] if other in side}
+            if not left:
+                return {}
+            if len(left) == 1:
+                side[group] = left.pop()
+                waiting.append(group)
+    return side
 
 
 def _groups(graph: nx.Graph) -> dict[str, int]:

@@ -117,7 +117,7 @@ def _more_table(result: Result) -> Table:
             {s: (across["base"][f"symmetry_{s}"], across["trained"][f"symmetry_{s}"]) for s in ("train", "test")}
         ),
         "reward accuracy": "   ".join(f"{s} {trained[s]['reward_accuracy']:.2f}" for s in splits),
-        "by length": "   ".join(text for s in splits if (text := _by_length(s, trained[s]))),
+        **{f"by length, {s}": _by_length(trained[s]) for s in splits},
         "logical closure": _logic(result, splits),
         "names": _without_names(result, splits),
         "retention": f"{nats[0]:.2f} -> {nats[1]:.2f} nats per token",
@@ -129,16 +129,16 @@ def _more_table(result: Result) -> Table:
     return table
 
 
-def _by_length(split: str, scores: Result) -> str:
-    """The summed and the per-token accuracy where the true answer is the shorter and where it is the longer."""
+def _by_length(scores: Result) -> str:
+    """Summed / per-token accuracy (and n) where the true answer is the shorter, and so on; empty if all are equal."""
     classes = [name for name in ("shorter", "equal", "longer") if scores.get(f"n_{name}")]
     if classes in ([], ["equal"]):
         return ""
     parts = [
-        f"{name} {scores[f'accuracy_{name}']:.2f} / {scores[f'accuracy_per_token_{name}']:.2f} of {scores[f'n_{name}']}"
+        f"{name} {scores[f'accuracy_{name}']:.2f}/{scores[f'accuracy_per_token_{name}']:.2f} ({scores[f'n_{name}']})"
         for name in classes
     ]
-    return f"{split} {', '.join(parts)}"
+    return f"{'  '.join(parts)}  sum/mean"
 
 
 def _logic(result: Result, splits: list[str]) -> str:
