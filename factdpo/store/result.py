@@ -156,7 +156,7 @@ def accuracy_metric(runs: Iterable[Row]) -> Literal["accuracy", "accuracy_per_to
 
 def headline_row(result: Result) -> Row:
     """A result as `accuracy_metric` takes it: its config and its summary."""
-    return flat(result["config"]) | summary(result)
+    return flat(result.get("config") or {}) | summary(result)
 
 
 def lengths_differ(row: Row) -> dict[str, bool]:
