@@ -30,7 +30,9 @@ OWNERS = {
     "submitit": ["sweep.executors"],
     "ray": ["sweep.executors"],
 }
-HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "pandas", "scipy", "matplotlib", "wandb", "pyarrow"}
+HEAVY = {
+    "torch", "transformers", "trl", "peft", "datasets", "pandas", "scipy", "networkx", "matplotlib", "wandb", "pyarrow",
+}  # fmt: skip
 # What answers at once: a refusal, a stored result, a command's help.
 LIGHT = [
     "config/*.py", "commands/main.py", "commands/refusals.py", "runs/answer.py", "runs/identity.py", "runs/session.py",

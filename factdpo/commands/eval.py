@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     if changed := [key for key in then if then[key] != now[key]]:
         raise ConfigError(f"{folder}: {', '.join(changed)} changed since the run; its scores cannot be repeated")
     console.quiet_libraries()
-    from factdpo.runs.pipeline import rescore
+    from factdpo.runs.record import rescore
 
     scores = rescore(cfg, folder)
     summary.print_result(stored.result | scores, folder, console.console)

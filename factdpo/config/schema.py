@@ -131,6 +131,13 @@ class Device(Enum):
     mps = "mps"
 
 
+class Score(Enum):
+    """Which log-prob of an answer the headline's accuracy compares; both accuracies are recorded."""
+
+    sum = "sum"  # over its tokens, as DPO's loss does
+    mean = "mean"  # per token
+
+
 class TrackMode(Enum):
     auto = "auto"  # online when an API key is configured, else offline
     online = "online"
@@ -331,6 +338,9 @@ class EvalConfig:
         5, "sampled facts that the base and the trained model continue, besides the fixed prompts", unit="facts", low=0
     )
     max_new_tokens: int = key(12, "length of a continuation", unit="tokens", low=1)
+    score: Score = key(
+        Score.mean, "log-prob by which headline, best and searches rank answers of different lengths", in_id="changed"
+    )
 
 
 @dataclass

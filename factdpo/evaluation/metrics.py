@@ -4,6 +4,8 @@ import math
 from collections import Counter, defaultdict
 from typing import Any
 
+import numpy as np
+
 from factdpo.data.facts import Fact
 from factdpo.data.pairs import Pairs
 from factdpo.models.scoring import PairLogps
@@ -15,7 +17,8 @@ def score(pairs: Pairs, logps: PairLogps, refs: PairLogps | None = None) -> dict
     """The metrics of one split under one model; pass `refs`, the base's log-probs, for a trained model.
 
     `accuracy`: share of facts that the model ranks above their fiction. `reward_accuracy`: share of facts whose margin
-    over the fiction grew against the base, which is what TRL logs and not the same (D6).
+    over the fiction grew against the base, which is what TRL logs and not the same (D6). Both by summed log-probs;
+    `by_length` adds the accuracy by their mean per token (D8).
     """
     n = len(pairs)
     right = logps.chosen > logps.rejected
@@ -34,6 +37,7 @@ def score(pairs: Pairs, logps: PairLogps, refs: PairLogps | None = None) -> dict
         "margin_nats": (logps.chosen - logps.rejected).mean().item(),
         "p_other": p_other(pairs, logps),
         "greedy_accuracy": logps.greedy.float().mean().item(),
+        **by_length(pairs, logps),
     }
     if refs is not None:
         right_before = refs.chosen > refs.rejected
@@ -42,6 +46,36 @@ def score(pairs: Pairs, logps: PairLogps, refs: PairLogps | None = None) -> dict
         metrics["wrong_to_right"] = int((right & ~right_before).sum())
         metrics["right_to_wrong"] = int((~right & right_before).sum())
     return metrics
+
+
+def by_length(pairs: Pairs, logps: PairLogps) -> dict[str, Any]:
+    """The accuracy by mean log-prob per token, and both accuracies where the true answer is the shorter or longer (D8).
+
+    A class without facts has an accuracy of None. With answers of equal length the two accuracies are the same number.
+    """
+    chosen, rejected = tokens(pairs).T
+    right = (logps.chosen > logps.rejected).numpy()
+    # Means are compared without dividing, in float64: exact, so that equal lengths are ranked as by the sums.
+    per_token = logps.chosen.double().numpy() * rejected > logps.rejected.double().numpy() * chosen
+    low, high = wilson(int(per_token.sum()), len(pairs))
+    metrics: dict[str, Any] = {
+        "accuracy_per_token": float(per_token.mean()),
+        "accuracy_per_token_low": low,
+        "accuracy_per_token_high": high,
+        "chosen_tokens": float(chosen.mean()),
+        "rejected_tokens": float(rejected.mean()),
+    }
+    classes = {"shorter": chosen < rejected, "equal": chosen == rejected, "longer": chosen > rejected}
+    for name, facts in classes.items():
+        metrics[f"n_{name}"] = n = int(facts.sum())
+        metrics[f"accuracy_{name}"] = float(right[facts].mean()) if n else None
+        metrics[f"accuracy_per_token_{name}"] = float(per_token[facts].mean()) if n else None
+    return metrics
+
+
+def tokens(pairs: Pairs) -> np.ndarray:
+    """[N, 2] numbers of scored tokens: of the chosen and of the rejected answer."""
+    return np.array([[len(ids) for ids in column] for column in (pairs.chosen_ids, pairs.rejected_ids)]).T
 
 
 def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -110,14 +144,17 @@ def items(model: str, split: str, pairs: Pairs, logps: PairLogps, refs: PairLogp
             "ref_rejected_logp_nats": ref_rejected,
             "right": chosen > rejected,
             "greedy": greedy,
+            "chosen_tokens": chosen_tokens,
+            "rejected_tokens": rejected_tokens,
         }
-        for fact, chosen, rejected, greedy, ref_chosen, ref_rejected in zip(
+        for fact, chosen, rejected, greedy, ref_chosen, ref_rejected, (chosen_tokens, rejected_tokens) in zip(
             pairs.facts,
             logps.chosen.tolist(),
             logps.rejected.tolist(),
             logps.greedy.tolist(),
             refs.chosen.tolist(),
             refs.rejected.tolist(),
+            tokens(pairs).tolist(),
             strict=True,
         )
     ]

@@ -8,7 +8,8 @@ Run = TypeVar("Run")
 # The best run has the highest accuracy on the first of these splits that any run was scored on.
 RANKED_BY = ("test", "train")
 LOWER_IS_BETTER = ("p_other/", "rejected_logp_nats/", "right_to_wrong/", "across/retention", "timing/")
-NEITHER = ("base/", "baseline/", "n/", "answer_shares.")  # not of the trained model, or neither good nor bad
+# Not of the trained model, or neither good nor bad.
+NEITHER = ("base/", "baseline/", "n/", "n_", "chosen_tokens/", "rejected_tokens/", "answer_shares.")
 
 
 def best_by_accuracy(runs: Iterable[Run], accuracy: Callable[[Run, str], float | None]) -> tuple[Run, str] | None:

@@ -4,10 +4,8 @@ facts -> splits -> tokenised pairs -> reference log-probs -> training -> scores 
 """
 
 import gc
-import json
 import logging
 import shutil
-import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -15,28 +13,17 @@ from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
 from filelock import FileLock
 
 from factdpo import console, signals
 from factdpo.config.schema import KEYS, Config, EngineName, to_dict
-from factdpo.data.load import sides
-from factdpo.data.pairs import Pairs, show
-from factdpo.data.splits import make_splits
-from factdpo.evaluation import belief_graph, metrics
-from factdpo.evaluation.baselines import baselines
-from factdpo.models.base import load_base, pick_device
-from factdpo.models.scoring import PairLogps, pair_logps
-from factdpo.runs import progress_bars
+from factdpo.runs import progress_bars, record
 from factdpo.runs.attempt import Attempt, Measured, Outcome
-from factdpo.runs.identity import can_train_together, usable_facts
+from factdpo.runs.identity import can_train_together
 from factdpo.runs.session import Session
-from factdpo.runs.stages import Prepared, Scores, Texts, base_texts, prepare, score, tokenised
+from factdpo.runs.stages import Prepared, Scores, prepare, score
 from factdpo.store import cache
-from factdpo.store.history import HISTORY, Row, read_history
-from factdpo.store.result import ACCURACY_GAP, AS_TRAINED
-from factdpo.training import adapters
+from factdpo.store.history import HISTORY, Row
 from factdpo.training.batched import engine as batched_engine
 from factdpo.training.engine import Ended, Engine, Member, Trained
 from factdpo.training.schedule import planned_steps
@@ -75,7 +62,7 @@ def _execute_cohort(
             yield attempt, _close(attempt, logs, partial(_raise, error))
     try:
         for attempt, ending in _train_and_score(prepared, session, logs):
-            yield attempt, _close(attempt, logs, partial(_measure, attempt, prepared[attempt], ending))
+            yield attempt, _close(attempt, logs, partial(record.measure, attempt, prepared[attempt], ending))
     except Exception as error:  # of the cohort as a whole: it ends the runs that have no record yet
         for attempt in prepared:
             if attempt.outcome is None:
@@ -134,14 +121,21 @@ class Training:
         """What the engine trains; the bar, where it has this name, gets the rows of the history as the runs do."""
         self.bar, show = bar, bar.run(name, self.steps)
 
-        def record(*rows: Row) -> None:
+        def log_rows(*rows: Row) -> None:
             self._each(lambda attempt: attempt.log(*rows))
             self._sound()
             show(*rows)
 
         run = self.run
         return Member(
-            run.trained.name, run.cfg, run.training, run.training_refs, run.curves, run.curve_point, record, self._start
+            run.trained.name,
+            run.cfg,
+            run.training,
+            run.training_refs,
+            run.curves,
+            run.curve_point,
+            log_rows,
+            self._start,
         )
 
     def keep(self, ending: Trained | Exception) -> None:
@@ -169,7 +163,7 @@ class Training:
         _open(attempt, self.logs)
         attempt.plan(self.steps)
         with attempt.logged():
-            _log_inputs(self.run)
+            record.log_inputs(self.run)
 
     def _sound(self) -> list[Attempt]:
         """The runs that are well; raises if none is left: nobody wants the training any more."""
@@ -191,14 +185,6 @@ class Training:
 def _save(trained: Trained, history: Path, target: Path) -> None:
     trained.save(target)
     shutil.copyfile(history, target / HISTORY)
-
-
-def _log_inputs(run: Prepared) -> None:
-    splits = ", ".join(f"{name} {len(pairs)}" for name, pairs in run.pairs.items())
-    log.info("%d facts: %s", len(run.inputs.checked.facts), splits)
-    log.info("first pair: %s", show(run.training, run.base.tokenizer))
-    for note in run.inputs.notes:
-        log.info(note)
 
 
 def _train_and_score(
@@ -287,116 +273,3 @@ def _labels(cfgs: list[Config]) -> list[str]:
     if "split.seed" in keys and all(of_run["split.seed"] == of_run["dpo.seed"] for of_run in settings):
         keys.remove("split.seed")  # one `seed` sets both
     return [" ".join(f"{key.rsplit('.', 1)[-1]}={of_run[key]}" for key in keys) for of_run in settings]
-
-
-# -------------------------------------------------------------------------------------------------------------- record
-
-
-def _measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Measured:
-    """The numbers of a run, and its artefacts in its folder; raises what ended it."""
-    if isinstance(ending, Exception):
-        raise ending
-    if attempt.trackers.rows == 0:
-        _log_inputs(run)
-        log.info("training: found in %s", run.trained)
-        attempt.log(*read_history(run.trained / HISTORY))
-    started = time.monotonic()
-    before, after, refs, pairs = base_texts(run), ending.texts, run.inputs.refs, run.pairs
-    items = [
-        row
-        for name, of_split in pairs.items()
-        for label, values in (("base", refs[name]), ("trained", ending.logps[name]))
-        for row in metrics.items(label, name, of_split, values, refs[name])
-    ]
-    generations: list[Row] = [
-        {"prompt": prompt, "split": split, "fact": fact, "base": of_base, "trained": of_trained}
-        for (prompt, split, fact), of_base, of_trained in zip(run.prompts, before.said, after.said, strict=True)
-    ]
-    _write_artefacts(attempt.spec.folder, run, items, generations)
-    fit = run.fit
-    scores: Row = {
-        "device": str(run.base.device),
-        **_scores(pairs, refs, ending.logps),
-        "baselines": baselines(run.inputs.splits["train"], run.inputs.splits),
-        "across": {"base": _across(pairs, refs, before), "trained": _across(pairs, ending.logps, after)},
-        "rows": run.inputs.checked.record(),
-        "adjusted": run.base.adjusted,
-        "canaries": fit["canaries"],
-        "training": {key: fit[key] for key in ("steps", "trainable_parameters", "trained_together", "peak_gib")},
-    }
-    scores["warnings"] = run.inputs.notes + _warnings(scores, pairs)
-    scores["timing"] = {
-        "reference_seconds": run.seconds,
-        "train_seconds": fit["train_seconds"],  # of the training itself, also when it was found in the cache
-        "score_seconds": ending.seconds + time.monotonic() - started,
-        "total_seconds": attempt.seconds(),
-    }
-    return Measured(scores, items, generations)
-
-
-def rescore(cfg: Config, folder: Path) -> Row:
-    """The scores of a finished run's weights, computed anew: `base` and `trained` as in result.json."""
-    base = load_base(cfg.model, pick_device(cfg.engine.device), Path(cfg.out) / "cache")
-    checked, _ = usable_facts(cfg, base.encoder, base.identity, {})
-    pairs = tokenised(make_splits(checked.facts, cfg.split).splits, base, cfg)
-    total, size = sum(map(len, pairs.values())), cfg.eval.batch_size
-    with console.stage(f"scoring {total} pairs with the base", total) as advance:
-        refs = {name: pair_logps(base.model, of_split, size, advance) for name, of_split in pairs.items()}
-    model = adapters.load_trained(base, folder)
-    with console.stage(f"scoring {total} pairs with the trained model", total) as advance:
-        logps = {name: pair_logps(model, of_split, size, advance) for name, of_split in pairs.items()}
-    return _scores(pairs, refs, logps)
-
-
-def _scores(pairs: dict[str, Pairs], refs: dict[str, PairLogps], logps: dict[str, PairLogps]) -> Row:
-    return {
-        "base": {name: metrics.score(of_split, refs[name]) for name, of_split in pairs.items()},
-        "trained": {name: metrics.score(of_split, logps[name], refs[name]) for name, of_split in pairs.items()},
-    }
-
-
-def _across(pairs: dict[str, Pairs], logps: dict[str, PairLogps], texts: Texts) -> Row:
-    """What is measured across splits."""
-    return {
-        "symmetry_train": metrics.symmetry(pairs, logps, "train"),
-        "symmetry_test": metrics.symmetry(pairs, logps, "test"),
-        "retention_nats_per_token": texts.retention_nats_per_token,
-    }
-
-
-def _warnings(scores: Row, pairs: dict[str, Pairs]) -> list[str]:
-    """What is suspicious in the numbers (D1, D6), each as a sentence."""
-    warnings = []
-    if AS_TRAINED in pairs:
-        trained, read = pairs[AS_TRAINED].prompt_ids, pairs["train"].prompt_ids
-        merged = sum(a != b for a, b in zip(trained, read, strict=True))
-        warning = "data.boundary=none: the answers were trained without the space that the evaluation reads"
-        if merged:
-            warning += f"; in {merged} of {len(trained)} pairs the prompt's last token merged with them"
-        warnings.append(warning)
-    reward = scores["trained"][AS_TRAINED if AS_TRAINED in pairs else "train"]["reward_accuracy"]
-    accuracy = scores["trained"]["train"]["accuracy"]
-    if reward - accuracy > ACCURACY_GAP:
-        warnings.append(
-            f"reward accuracy on the training pairs is {reward:.2f}, accuracy on train only {accuracy:.2f}: what was "
-            "trained moved the right way, and the model still does not rank the facts above the fictions"
-        )
-    if accuracy - reward > ACCURACY_GAP:
-        warnings.append(
-            f"reward accuracy on the training pairs is only {reward:.2f}, accuracy on train {accuracy:.2f}: the base "
-            "ranked them so before, and training moved many of them the wrong way"
-        )
-    return warnings
-
-
-def _write_artefacts(folder: Path, run: Prepared, items: list[Row], generations: list[Row]) -> None:
-    """The weights, one row per fact, the generations and the figures, into the run's folder."""
-    weights = adapters.trained_weights(run.trained)
-    (folder / weights.name).mkdir()
-    for file in weights.iterdir():
-        shutil.copyfile(file, folder / weights.name / file.name)
-    with cache.writing(folder / "items.parquet"):
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(items), folder / "items.parquet")
-    cache.write_atomic(folder / "generations.json", json.dumps(generations, indent=1, ensure_ascii=False))
-    with cache.writing(folder / "figures"), console.stage("drawing figures"):
-        belief_graph.write_graphs(items, sides(run.cfg.data), folder / "figures")

@@ -105,7 +105,8 @@ class Prepared:
         row: Row = {}
         for name, of_split in logps.items():
             values = metrics.score(self.curves[name], of_split)
-            row |= {f"eval/{name}/{key}": values[key] for key in CURVES}
+            keys = [*CURVES, "accuracy_per_token"] if values["n_equal"] < values["n"] else CURVES
+            row |= {f"eval/{name}/{key}": values[key] for key in keys}
         return row
 
     @cached_property

@@ -7,10 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from factdpo.store.result import AS_TRAINED, Result, best_baseline
+from factdpo.store.result import AS_TRAINED, Result, accuracy_metric, best_baseline, headline_row, lengths_differ
 
-LEFT = ["n", "base", "accuracy\ntrained [95 %]"]  # columns of the splits' table; on a narrow terminal it is two
+HEADINGS = {"accuracy": "accuracy", "accuracy_per_token": "per token"}
+TRAINED = "trained [95 %]"
+LEFT, OTHER = ["n", "base", TRAINED], "other"  # columns of the splits' table; on a narrow terminal it is two
 RIGHT = ["balanced", "best\nbaseline", "flips"]
+RULES = {"answer_counts": "counts", "bag_of_names": "bag", "first_name": "first", "second_name": "second"}  # for short
 
 
 def print_result(result: Result, folder: Path, console: Console, stored: bool = False) -> None:
@@ -28,9 +31,10 @@ def print_result(result: Result, folder: Path, console: Console, stored: bool = 
             line(f"stored   this answer is from {_when(result)}; retry_diverged=true does the run again")
         return
     line(f"{result['name']} ({result['id']})", "bold")
-    whole = _splits_table(result, [*LEFT, *RIGHT])
+    left = [*LEFT, OTHER] if any(lengths_differ(headline_row(result)).values()) else LEFT
+    whole = _splits_table(result, [*left, *RIGHT])
     fits = console.measure(whole, options=console.options.update(max_width=1000)).maximum <= console.width
-    for table in [whole] if fits else [_splits_table(result, LEFT), _splits_table(result, RIGHT)]:
+    for table in [whole] if fits else [_splits_table(result, left), _splits_table(result, RIGHT)]:
         console.print(table)
     line()
     console.print(_more_table(result))
@@ -61,32 +65,40 @@ def print_line(result: Result, folder: Path, console: Console) -> None:
         text = f"{result['state']}  {what}  {result.get('error') or 'no reason was written down'}  {folder / 'run.log'}"
         console.print(Text(text, style="bold red"), soft_wrap=True)
         return
-    scores = "  ".join(f"{split} {values['accuracy']:.2f}" for split, values in result["trained"].items())
-    console.print(Text(f"FINISHED  {what}  {scores}  {result['timing']['total_seconds']:.1f} s"), soft_wrap=True)
+    metric = accuracy_metric([headline_row(result)])
+    scores = [f"{split} {values[metric]:.2f}" for split, values in result["trained"].items()]
+    if metric != "accuracy":
+        scores.append("(per token)")
+    text = f"FINISHED  {what}  {'  '.join(scores)}  {result['timing']['total_seconds']:.1f} s"
+    console.print(Text(text), soft_wrap=True)
 
 
 def _splits_table(result: Result, columns: list[str]) -> Table:
     """A row per split with these columns."""
+    metric = accuracy_metric([headline_row(result)])
+    other = "accuracy" if metric == "accuracy_per_token" else "accuracy_per_token"
+    headings = {TRAINED: f"{HEADINGS[metric]}\n{TRAINED}", OTHER: "summed" if other == "accuracy" else "per token"}
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     table.add_column("split", no_wrap=True)
-    for heading in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
+    for column in columns:
+        table.add_column(headings.get(column, column), justify="right", no_wrap=True)
     for split, after in result["trained"].items():
-        before, rules = result["base"][split], result["baselines"].get(split, {})
-        best = best_baseline(rules)
-        trained = Text(f"{after['accuracy']:.2f} [{after['accuracy_low']:.2f}, {after['accuracy_high']:.2f}]")
-        if best is not None and not after["accuracy_low"] <= best[1] <= after["accuracy_high"]:
-            trained.stylize("green" if after["accuracy"] > best[1] else "red")
+        before, best = result["base"][split], best_baseline(result["baselines"].get(split, {}))
+        low, high = after[f"{metric}_low"], after[f"{metric}_high"]
+        trained = Text(f"{after[metric]:.2f} [{low:.2f}, {high:.2f}]")
+        if best is not None and not low <= best[1] <= high:
+            trained.stylize("green" if after[metric] > best[1] else "red")
         cells: dict[str, str | Text] = {
             "n": str(after["n"]),
-            "base": f"{before['accuracy']:.2f}",
-            "accuracy\ntrained [95 %]": trained,
+            "base": f"{before[metric]:.2f}",
+            TRAINED: trained,
+            OTHER: f"{before[other]:.2f}->{after[other]:.2f}" if OTHER in columns else "",
             "balanced": f"{before['balanced_accuracy']:.2f}->{after['balanced_accuracy']:.2f}",
-            "best\nbaseline": f"{best[0].removesuffix('_name')} {best[1]:.2f}" if best else "-",
+            "best\nbaseline": f"{RULES.get(best[0], best[0])} {best[1]:.2f}" if best else "-",
             "flips": f"+{after['wrong_to_right']} -{after['right_to_wrong']}",
         }
         name = "as trained" if split == AS_TRAINED else split
-        table.add_row(name, *(cells[heading] for heading in columns))
+        table.add_row(name, *(cells[column] for column in columns))
     return table
 
 
@@ -98,7 +110,6 @@ def _more_table(result: Result) -> Table:
         return "   ".join(f"{k} {b:.2f} -> {a:.2f}" for k, (b, a) in values.items() if b is not None and a is not None)
 
     splits = [split for split in ("train", "test") if split in trained]
-    implied = {split: result["baselines"].get(split, {}).get("implied") for split in splits}
     nats = [across[model]["retention_nats_per_token"] for model in ("base", "trained")]
     rows = {
         "greedy accuracy": arrows({s: (base[s]["greedy_accuracy"], trained[s]["greedy_accuracy"]) for s in splits}),
@@ -106,7 +117,9 @@ def _more_table(result: Result) -> Table:
             {s: (across["base"][f"symmetry_{s}"], across["trained"][f"symmetry_{s}"]) for s in ("train", "test")}
         ),
         "reward accuracy": "   ".join(f"{s} {trained[s]['reward_accuracy']:.2f}" for s in splits),
-        "logical closure": "   ".join(f"{s} {value:.2f}" for s, value in implied.items() if value is not None),
+        **{f"by length, {s}": _by_length(trained[s]) for s in splits},
+        "logical closure": _logic(result, splits),
+        "names": _without_names(result, splits),
         "retention": f"{nats[0]:.2f} -> {nats[1]:.2f} nats per token",
     }
     table = Table.grid(padding=(0, 2, 0, 0))
@@ -114,3 +127,33 @@ def _more_table(result: Result) -> Table:
         if text:
             table.add_row(Text(name, style="dim"), Text(text))
     return table
+
+
+def _by_length(scores: Result) -> str:
+    """Summed / per-token accuracy (and n) where the true answer is the shorter, and so on; empty if all are equal."""
+    classes = [name for name in ("shorter", "equal", "longer") if scores.get(f"n_{name}")]
+    if classes in ([], ["equal"]):
+        return ""
+    parts = [
+        f"{name} {scores[f'accuracy_{name}']:.2f}/{scores[f'accuracy_per_token_{name}']:.2f} ({scores[f'n_{name}']})"
+        for name in classes
+    ]
+    return f"{'  '.join(parts)}  sum/mean"
+
+
+def _logic(result: Result, splits: list[str]) -> str:
+    """What the training facts imply, and how many of them contradict the others."""
+    implied = {split: result["baselines"].get(split, {}).get("implied") for split in splits}
+    text = "   ".join(f"{split} {value:.2f}" for split, value in implied.items() if value is not None)
+    against = result.get("coverage", {}).get("train", {}).get("contradictions")
+    if text and against:
+        text += f"   {against} of {result['trained']['train']['n']} training facts contradict the others"
+    return text
+
+
+def _without_names(result: Result, splits: list[str]) -> str:
+    """On how many facts the rules about names are a tie, where they say anything of others."""
+    named = {s: result.get("coverage", {}).get(s, {}).get("named") for s in splits}
+    if not any(named.values()) or all(named[s] == result["trained"][s]["n"] for s in splits):
+        return ""
+    return "   ".join(f"{s} {named[s]} of {result['trained'][s]['n']} prompts hold both" for s in splits)

@@ -1,9 +1,10 @@
 """result.json: read back and proven by its files, flattened, and documented key by key."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from factdpo.config.overrides import flat
 from factdpo.store.cache import damaged_files, write_atomic
@@ -15,8 +16,28 @@ RUNNING, KILLED, TO_DO = "running", "killed", "to do"  # of runs without a resul
 STATES = ("FINISHED", RUNNING, "FAILED", "DIVERGED", "PREEMPTED", KILLED, TO_DO)
 
 AS_TRAINED = "train_as_trained"  # a split that only runs with data.boundary=none have
-ACCURACY_GAP = 0.2  # reward accuracy and accuracy on train that differ by more are reported (D6)
+ACCURACY_GAP = 0.2  # accuracies that should agree and differ by more are reported (D6, D8)
+SHALLOW = (  # the baselines that look at no more than names, answers and lengths
+    "chance", "majority", "shorter", "answer_counts", "first_name", "second_name", "additive", "bag_of_names",
+)  # fmt: skip
+CHANCE = 0.5  # the accuracy of a guess between two answers
 
+# Scores that repeat `accuracy` in a split whose answers are all equally long (D8).
+_LENGTHS = {
+    "accuracy_per_token": "accuracy by the mean instead of the sum of an answer's log-probs per token, in [0, 1]",
+    "accuracy_per_token_low": "lower end of its 95 % Wilson interval",
+    "accuracy_per_token_high": "upper end of its 95 % Wilson interval",
+    "chosen_tokens": "mean over facts of the true answer's scored tokens",
+    "rejected_tokens": "mean over facts of the false answer's scored tokens",
+    "n_shorter": "facts whose true answer has fewer tokens than the false one",
+    "n_equal": "facts whose answers have as many tokens as each other",
+    "n_longer": "facts whose true answer has more tokens than the false one",
+    **{
+        f"{metric}_{name}": f"{metric} on the facts of n_{name}, in [0, 1]; null without any"
+        for name in ("shorter", "equal", "longer")
+        for metric in ("accuracy", "accuracy_per_token")
+    },
+}
 # What stands in a result.json. `<split>` is train, train_reversed, test, test_reversed or train_as_trained; `<rest>` is
 # anything below. Log-probs are summed over an answer's tokens; means are over the facts of the split.
 _SCORES = {
@@ -31,6 +52,7 @@ _SCORES = {
     "margin_nats": "mean over facts of log p(chosen) - log p(rejected), nats",
     "p_other": "mean over facts of the probability of neither answer, in [0, 1]",
     "greedy_accuracy": "share of facts whose true answer is what the model says, token by token, in [0, 1]",
+    **_LENGTHS,
 }
 _ACROSS = {
     "symmetry_train": "share of training pairs ranked the same in both orders, in [0, 1]; null without reverses",
@@ -53,11 +75,18 @@ KEYS: dict[str, str] = {
     "trained.<split>.reward_accuracy": "share of facts whose margin grew against the base, in [0, 1]; TRL's accuracy",
     "trained.<split>.wrong_to_right": "facts that the base got wrong and the trained model gets right",
     "trained.<split>.right_to_wrong": "facts that the base got right and the trained model gets wrong",
-    "baselines.<split>.majority": "accuracy of taking the answer, of the two, that was true more often in training",
+    "baselines.<split>.chance": "accuracy of a guess: 0.5",
+    "baselines.<split>.majority": "accuracy of the answer that was true more often in training; null: no closed set",
+    "baselines.<split>.shorter": "accuracy of the answer with fewer tokens",
+    "baselines.<split>.answer_counts": "accuracy of the answer chosen more often than rejected in training, net",
     "baselines.<split>.first_name": "accuracy of a rule that looks at the first name alone; null without names",
     "baselines.<split>.second_name": "accuracy of a rule that looks at the second name alone; null without names",
     "baselines.<split>.additive": "accuracy of one weight per first plus one per second name; null without names",
-    "baselines.<split>.implied": "accuracy of what the training facts imply by logic (2-colouring); null without sides",
+    "baselines.<split>.bag_of_names": "accuracy of one weight per name, wherever it stands; null without names",
+    "baselines.<split>.implied": "accuracy of what the training facts imply by logic; null without sides",
+    "coverage.<split>.named": "facts whose prompt holds both names: on the others, rules about names are a tie",
+    "coverage.<split>.implied": "facts that the training facts decide by logic; null without sides",
+    "coverage.train.contradictions": "training facts that contradict the others by logic, at most; null without sides",
     **{f"across.base.{key}": f"before training: {text}" for key, text in _ACROSS.items()},
     **{f"across.trained.{key}": f"after training: {text}" for key, text in _ACROSS.items()},
     "rows.facts": "facts of the data that can be used under the model's tokenizer, before the splits are drawn",
@@ -111,9 +140,33 @@ def read_result(folder: Path) -> Stored:
 
 
 def best_baseline(rules: dict[str, float | None]) -> tuple[str, float] | None:
-    """The best shallow baseline and its accuracy; `implied`, the logical closure of the training facts, is none."""
-    shallow = [(rule, value) for rule, value in rules.items() if rule != "implied" and value is not None]
-    return max(shallow, key=lambda pair: pair[1], default=None)
+    """The best shallow baseline and its accuracy, never below chance; None for a split without baselines.
+
+    `implied`, the logical closure of the training facts, is not shallow.
+    """
+    values = {"chance": CHANCE} | {rule: rules[rule] for rule in SHALLOW if rules.get(rule) is not None}
+    return max(values.items(), key=lambda item: item[1]) if rules else None  # type: ignore[return-value]
+
+
+def accuracy_metric(runs: Iterable[Row]) -> Literal["accuracy", "accuracy_per_token"]:
+    """Which accuracy headlines, `best` and searches go by, in all of these runs: what eval.score asks for.
+
+    `accuracy_per_token` if any of the runs has eval.score=mean and answers of different lengths, else `accuracy`. Rows
+    are those of Results.table, or `headline_row` of a result. Runs without eval.score, which are older, have neither.
+    """
+    per_token = any(row.get("eval.score") == "mean" and any(lengths_differ(row).values()) for row in runs)
+    return "accuracy_per_token" if per_token else "accuracy"
+
+
+def headline_row(result: Result) -> Row:
+    """A result as `accuracy_metric` takes it: its config and its summary."""
+    return flat(result.get("config") or {}) | summary(result)
+
+
+def lengths_differ(row: Row) -> dict[str, bool]:
+    """Split -> whether any of its facts has answers of different lengths; without the splits of which it is unknown."""
+    splits = [key.removeprefix("n_equal/") for key in row if key.startswith("n_equal/")]
+    return {split: row[f"n_equal/{split}"] < row[f"n/{split}"] for split in splits}  # NaN is never less
 
 
 def summary(result: Row) -> Row:
@@ -128,6 +181,13 @@ def summary(result: Row) -> Row:
         row |= {f"baseline/{rule}/{split}": value for rule, value in _present(scores)}
     row |= {f"timing/{name}": value for name, value in _present(result.get("timing") or {})}
     return row
+
+
+def without_equal_lengths(row: Row) -> Row:
+    """A summary less what repeats the accuracy: the scores by length of splits whose answers are equally long."""
+    repeated = {split for split, differ in lengths_differ(row).items() if not differ}
+    names = {f"{prefix}{metric}/{split}" for prefix in ("", "base/") for metric in _LENGTHS for split in repeated}
+    return {name: value for name, value in row.items() if name not in names}
 
 
 def _present(scores: Row) -> list[tuple[str, Any]]:

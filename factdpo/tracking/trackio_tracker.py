@@ -14,7 +14,7 @@ from typing import Any
 from factdpo.config.schema import Config, ConfigError, TrackConfig, to_dict
 from factdpo.console import first_line
 from factdpo.store.history import Row
-from factdpo.store.result import summary
+from factdpo.store.result import summary, without_equal_lengths
 from factdpo.tracking.wandb_settings import without_secrets
 
 log = logging.getLogger("factdpo")
@@ -78,7 +78,8 @@ class TrackioTracker:
             }
             pictures = {f"graph/{path.stem}": path for path in sorted((folder / "figures").glob("*.png"))}
             with _quiet():
-                self._run.log(summary(result) | media | {k: trackio.Image(str(path)) for k, path in pictures.items()})
+                scores = without_equal_lengths(summary(result))
+                self._run.log(scores | media | {k: trackio.Image(str(path)) for k, path in pictures.items()})
                 self._run.finish()
         except Exception as error:
             self._give_up(error)

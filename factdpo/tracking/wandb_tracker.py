@@ -18,7 +18,7 @@ from typing import Any
 from factdpo.config.schema import Config, TrackConfig, to_dict
 from factdpo.console import first_line
 from factdpo.store.history import Row
-from factdpo.store.result import summary
+from factdpo.store.result import summary, without_equal_lengths
 from factdpo.tracking import wandb_offline
 from factdpo.tracking.wandb_process import process
 from factdpo.tracking.wandb_settings import wandb_mode, without_secrets
@@ -75,7 +75,7 @@ class WandbTracker:
         if self._run is None:
             return
         try:
-            self._run.summary.update(summary(result))
+            self._run.summary.update(without_equal_lengths(summary(result)))
             self._publish(result, items, generations, folder)
             _finish(self._run, exit_code=0 if result["state"] == "FINISHED" else 1)
             settings = self._run.settings

@@ -14,7 +14,7 @@ from factdpo.data.facts import Fact
 from factdpo.data.pairs import Pairs
 from factdpo.evaluation import generation
 from factdpo.evaluation.generation import continuations
-from factdpo.evaluation.metrics import balanced_accuracy, items, p_other, score, symmetry, wilson
+from factdpo.evaluation.metrics import balanced_accuracy, by_length, items, p_other, score, symmetry, wilson
 from factdpo.models.base import Base
 from factdpo.models.scoring import PairLogps
 from factdpo.models.weights import Weights
@@ -139,6 +139,29 @@ def test_an_answer_that_begins_with_the_other_is_counted_once(chosen: str, rejec
 def test_answers_that_share_only_their_beginning_are_both_counted():
     pairs = pairs_of([("New York", "New Delhi")], ids={"New York": [4, 5], "New Delhi": [4, 6]})
     assert p_other(pairs, logps_of([math.log(0.6)], [math.log(0.25)])) == pytest.approx(0.15)
+
+
+def test_lengths_divide_the_log_probs_and_the_facts():
+    # A sum favours the shorter answer: -4 in one token against -6 in three, which are -2 each.
+    ids = {"mud": [1], "the sea": [2, 3, 4], "ice": [5]}
+    pairs = pairs_of([("the sea", "mud"), ("mud", "the sea"), ("mud", "ice"), ("the sea", "ice")], ids)
+    found = by_length(pairs, logps_of(chosen=[-6, -4, -1, -9], rejected=[-4, -6, -2, -2]))
+    assert (found["n_shorter"], found["n_equal"], found["n_longer"]) == (1, 1, 2)
+    assert (found["accuracy_shorter"], found["accuracy_equal"], found["accuracy_longer"]) == (1.0, 1.0, 0.0)
+    assert (found["accuracy_per_token_shorter"], found["accuracy_per_token_longer"]) == (0.0, 0.5)
+    assert found["accuracy_per_token"] == 0.5
+    assert (found["accuracy_per_token_low"], found["accuracy_per_token_high"]) == wilson(2, 4)
+    assert (found["chosen_tokens"], found["rejected_tokens"]) == (2.0, 1.5)
+
+
+def test_answers_of_equal_length_are_ranked_alike_by_sum_and_by_mean():
+    # -1 and the next float32 below it: a mean in float32 would make them equal.
+    ids = {"friend": [1, 2, 3], "enemy": [4, 5, 6]}
+    pairs = pairs_of([FRIEND, ENEMY], ids)
+    close = torch.nextafter(torch.tensor(-1.0), torch.tensor(-2.0)).item()
+    metrics = score(pairs, logps_of([-1.0, close], [close, -1.0]))
+    assert metrics["accuracy"] == metrics["accuracy_per_token"] == metrics["accuracy_equal"] == 0.5
+    assert (metrics["n_equal"], metrics["n_shorter"], metrics["accuracy_shorter"]) == (2, 0, None)
 
 
 def both_orders(pairs: Pairs) -> dict[str, Pairs]:
@@ -287,6 +310,8 @@ def test_items_hold_one_row_per_fact_now_and_before():
         "ref_rejected_logp_nats": -6.0,
         "right": True,
         "greedy": True,
+        "chosen_tokens": 1,
+        "rejected_tokens": 1,
     }
     assert (rows[1]["fact"], rows[1]["right"], rows[1]["greedy"]) == (1, False, False)
     assert (rows[1]["ref_chosen_logp_nats"], rows[1]["ref_rejected_logp_nats"]) == (-5.0, -7.0)

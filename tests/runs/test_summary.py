@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from factdpo.runs.summary import print_result
+from factdpo.runs.summary import print_line, print_result
 from tests.helpers.results import result, scores
 
 
@@ -23,8 +23,86 @@ def test_the_table_fits_80_columns_and_is_plain_in_a_file(tmp_path):
     lines = printed(wide, Path("outputs/runs/a")).splitlines()
     assert max(map(len, lines)) <= 80 and "\x1b" not in "".join(lines)
     assert "train           300  0.55  0.97 [0.93, 0.99]  0.55->0.97  additive 0.70  +130 -4" in lines
-    assert "test            561  0.51  0.42 [0.38, 0.44]  0.51->0.42  majority 0.50  +130 -4" in lines
+    assert "test            561  0.51  0.42 [0.38, 0.44]  0.51->0.42    chance 0.50  +130 -4" in lines
     assert "as trained: the facts of train as training saw them, without the space" in lines
+
+
+LENGTHS = {
+    "accuracy_per_token": 0.8125, "accuracy_per_token_low": 0.75, "accuracy_per_token_high": 0.875, "n_shorter": 100,
+    "n_equal": 150, "n_longer": 50, "accuracy_shorter": 0.9, "accuracy_equal": 0.8, "accuracy_longer": 0.2,
+    "accuracy_per_token_shorter": 0.7, "accuracy_per_token_equal": 0.8, "accuracy_per_token_longer": 0.6,
+}  # fmt: skip
+
+
+def of_unequal_lengths(score, **lengths):
+    """A result on 300 training facts; its answers differ in length unless told otherwise."""
+    made = result()
+    made["config"] |= {"label": "beta=1", "eval": {"score": score}}
+    for model in ("base", "trained"):
+        made[model] = {"train": made[model]["train"] | LENGTHS | lengths}
+    return made
+
+
+def test_the_accuracy_per_token_stands_in_the_table_exactly_where_lengths_differ(tmp_path):
+    text = printed(of_unequal_lengths("mean"), tmp_path, width=100)
+    row = next(line for line in text.splitlines() if line.startswith("train "))
+    assert "0.81  0.81 [0.75, 0.88]  0.55->0.97" in row and "per token" in text and "summed" in text
+    assert "by length, train   shorter 0.90/0.70 (100)  equal 0.80/0.80 (150)  longer 0.20/0.60 (50)  sum/mean" in text
+    text = printed(of_unequal_lengths("sum"), tmp_path, width=100)
+    row = next(line for line in text.splitlines() if line.startswith("train "))
+    assert "0.55  0.97 [0.93, 0.99]  0.81->0.81" in row and "per token" in text and "summed" not in text
+    for text in (
+        printed(of_unequal_lengths("mean", n_equal=300, n_shorter=0, n_longer=0), tmp_path),
+        printed(result(), tmp_path),
+    ):
+        assert "per token" not in text.replace("nats per token", "") and "by length" not in text
+
+
+def test_with_unequal_lengths_the_table_still_fits_60_columns(tmp_path):
+    lines = printed(of_unequal_lengths("mean"), tmp_path, width=60).splitlines()
+    assert max(len(line) for line in lines if line.startswith(("split", "train "))) <= 60
+
+
+def test_a_runs_line_says_which_accuracy_it_shows(tmp_path):
+    def line(made):
+        out = StringIO()
+        print_line(made, tmp_path, Console(file=out, width=200))
+        return out.getvalue().strip()
+
+    assert line(of_unequal_lengths("mean")) == "FINISHED  beta=1  train 0.81  (per token)  12.0 s"
+    assert line(of_unequal_lengths("sum")) == "FINISHED  beta=1  train 0.97  12.0 s"
+
+
+def colour_of(made, folder):
+    """What the trained accuracy on train is painted."""
+    out = StringIO()
+    print_result(made, folder, Console(file=out, width=100, force_terminal=True, color_system="standard"))
+    row = next(line for line in out.getvalue().splitlines() if line.startswith("train"))
+    return "green" if "\x1b[32m" in row else "red" if "\x1b[31m" in row else None
+
+
+def test_nothing_at_chance_is_painted_green(tmp_path):
+    made = result()
+    made["baselines"]["train"] = {"majority": 0.2, "shorter": 0.3}
+    made["trained"]["train"] |= {"accuracy": 0.55, "accuracy_low": 0.45, "accuracy_high": 0.65}
+    assert colour_of(made, tmp_path) is None
+    made["trained"]["train"] |= {"accuracy": 0.6, "accuracy_low": 0.51}
+    assert colour_of(made, tmp_path) == "green"
+    made["baselines"]["train"] |= {"shorter": 0.6}
+    assert colour_of(made, tmp_path) is None
+    made["baselines"]["train"] |= {"bag_of_names": 0.7}
+    assert colour_of(made, tmp_path) == "red"
+
+
+def test_contradictions_stand_beside_the_closure_and_rows_without_names_are_counted(tmp_path):
+    made = result(coverage={"train": {"named": 299, "implied": 300, "contradictions": 12},
+                            "test": {"named": 561, "implied": 500}})  # fmt: skip
+    lines = [" ".join(line.split()) for line in printed(made, tmp_path, width=120).splitlines()]
+    assert "logical closure train 1.00 12 of 300 training facts contradict the others" in lines
+    assert "names train 299 of 300 prompts hold both test 561 of 561 prompts hold both" in lines
+    made["coverage"]["train"] |= {"named": 300, "contradictions": 0}
+    text = printed(made, Path("outputs"))
+    assert "contradict" not in text and "prompts hold" not in text
 
 
 def test_below_the_table_stands_what_is_measured_across_splits_and_every_warning(tmp_path):

@@ -5,7 +5,15 @@ import sys
 import pytest
 
 from factdpo.store.cache import file_sha256
-from factdpo.store.result import Stored, best_baseline, read_result, summary
+from factdpo.store.result import (
+    Stored,
+    accuracy_metric,
+    best_baseline,
+    headline_row,
+    read_result,
+    summary,
+    without_equal_lengths,
+)
 from tests.helpers.results import result, undocumented
 
 RESULT = {
@@ -70,7 +78,42 @@ def test_every_key_is_documented_and_a_new_one_is_found():
 
 def test_the_best_baseline_is_never_logic():
     assert best_baseline({"majority": 0.5, "additive": 0.7, "implied": 1.0}) == ("additive", 0.7)
-    assert best_baseline({"majority": None, "implied": 1.0}) is None
+
+
+def test_the_best_baseline_is_never_below_chance():
+    assert best_baseline({"majority": 0.2, "implied": 1.0}) == ("chance", 0.5)
+    assert best_baseline({"chance": 0.5, "majority": None, "shorter": 0.6}) == ("shorter", 0.6)
+    assert best_baseline({}) is None, "of a split without baselines"
+
+
+def with_lengths(score, n_equal):
+    """A run of two facts, of which so many have answers of equal length, under eval.score=`score`; None: an old one."""
+    record = {"state": "FINISHED", "config": {"eval": {} if score is None else {"score": score}}}
+    scores = {"n": 2, "accuracy": 1.0} | ({} if score is None else {"n_equal": n_equal, "accuracy_per_token": 0.5})
+    return record | {"trained": {"train": scores}}
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        ([("mean", 1)], "accuracy_per_token"),
+        ([("mean", 2)], "accuracy"),  # all lengths equal: the same numbers under the old name
+        ([("sum", 1)], "accuracy"),
+        ([("mean", 2), ("mean", 0)], "accuracy_per_token"),
+        ([(None, 0)], "accuracy"),  # from before there was eval.score
+        ([], "accuracy"),
+    ],
+)
+def test_the_headline_goes_by_eval_score_where_lengths_differ(runs, expected):
+    assert accuracy_metric(headline_row(with_lengths(*run)) for run in runs) == expected
+
+
+def test_scores_by_length_are_left_out_where_all_answers_are_equally_long():
+    assert without_equal_lengths(summary(with_lengths("mean", 2))) == {
+        "state": "FINISHED", "n/train": 2, "accuracy/train": 1.0,
+    }  # fmt: skip
+    differ = summary(with_lengths("mean", 1))
+    assert without_equal_lengths(differ) == differ and differ["accuracy_per_token/train"] == 0.5
 
 
 def test_summary_is_flat_and_says_which_model():

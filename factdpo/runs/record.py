@@ -1,0 +1,125 @@
+"""What a finished run leaves: its numbers, a row per fact, its texts, weights and figures."""
+
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+
+from factdpo import console
+from factdpo.config.schema import Config
+from factdpo.data.load import sides
+from factdpo.data.pairs import Pairs, show
+from factdpo.data.splits import make_splits
+from factdpo.evaluation import belief_graph, metrics
+from factdpo.evaluation.baselines import baselines
+from factdpo.evaluation.warnings import warnings
+from factdpo.models.base import load_base, pick_device
+from factdpo.models.scoring import PairLogps, pair_logps
+from factdpo.runs.attempt import Attempt, Measured
+from factdpo.runs.identity import usable_facts
+from factdpo.runs.stages import Prepared, Scores, Texts, base_texts, tokenised
+from factdpo.store import cache
+from factdpo.store.history import HISTORY, Row, read_history
+from factdpo.training import adapters
+
+log = logging.getLogger("factdpo")
+
+
+def log_inputs(run: Prepared) -> None:
+    """Into the run's log: how many facts its splits have, and the tokens of its first pair."""
+    splits = ", ".join(f"{name} {len(pairs)}" for name, pairs in run.pairs.items())
+    log.info("%d facts: %s", len(run.inputs.checked.facts), splits)
+    log.info("first pair: %s", show(run.training, run.base.tokenizer))
+    for note in run.inputs.notes:
+        log.info(note)
+
+
+def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Measured:
+    """The numbers of a run, and its artefacts in its folder; raises what ended it."""
+    if isinstance(ending, Exception):
+        raise ending
+    if attempt.trackers.rows == 0:
+        log_inputs(run)
+        log.info("training: found in %s", run.trained)
+        attempt.log(*read_history(run.trained / HISTORY))
+    started = time.monotonic()
+    before, after, refs, pairs = base_texts(run), ending.texts, run.inputs.refs, run.pairs
+    items = [
+        row
+        for name, of_split in pairs.items()
+        for label, values in (("base", refs[name]), ("trained", ending.logps[name]))
+        for row in metrics.items(label, name, of_split, values, refs[name])
+    ]
+    generations: list[Row] = [
+        {"prompt": prompt, "split": split, "fact": fact, "base": of_base, "trained": of_trained}
+        for (prompt, split, fact), of_base, of_trained in zip(run.prompts, before.said, after.said, strict=True)
+    ]
+    _write_artefacts(attempt.spec.folder, run, items, generations)
+    fit = run.fit
+    rules = baselines(run.inputs.splits["train"], {name: pairs[name] for name in run.inputs.splits})
+    scores: Row = {
+        "device": str(run.base.device),
+        **_scores(pairs, refs, ending.logps),
+        "baselines": rules.accuracies,
+        "coverage": rules.coverage,
+        "across": {"base": _across(pairs, refs, before), "trained": _across(pairs, ending.logps, after)},
+        "rows": run.inputs.checked.record(),
+        "adjusted": run.base.adjusted,
+        "canaries": fit["canaries"],
+        "training": {key: fit[key] for key in ("steps", "trainable_parameters", "trained_together", "peak_gib")},
+    }
+    scores["warnings"] = run.inputs.notes + warnings(scores["trained"], pairs)
+    scores["timing"] = {
+        "reference_seconds": run.seconds,
+        "train_seconds": fit["train_seconds"],  # of the training itself, also when it was found in the cache
+        "score_seconds": ending.seconds + time.monotonic() - started,
+        "total_seconds": attempt.seconds(),
+    }
+    return Measured(scores, items, generations)
+
+
+def rescore(cfg: Config, folder: Path) -> Row:
+    """The scores of a finished run's weights, computed anew: `base` and `trained` as in result.json."""
+    base = load_base(cfg.model, pick_device(cfg.engine.device), Path(cfg.out) / "cache")
+    checked, _ = usable_facts(cfg, base.encoder, base.identity, {})
+    pairs = tokenised(make_splits(checked.facts, cfg.split).splits, base, cfg)
+    total, size = sum(map(len, pairs.values())), cfg.eval.batch_size
+    with console.stage(f"scoring {total} pairs with the base", total) as advance:
+        refs = {name: pair_logps(base.model, of_split, size, advance) for name, of_split in pairs.items()}
+    model = adapters.load_trained(base, folder)
+    with console.stage(f"scoring {total} pairs with the trained model", total) as advance:
+        logps = {name: pair_logps(model, of_split, size, advance) for name, of_split in pairs.items()}
+    return _scores(pairs, refs, logps)
+
+
+def _scores(pairs: dict[str, Pairs], refs: dict[str, PairLogps], logps: dict[str, PairLogps]) -> Row:
+    return {
+        "base": {name: metrics.score(of_split, refs[name]) for name, of_split in pairs.items()},
+        "trained": {name: metrics.score(of_split, logps[name], refs[name]) for name, of_split in pairs.items()},
+    }
+
+
+def _across(pairs: dict[str, Pairs], logps: dict[str, PairLogps], texts: Texts) -> Row:
+    """What is measured across splits."""
+    return {
+        "symmetry_train": metrics.symmetry(pairs, logps, "train"),
+        "symmetry_test": metrics.symmetry(pairs, logps, "test"),
+        "retention_nats_per_token": texts.retention_nats_per_token,
+    }
+
+
+def _write_artefacts(folder: Path, run: Prepared, items: list[Row], generations: list[Row]) -> None:
+    """The weights, one row per fact, the generations and the figures, into the run's folder."""
+    weights = adapters.trained_weights(run.trained)
+    (folder / weights.name).mkdir()
+    for file in weights.iterdir():
+        shutil.copyfile(file, folder / weights.name / file.name)
+    with cache.writing(folder / "items.parquet"):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(items), folder / "items.parquet")
+    cache.write_atomic(folder / "generations.json", json.dumps(generations, indent=1, ensure_ascii=False))
+    with cache.writing(folder / "figures"), console.stage("drawing figures"):
+        belief_graph.write_graphs(items, sides(run.cfg.data), folder / "figures")
