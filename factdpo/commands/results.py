@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
         view = views.comparison(*(side(results, name) for name in args.compare))
     else:
         by = [results.key(key) for key in _names(args.by)] or results.settings or ["model.name"]
-        names = _names(args.metric) or (["accuracy"] if results.metrics else [])  # none before a run has finished
+        names = _names(args.metric) or (["accuracy"] if len(results.finished) else [])
         metrics = [metric for name in names for metric in results.metrics_of(name)]
         view = views.groups(results, by, metrics) if metrics and not args.runs else views.runs(results, metrics)
         view.below += views.around(results, metrics, conf_folders())

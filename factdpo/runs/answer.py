@@ -103,7 +103,7 @@ def _executed(
 
         if len(attempts) > 1 and (first := attempts[0].spec).cfg.track.wandb:
             sentence = wandb_settings.wandb_sentence(first.cfg.track, first.folder.parent)
-            console.console.print(sentence, highlight=False, soft_wrap=True)
+            console.say(sentence)
         again: list[Attempt] = []
         try:
             with closing(execute(attempts, session)) as running:
@@ -139,7 +139,7 @@ def _stored(spec: RunSpec) -> Outcome | None:
     stored = record.read_result(spec.folder)
     if stored.result is None:
         if (spec.folder / "result.json").exists():
-            console.console.print(f"run again: {stored.reason}", highlight=False, soft_wrap=True)
+            console.say(f"run again: {stored.reason}")
         return None
     if stored.result["state"] == "FINISHED":
         return Outcome(stored.result, 0)
@@ -158,7 +158,7 @@ def _show_stored(spec: RunSpec, stored: Outcome) -> None:
     import pyarrow.parquet
 
     sentence = wandb_settings.wandb_sentence(spec.cfg.track, spec.folder)
-    console.console.print(sentence, highlight=False, soft_wrap=True)
+    console.say(sentence)
     view = wandb_tracker.WandbTracker(spec.cfg, spec.id, spec.name, spec.folder)
     view.log(*read_history(spec.folder / HISTORY))
     items = pyarrow.parquet.read_table(spec.folder / "items.parquet").to_pylist()
@@ -170,7 +170,7 @@ def _fail_fast(spec: RunSpec, outcome: Outcome) -> signals.Preempted | None:
     """What stops all other runs, if this outcome is to."""
     if not (outcome.exit_code and spec.cfg.fail_fast):
         return None
-    console.console.print("fail_fast=true: no other run is started", highlight=False)
+    console.say("fail_fast=true: no other run is started")
     return signals.Preempted(
         outcome.exit_code, f"stopped by fail_fast=true: {spec.cfg.label or spec.name} {outcome.state}"
     )
@@ -187,7 +187,7 @@ def _print(spec: RunSpec, outcome: Outcome) -> None:
 def _print_retry(attempt: Attempt, outcome: Outcome) -> None:
     name, tries = attempt.spec.cfg.label or attempt.spec.name, attempt.spec.cfg.retries + 1
     sentence = f"{name}: attempt {attempt.number} of {tries} FAILED ({outcome.result['error']}); it is tried again"
-    console.console.print(sentence, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    console.say(sentence, "yellow")
 
 
 def _print_preempted(attempts: list[Attempt]) -> None:
@@ -197,7 +197,7 @@ def _print_preempted(attempts: list[Attempt]) -> None:
         _print(preempted[0].spec, preempted[0].outcome)
     elif preempted:
         runs = "1 run was" if len(preempted) == 1 else f"{len(preempted)} runs were"
-        console.console.print(f"{runs} interrupted; rerun the same command to resume", highlight=False)
+        console.say(f"{runs} interrupted; rerun the same command to resume")
 
 
 def _allow_open_files(count: int) -> None:

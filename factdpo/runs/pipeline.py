@@ -7,7 +7,6 @@ import gc
 import json
 import logging
 import shutil
-import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from factdpo.models.base import load_base, pick_device
 from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.runs import progress_bars
 from factdpo.runs.attempt import Attempt, Measured, Outcome
+from factdpo.runs.clock import Clock
 from factdpo.runs.identity import can_train_together
 from factdpo.runs.session import Session
 from factdpo.runs.stages import Prepared, Scores, Texts, base_texts, prepare, score, tokenised
@@ -51,31 +51,35 @@ def execute(attempts: list[Attempt], session: Session) -> Generator[tuple[Attemp
     the runs under way are recorded with it and stay resumable; those that have not begun stay as they are.
     """
     logs: list[logging.Handler] = [logging.NullHandler()]  # of the runs under way
+    clock = Clock()
     try:
         with console.logging_to(logs):
             for cohort in _cohorts(attempts):
-                yield from _execute_cohort(cohort, session, logs, alone=len(attempts) == 1)
+                yield from _execute_cohort(cohort, session, logs, clock, alone=len(attempts) == 1)
     except BaseException as error:
-        for attempt in attempts:
-            if attempt.under_way:
-                attempt.complete(partial(_raise, error))
+        under_way = [attempt for attempt in attempts if attempt.under_way]
+        clock.charge("train", [[attempt] for attempt in under_way])
+        for attempt in under_way:
+            attempt.complete(partial(_raise, error))
         raise
 
 
 def _execute_cohort(
-    cohort: list[Attempt], session: Session, logs: list[logging.Handler], alone: bool
+    cohort: list[Attempt], session: Session, logs: list[logging.Handler], clock: Clock, alone: bool
 ) -> Iterator[tuple[Attempt, Outcome]]:
     prepared: dict[Attempt, Prepared] = {}
     for attempt in cohort:
         try:
             if alone:
                 _open(attempt, logs)
+                clock.charge("open", [[attempt]])
             prepared[attempt] = prepare(attempt.spec.cfg, session)
+            clock.charge("reference", [[attempt]])
         except Exception as error:
             yield attempt, _close(attempt, logs, partial(_raise, error))
     try:
-        for attempt, ending in _train_and_score(prepared, session, logs):
-            yield attempt, _close(attempt, logs, partial(_measure, attempt, prepared[attempt], ending))
+        for attempt, ending in _train_and_score(prepared, session, logs, clock):
+            yield attempt, _close(attempt, logs, partial(_measure, attempt, prepared[attempt], ending, clock))
     except Exception as error:  # of the cohort as a whole: it ends the runs that have no record yet
         for attempt in prepared:
             if attempt.outcome is None:
@@ -129,6 +133,7 @@ class Training:
     bar: progress_bars.Bar | progress_bars.CohortBar | None = None
     attempts: list[Attempt] = field(default_factory=list)
     error: Exception | None = None
+    begun: bool = False
 
     def member(self, name: str, bar: progress_bars.Bar | progress_bars.CohortBar) -> Member:
         """What the engine trains; the bar, where it has this name, gets the rows of the history as the runs do."""
@@ -160,6 +165,7 @@ class Training:
         return planned_steps(len(self.run.training), self.run.cfg.dpo)
 
     def _start(self) -> None:
+        self.begun = True
         if self.bar is not None:
             self.bar.begin()
         with signals.released():
@@ -202,7 +208,7 @@ def _log_inputs(run: Prepared) -> None:
 
 
 def _train_and_score(
-    prepared: dict[Attempt, Prepared], session: Session, logs: list[logging.Handler]
+    prepared: dict[Attempt, Prepared], session: Session, logs: list[logging.Handler], clock: Clock
 ) -> Iterator[tuple[Attempt, Scores | Exception]]:
     """Each run of a cohort with its scores, or with what ended it, as soon as there are any.
 
@@ -212,21 +218,21 @@ def _train_and_score(
     for attempt, run in prepared.items():
         trainings.setdefault(run.trained, Training(run, logs)).attempts.append(attempt)
     missing = [training for path, training in trainings.items() if cache.damage(path) is not None]
-    yield from _scored([training for training in trainings.values() if training not in missing], prepared)
+    yield from _scored([training for training in trainings.values() if training not in missing], prepared, clock)
     if len(missing) == 1:  # another process may be making it, for a run that differs in what is scored alone
         path = missing[0].run.trained
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{path.name}.training.lock")):
             if cache.damage(path) is not None:
-                yield from _train(missing, prepared, session)
+                yield from _train(missing, prepared, session, clock)
             else:
-                yield from _scored(missing, prepared)
+                yield from _scored(missing, prepared, clock)
     elif missing:
-        yield from _train(missing, prepared, session)
+        yield from _train(missing, prepared, session, clock)
 
 
 def _train(
-    trainings: list[Training], prepared: dict[Attempt, Prepared], session: Session
+    trainings: list[Training], prepared: dict[Attempt, Prepared], session: Session, clock: Clock
 ) -> Iterator[tuple[Attempt, Scores | Exception]]:
     cfg = trainings[0].run.cfg
     with_trl = cfg.engine.name is EngineName.trl
@@ -238,9 +244,11 @@ def _train(
 
     def keep(group: Ended) -> list[Training]:
         bar.end()
+        in_training = [training.attempts for training in members.values() if training.begun]
         ended = [members.pop(member) for member, _ in group]
         for training, (_, ending) in zip(ended, group, strict=True):
             training.keep(ending)
+        clock.charge("train", in_training)
         return ended
 
     fit = _fit_of(cfg.engine.name)
@@ -251,7 +259,7 @@ def _train(
                     del ended[0].run.base  # it is changed: its memory is needed for a fresh one
                     gc.collect()
                     ended[0].run.base = session.base(cfg)
-                yield from _scored(ended, prepared)
+                yield from _scored(ended, prepared, clock)
     signals.raise_waiting()
 
 
@@ -265,7 +273,7 @@ def _fit_of(engine: EngineName) -> Engine:
 
 
 def _scored(
-    trainings: list[Training], prepared: dict[Attempt, Prepared]
+    trainings: list[Training], prepared: dict[Attempt, Prepared], clock: Clock
 ) -> Iterator[tuple[Attempt, Scores | Exception]]:
     """The runs of trainings that have ended, each with its scores or its error."""
     sound: dict[Prepared, Attempt] = {}
@@ -276,8 +284,9 @@ def _scored(
                 yield attempt, error
             else:
                 sound[prepared[attempt]] = attempt
-    for run, scores in score(list(sound)):
-        yield sound[run], scores
+    for part in score(list(sound)):
+        clock.charge("score", [[sound[run]] for run, _ in part])
+        yield from ((sound[run], scores) for run, scores in part)
 
 
 def _labels(cfgs: list[Config]) -> list[str]:
@@ -292,7 +301,7 @@ def _labels(cfgs: list[Config]) -> list[str]:
 # -------------------------------------------------------------------------------------------------------------- record
 
 
-def _measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Measured:
+def _measure(attempt: Attempt, run: Prepared, ending: Scores | Exception, clock: Clock) -> Measured:
     """The numbers of a run, and its artefacts in its folder; raises what ended it."""
     if isinstance(ending, Exception):
         raise ending
@@ -300,7 +309,6 @@ def _measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Mea
         _log_inputs(run)
         log.info("training: found in %s", run.trained)
         attempt.log(*read_history(run.trained / HISTORY))
-    started = time.monotonic()
     before, after, refs, pairs = base_texts(run), ending.texts, run.inputs.refs, run.pairs
     items = [
         row
@@ -324,12 +332,8 @@ def _measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Mea
         "training": {key: fit[key] for key in ("steps", "trainable_parameters", "trained_together", "peak_gib")},
     }
     scores["warnings"] = run.inputs.notes + _warnings(scores, pairs)
-    scores["timing"] = {
-        "reference_seconds": run.seconds,
-        "train_seconds": fit["train_seconds"],  # of the training itself, also when it was found in the cache
-        "score_seconds": ending.seconds + time.monotonic() - started,
-        "total_seconds": attempt.seconds(),
-    }
+    clock.charge("score", [[attempt]])
+    scores["timing"] = attempt.timing() | {"batch_seconds": fit["train_seconds"]}
     return Measured(scores, items, generations)
 
 
