@@ -16,6 +16,7 @@ from factdpo.config.schema import Config, ConfigError
 from factdpo.config.validate import validate
 from factdpo.runs import summary
 from factdpo.runs.attempt import Attempt, Outcome
+from factdpo.runs.clock import Clock
 from factdpo.runs.identity import RunSpec, look_up
 from factdpo.runs.session import Session, current
 from factdpo.store import result as record
@@ -97,16 +98,16 @@ def _executed(
     attempts: list[Attempt], locks: dict[RunSpec, FileLock], session: Session
 ) -> Iterator[tuple[RunSpec, Outcome]]:
     """Do these runs; those that FAILED are tried again as often as `retries` says, when the others have ended."""
+    clock = Clock()
     while attempts:
         with console.stage("importing torch and transformers"):
             from factdpo.runs.pipeline import execute
-
+        clock.charge("open", [[attempt] for attempt in attempts])
         if len(attempts) > 1 and (first := attempts[0].spec).cfg.track.wandb:
-            sentence = wandb_settings.wandb_sentence(first.cfg.track, first.folder.parent)
-            console.say(sentence)
+            console.say(wandb_settings.wandb_sentence(first.cfg.track, first.folder.parent))
         again: list[Attempt] = []
         try:
-            with closing(execute(attempts, session)) as running:
+            with closing(execute(attempts, session, clock)) as running:
                 for attempt, outcome in running:
                     spec = attempt.spec
                     if outcome.state == "FAILED" and attempt.number <= spec.cfg.retries:
@@ -157,8 +158,7 @@ def _show_stored(spec: RunSpec, stored: Outcome) -> None:
         return
     import pyarrow.parquet
 
-    sentence = wandb_settings.wandb_sentence(spec.cfg.track, spec.folder)
-    console.say(sentence)
+    console.say(wandb_settings.wandb_sentence(spec.cfg.track, spec.folder))
     view = wandb_tracker.WandbTracker(spec.cfg, spec.id, spec.name, spec.folder)
     view.log(*read_history(spec.folder / HISTORY))
     items = pyarrow.parquet.read_table(spec.folder / "items.parquet").to_pylist()

@@ -44,14 +44,13 @@ from factdpo.training.schedule import planned_steps
 log = logging.getLogger("factdpo")
 
 
-def execute(attempts: list[Attempt], session: Session) -> Generator[tuple[Attempt, Outcome], None, None]:
+def execute(attempts: list[Attempt], session: Session, clock: Clock) -> Generator[tuple[Attempt, Outcome], None, None]:
     """Do these runs, each to its record; yields each as it ends, and what goes wrong with one ends that one only.
 
     A run is opened when its training begins, or at once where it is alone. After a signal, or an exception thrown in,
     the runs under way are recorded with it and stay resumable; those that have not begun stay as they are.
     """
     logs: list[logging.Handler] = [logging.NullHandler()]  # of the runs under way
-    clock = Clock()
     try:
         with console.logging_to(logs):
             for cohort in _cohorts(attempts):

@@ -153,11 +153,13 @@ def _sizes(cfg: Config) -> dict[str, int]:
 def _example(result: dict[str, Any]) -> Example:
     config, training, timing = result["config"], result["training"], result["timing"]
     sizes = {split: scores["n"] for split, scores in result["trained"].items()}
+    dpo = DpoConfig(**{key: config["dpo"][key] for key in ("batch_size", "gradient_accumulation_steps")})
+    of_eval = EvalConfig(**{key: config["eval"][key] for key in ("every", "max_facts")})
     return Example(
         _kind(config, result["asked"]["model"]),
         training["trained_together"],
         config["lora"]["rank"],
-        work_of(sizes, DpoConfig(**config["dpo"]), EvalConfig(**config["eval"]), training["steps"]),
+        work_of(sizes, dpo, of_eval, training["steps"]),
         timing["train_seconds"] if "batch_seconds" in timing else 0.0,  # an older record has its batch's
         timing["score_seconds"],
         training["peak_gib"],

@@ -8,7 +8,7 @@ import pytest
 
 from factdpo.config.schema import Config
 from factdpo.config.validate import validate
-from factdpo.runs import clock, pipeline  # noqa: F401  (torch is imported before anything is timed)
+from factdpo.runs import clock
 from factdpo.runs.answer import answers
 from factdpo.runs.attempt import Attempt
 from factdpo.runs.clock import Clock

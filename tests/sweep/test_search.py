@@ -202,9 +202,7 @@ def test_a_search_learns_and_its_seed_and_sampler_decide_what_it_draws(
 
 
 def test_a_trials_value_is_the_mean_of_its_seeds_and_the_best_may_be_the_least(search: Callable[..., Search]) -> None:
-    with (
-        found := search(seeds={"seed": ["0", "1", "2"]}, metric=Metric("accuracy/test", lower_is_better=True))
-    ).opened():
+    with (found := search(seeds={"seed": ["0", "1", "2"]}, metric=Metric("accuracy/test", True))).opened():
         (trial, *_) = found.next_batch()
         found.tell(trial, answered(found, trial, seeds=3))
         one = 0.9 - (math.log10(float(found.settings(trial)["dpo.beta"])) + 1) ** 2 / 10
