@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factdpo.config.schema import Boundary, Config, DpoConfig, EvalConfig, to_dict
-from factdpo.data.facts import load_facts
-from factdpo.data.splits import make_splits
+from factdpo.config.schema import Boundary, DpoConfig, EvalConfig, to_dict
 from factdpo.runs.identity import RunSpec
 from factdpo.store import cache
 from factdpo.store.result import AS_TRAINED
@@ -81,13 +79,10 @@ def estimates(
 ) -> dict[str, Estimate | None]:
     """Id -> estimate of these runs, which all train; `together` is the size of each one's batch."""
     scored = {out: {_inputs(other.asked) for other in others} for out, others in stored.items()}  # by the base
-    splits: dict[str, dict[str, int]] = {}
     expected = {}
     for run in runs:
         inputs, out = _inputs(run.asked), run.cfg.out
-        if inputs not in splits:
-            splits[inputs] = _sizes(run.cfg)
-        work = work_of(splits[inputs], run.cfg.dpo, run.cfg.eval)
+        work = work_of(_sizes(run), run.cfg.dpo, run.cfg.eval)
         by_base = 0 if inputs in scored[out] else work.scored
         scored[out].add(inputs)
         examples = [other.example for other in stored[out]]
@@ -144,10 +139,9 @@ def work_of(sizes: dict[str, int], dpo: DpoConfig, eval: EvalConfig, steps: int 
     return Work(STEP * steps * dpo.batch_size * dpo.gradient_accumulation_steps + curves, sum(sizes.values()))
 
 
-def _sizes(cfg: Config) -> dict[str, int]:
-    """Pairs of each split."""
-    sizes = {name: len(split) for name, split in make_splits(load_facts(cfg.data), cfg.split).items()}
-    return sizes | ({AS_TRAINED: sizes["train"]} if cfg.data.boundary is Boundary.none else {})
+def _sizes(run: RunSpec) -> dict[str, int]:
+    """Pairs of each split of a run that is to do."""
+    return run.sizes | ({AS_TRAINED: run.sizes["train"]} if run.cfg.data.boundary is Boundary.none else {})
 
 
 def _example(result: dict[str, Any]) -> Example:

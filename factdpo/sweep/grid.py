@@ -109,8 +109,23 @@ def plan(sweep: Sweep, planner: Planner, jobs: list[list[str]], first: int) -> l
     specs = [spec for spec in planner.plan(jobs, first) if spec is not None]
     if len(specs) < len(jobs):
         raise ConfigError("hydra.job.chdir=true: a run has its own folder already; leave it at false")
+    _check_orientations(specs)
     sweep.add(specs)
     return specs
+
+
+def _check_orientations(specs: list[RunSpec]) -> None:
+    """Raises ConfigError if runs that are to do differ in split.orientation on facts that have one order only."""
+    orientations: dict[str, list[str]] = {}
+    for spec in specs:
+        if spec.sizes and not any(name.endswith("_reversed") for name in spec.sizes):
+            orientations.setdefault(str(spec.cfg.data.path), []).append(spec.cfg.split.orientation.name)
+    for path, names in orientations.items():
+        if len(swept := list(dict.fromkeys(names))) > 1:
+            raise ConfigError(
+                f"split.orientation={','.join(swept)}: the facts of data.path={path} have no reverse_prompt, so these "
+                "runs would train the same; give that column, or leave split.orientation out of the sweep"
+            )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from factdpo.config.help import did_you_mean
 from factdpo.config.schema import ConfigError
@@ -31,7 +32,9 @@ def read(words: Sequence[str], key: str = "hydra.sweeper.metrics") -> list[Metri
 
 
 def _check(name: str, given: str) -> None:
-    names = _names()
+    names, (number, _, split) = _names(), name.rpartition("/")
+    if not get_close_matches(split, SPLITS, cutoff=0.7):  # the data's own split, whatever its name
+        name = f"{number}/test"
     if not any(re.fullmatch(re.sub("<[^>]*>", "[^/]+", re.escape(known)), name) for known in names):
         raise ConfigError(
             f"{given}: no such number of a run{did_you_mean(name, names, 3, 0.5)}; there are accuracy/test, "
