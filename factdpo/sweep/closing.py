@@ -2,9 +2,10 @@
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ class Ranked:
     settings: list[int]  # groups of runs, by number
     means: dict[int, float]
     runs: dict[int, int]  # finished ones, of each setting
+    held_out: dict[int, float] = field(default_factory=dict)  # means on the test split, where validation decides
 
     @property
     def best(self) -> list[int]:
@@ -54,6 +56,7 @@ def lines(results: Results, asked: Sequence[Metric], conf_folders: list[Path]) -
     for number, praises in by_best.items():
         label = _label(groups[number], results.settings)
         text += ["", f"best {', '.join(praises)}: {label}", f"  {_command(groups[number], conf_folders)}"]
+    text += [f"{metric.name}: no run has this number" for metric in asked if metric.name not in results.metrics]
     if any(ranking.metric.name.rpartition("/")[2].startswith("test") and len(ranking.settings) > 1 for ranking in told):
         text.append(FLATTERED)
     return text
@@ -64,16 +67,28 @@ def _usual(results: Results) -> list[Metric]:
 
 
 def _ranked(results: Results, metric: Metric) -> Ranked:
-    rows = means(results.table, results.settings, [metric.name]).loc[:, ["n", "mean"]].to_dict("records")
-    values = {number: row["mean"] for number, row in enumerate(rows) if row["n"]}
+    """Where facts are set aside to decide by (split.validation), these rank in place of the held-out ones."""
+    decides = metric._replace(name=re.sub(r"/test(?=_reversed$|$)", "/validation", metric.name))
+    if decides.name not in results.metrics:
+        decides = metric
+    values, runs = _means(results, decides)
     order = sorted(values, key=lambda number: values[number], reverse=not metric.lower_is_better)
-    return Ranked(metric, order, values, {number: int(rows[number]["n"]) for number in order})
+    return Ranked(decides, order, values, runs, _means(results, metric)[0] if decides != metric else {})
+
+
+def _means(results: Results, metric: Metric) -> tuple[dict[int, float], dict[int, int]]:
+    """The mean of each setting, and over how many finished runs."""
+    rows = means(results.table, results.settings, [metric.name]).loc[:, ["n", "mean"]].to_dict("records")
+    measured = {number: row for number, row in enumerate(rows) if row["n"]}
+    return {n: row["mean"] for n, row in measured.items()}, {n: int(row["n"]) for n, row in measured.items()}
 
 
 def _praise(ranking: Ranked, groups: "list[pd.DataFrame]", keys: list[str]) -> str:
     """`accuracy/test 0.970 (mean of 3 runs; worst 0.480, dpo.beta=3)`."""
     best, worst = ranking.settings[0], ranking.settings[-1]
     notes = [f"mean of {ranking.runs[best]} runs"] if ranking.runs[best] > 1 else []
+    if best in ranking.held_out:
+        notes.append(f"{ranking.held_out[best]:.3f} on the held-out facts")
     if equal := len(ranking.best) - 1:
         notes.append(f"as {plural(equal, 'other')}")
     if worst not in ranking.best:

@@ -151,7 +151,10 @@ def test_settings_are_ranked_by_their_means_on_what_the_sweep_asks_about(
     plan: dict[str, Any] = {"question": None, "runs": runs}
     (tmp_path / "sweep.json").write_text(json.dumps(plan))
     assert looked_at(tmp_path)[0].best() == ("beta=b", "test", 0.275, 2, True)
-    asked = [{"name": "across/retention_nats_per_token", "lower_is_better": True}, {"name": "accuracy/train", "lower_is_better": False}]
+    asked = [
+        {"name": "across/retention_nats_per_token", "lower_is_better": True},
+        {"name": "accuracy/train", "lower_is_better": False},
+    ]
     (tmp_path / "sweep.json").write_text(json.dumps(plan | {"metrics": asked}))
     assert looked_at(tmp_path)[0].best() == ("beta=b", "train", 0.55, 2, True)
     assert "best train 0.55  beta=b (mean of 2 runs)" in told(capsys, str(tmp_path))

@@ -27,7 +27,9 @@ def test_a_number_is_better_as_is_usual_unless_a_sign_says_otherwise() -> None:
     assert question.read([f"-{RETENTION}"]) == [Metric(RETENTION, True)]
 
 
-@pytest.mark.parametrize("metric", ["margin_nats/train_reversed", "answer_shares.enemy/test", "timing/total_seconds"])
+@pytest.mark.parametrize(
+    "metric", ["margin_nats/train_reversed", "answer_shares.no/test", "timing/total_seconds", "accuracy/portability"]
+)
 def test_every_number_of_a_trained_run_can_be_asked_about(metric: str) -> None:
     assert question.read([metric])[0].name == metric
 
@@ -116,3 +118,19 @@ def test_one_setting_has_no_best(tmp_path: Path) -> None:
     for seed in range(2):
         store(tmp_path, f"a{seed}", seed=seed)
     assert told(tmp_path, "accuracy/test") == []
+
+
+def test_facts_set_aside_to_decide_by_decide_and_the_held_out_ones_are_told_once(sweep: Path) -> None:
+    for path in sweep.glob("run-*/result.json"):
+        result = json.loads(path.read_text())
+        result["trained"]["validation"] = result["trained"]["test"] | {"accuracy": 0.2 if "-2" in str(path) else 0.7}
+        path.write_text(json.dumps(result))
+    assert told(sweep, "accuracy/test") == [
+        "best accuracy/validation 0.700 (mean of 3 runs; 0.667 on the held-out facts; worst 0.200, dpo.beta=0.2): "
+        "dpo.beta=0.1",
+        "  factdpo -m dpo.beta=0.1 seed=0,1,2",
+    ]
+
+
+def test_a_number_that_no_run_has_is_said_to_be_missing(sweep: Path) -> None:
+    assert told(sweep, "accuracy/portability") == ["accuracy/portability: no run has this number"]

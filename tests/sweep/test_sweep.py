@@ -174,6 +174,17 @@ def test_the_same_run_asked_for_in_many_words_is_one(factdpo: Factdpo) -> None:
     assert [row[0] for row in said.runs()] == ["d684835e6021", "4d3ddbc12eac"]
 
 
+def test_orders_of_names_are_not_swept_on_facts_that_have_one_order(factdpo: Factdpo, tmp_path: Path) -> None:
+    rows = [f"The capital of land {n} is,town {n},town {n + 1}" for n in range(6)]
+    (tmp_path / "facts.csv").write_text("\n".join(["prompt,chosen,rejected", *rows]))
+    own = ["-m", "data=pairs", "data.path=facts.csv", "split.train=3", "dry_run=true"]
+    said = factdpo(*own, "split.orientation=random,canonical")
+    assert said.error.startswith(
+        "factdpo: split.orientation=random,canonical: the facts of data.path=facts.csv have no "
+    )
+    assert said.code == 2 and factdpo(*own, "split.orientation=random", "seed=0,1").code == 0
+
+
 # ----------------------------------------------------------------------------------------------------- dry_run=true
 
 
