@@ -33,9 +33,11 @@ def read(words: Sequence[str], key: str = "hydra.sweeper.metrics") -> list[Metri
 
 def _check(name: str, given: str) -> None:
     names, (number, _, split) = _names(), name.rpartition("/")
-    if not get_close_matches(split, SPLITS, cutoff=0.7):  # the data's own split, whatever its name
-        name = f"{number}/test"
-    if not any(re.fullmatch(re.sub("<[^>]*>", "[^/]+", re.escape(known)), name) for known in names):
+    possible = [name]
+    if not get_close_matches(split, SPLITS, cutoff=0.7):  # not mistyped: a split of the data's own
+        possible.append(f"{number}/test")
+    patterns = [re.sub("<[^>]*>", "[^/]+", re.escape(known)) for known in names]
+    if not any(re.fullmatch(pattern, one) for pattern in patterns for one in possible):
         raise ConfigError(
             f"{given}: no such number of a run{did_you_mean(name, names, 3, 0.5)}; there are accuracy/test, "
             "margin_nats/train_reversed, across/symmetry_test and others like them; - before one: lower is better"
