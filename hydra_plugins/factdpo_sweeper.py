@@ -29,6 +29,7 @@ class Sampler(Enum):
 class GridConf:
     _target_: str = "hydra_plugins.factdpo_sweeper.GridSweeper"
     max_batch_size: int | None = 250  # jobs that a launcher gets at once: each holds files open
+    metrics: list[str] = field(default_factory=list)  # what the sweep asks about, the deciding one first; -: lower wins
     params: dict[str, str] | None = field(default_factory=dict)  # what is swept, as on the command line
 
 
@@ -37,8 +38,9 @@ class OptunaConf:
     _target_: str = "hydra_plugins.factdpo_sweeper.OptunaSweeper"
     n_trials: int = 24  # in all: the same command again goes on with those that are missing
     batch_size: int = 8  # trials drawn at a time, which train together; what they teach helps later batches only
-    metric: str = "accuracy/test"  # of result.json, under the names of W&B's summary
-    direction: Direction = Direction.maximize
+    metric: str | None = None  # of result.json, under the names of W&B's summary; null: the first of metrics
+    direction: Direction | None = None  # null: as is usual for the metric
+    metrics: list[str] = field(default_factory=list)  # as for a grid; without any the accuracy on held-out facts
     sampler: Sampler = Sampler.tpe
     seed: int = 0  # of the sampler
     params: dict[str, str] | None = field(default_factory=dict)  # what is searched, as on the command line
@@ -51,8 +53,8 @@ ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaCo
 class GridSweeper(Sweeper):
     """A run for each combination of the swept values."""
 
-    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None) -> None:
-        self.max_batch_size, self.params = max_batch_size, params or {}
+    def __init__(self, max_batch_size: int | None, metrics: list[str], params: dict[str, str] | None) -> None:
+        self.max_batch_size, self.metrics, self.params = max_batch_size, list(metrics), params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
@@ -63,9 +65,13 @@ class GridSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from factdpo.sweep import grid
 
-        words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         assert self.hydra_context is not None and self.config is not None and self.launcher is not None
-        return grid.run(self.hydra_context, self.config, self.launcher, words, self.max_batch_size)
+        words = self._words(arguments)
+        return grid.run(self.hydra_context, self.config, self.launcher, words, self.metrics, self.max_batch_size)
+
+    def _words(self, arguments: list[str]) -> list[str]:
+        """What is swept by the file, then what is by the command line, which has the last word."""
+        return [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
 
 
 class OptunaSweeper(GridSweeper):
@@ -75,14 +81,16 @@ class OptunaSweeper(GridSweeper):
         self,
         n_trials: int,
         batch_size: int,
-        metric: str,
-        direction: Direction,
+        metric: str | None,
+        direction: Direction | None,
+        metrics: list[str],
         sampler: Sampler,
         seed: int,
         params: dict[str, str] | None,
     ) -> None:
-        super().__init__(None, params)
-        self.objective = (n_trials, batch_size, metric, direction.value, sampler.value, seed)
+        super().__init__(None, metrics, params)
+        named = direction.value if direction else None
+        self.objective = (n_trials, batch_size, metric, named, sampler.value, seed)
 
     def sweep(self, arguments: list[str]) -> Any:
         from factdpo.config.schema import ConfigError
@@ -91,6 +99,6 @@ class OptunaSweeper(GridSweeper):
             raise ConfigError("hydra/sweeper=optuna: Optuna is not installed; pip install 'optuna>=5,<6'")
         from factdpo.sweep import trials
 
-        words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         assert self.hydra_context is not None and self.config is not None and self.launcher is not None
-        trials.run(self.hydra_context, self.config, self.launcher, words, trials.Objective(*self.objective))
+        words, objective = self._words(arguments), trials.Objective(*self.objective)
+        trials.run(self.hydra_context, self.config, self.launcher, words, self.metrics, objective)

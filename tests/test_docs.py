@@ -4,6 +4,7 @@ import copy
 import io
 import re
 import shlex
+import textwrap
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -251,6 +252,11 @@ def test_the_house_is_the_one_that_stands() -> None:
     assert [row.replace("`", "").split(", ") for row in floors] == FLOORS
     for folder in {path.parent for path in (ROOT / "factdpo").rglob("*.py")} - {ROOT / "factdpo"}:
         assert f"| `{folder.relative_to(ROOT).as_posix()}/` |" in design
+
+
+def test_the_sweep_file_that_is_shown_is_the_one_that_lies_there() -> None:
+    shown = [textwrap.dedent(block) for block in INDENTED.findall((ROOT / "docs" / "sweeps.md").read_text())]
+    assert (ROOT / "sweeps" / "beta.yaml").read_text() in shown
 
 
 def test_the_version_is_the_same_everywhere() -> None:

@@ -10,8 +10,10 @@ from factdpo.config.folders import conf_folders
 from factdpo.config.schema import ConfigError
 from factdpo.results import views
 from factdpo.results.compare import side
-from factdpo.results.tables import load
+from factdpo.results.tables import Results, load
 from factdpo.results.views import View, show
+from factdpo.store import sweep_file
+from factdpo.store.sweep_file import metrics_asked
 
 FORMATS = ("csv", "json", "markdown", "parquet")
 
@@ -27,8 +29,8 @@ def main(arguments: list[str]) -> None:
         view = views.comparison(*(side(results, name) for name in args.compare))
     else:
         by = [results.key(key) for key in _names(args.by)] or results.settings or ["model.name"]
-        names = _names(args.metric) or (["accuracy"] if results.metrics else [])  # none before a run has finished
-        metrics = [metric for name in names for metric in results.metrics_of(name)]
+        names = _names(args.metric) or ([*_asked(results, args.folders), "accuracy"] if len(results.finished) else [])
+        metrics = list(dict.fromkeys(metric for name in names for metric in results.metrics_of(name)))
         view = views.groups(results, by, metrics) if metrics and not args.runs else views.runs(results, metrics)
         view.below += views.around(results, metrics, conf_folders())
         if args.runs and not args.metric:
@@ -66,6 +68,12 @@ From Python: factdpo.load("outputs/sweeps/beta") has .runs, .splits, .items and 
         files.add_argument(f"--{kind}", nargs="?", const="-", metavar="FILE", help=instead)
     files.add_argument("--parquet", metavar="FILE", help="in place of the table")
     return parser
+
+
+def _asked(results: Results, folders: list[str]) -> list[str]:
+    """The numbers that the sweeps in these folders ask about, of those that their runs have."""
+    asked = [metric.name for folder in folders for metric in metrics_asked(sweep_file.read(Path(folder)))]
+    return [name for name in asked if name in results.metrics]
 
 
 def _names(text: str | None) -> list[str]:

@@ -116,9 +116,10 @@ def _detail(group: Runs, rows: int, splits: Iterable[str]) -> RenderableType:
     if progress := _progress(group):
         above.append(Text(progress))
     if (best := group.best()) and len(runs) > 1:
-        run, split = best
-        so_far = "" if run.state == "FINISHED" else ", so far"
-        above.append(Text(f"best {split} {run.accuracies[split]:.2f}  {run.label}{so_far}"))
+        mean = f" (mean of {best.runs} runs)" if best.runs > 1 else ""
+        above.append(
+            Text(f"best {best.split} {best.accuracy:.2f}  {best.label}{mean}{'' if best.final else ', so far'}")
+        )
     shown = _chosen(runs, rows)
     below: list[Text] = []
     if left := len(runs) - len(shown):
@@ -153,7 +154,7 @@ def _overview(groups: list[Runs], rows: int) -> RenderableType:
             Text(str(group.folder)), str(len(group.runs)),
             *(Text(str(counts.get(name, "")), STYLES[name]) for name in states),
             "" if left is None else f"~{display.duration(left)}",
-            f"{best[1]} {best[0].accuracies[best[1]]:.2f}" if best else "",
+            f"{best.split} {best.accuracy:.2f}" if best else "",
         )  # fmt: skip
     hidden = len(groups) - rows
     return Group(table, Text(f"and {hidden} older ones; --all shows them", "dim")) if hidden > 0 else table

@@ -23,7 +23,9 @@ def schema_keys() -> dict[str, Key]:
 
 
 def unknown_key(key: str, groups: Iterable[str] = ()) -> str:
-    """The refusal of a key that the schema does not have."""
+    """The refusal of a key that the schema, or Hydra's own node, does not have."""
+    if key.startswith("hydra."):
+        return f"{key}: Hydra has no such key; --cfg hydra lists them, and + adds one: +hydra.job.env_set.NAME=value"
     keys = list(schema_keys())
     names = [*keys, *(k.rsplit(".", 1)[0] for k in keys if "." in k), *groups]
     same_end = [k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]

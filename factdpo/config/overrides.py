@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from factdpo.config.engine_choice import choose_engine
+from factdpo.config.help import wrong_value
 from factdpo.config.schema import KEYS, Config, ConfigError, EngineName, to_dict
 from factdpo.config.validate import from_dict, validate
 
@@ -69,6 +70,8 @@ def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
         dashed = argument.startswith("-")
         if dashed and name in names:
             raise ConfigError(f"{argument}: a key has no dashes before it; write {name}={value or '...'}")
+        if argument.lstrip("~") in KEYS and argument.startswith("~"):
+            raise ConfigError(wrong_value(argument[1:], "", "does not support deletion"))
         is_option = dashed or before in _WITH_VALUE or (before in ("--info", "-i") and "=" not in argument)
         (options if is_option else overrides).append(argument)
     return options, overrides
@@ -86,6 +89,8 @@ def _in_dict(key: str) -> Any:
 def _override(key: str, value: str, many: bool) -> str:
     """`key=value` in Hydra's grammar; with `many`, commas part the values of a sweep over lists."""
     key = SHORT.get(key, key)
+    if value.lower() == "null" and any(name.startswith(f"{key}.") for name in KEYS):
+        raise ConfigError(f"{key}={value}: a group of keys is never null; choose an option (factdpo help {key})")
     kind = _kinds().get(key) or _in_dict(key)
     if kind is None or (_is_list(kind) and not many and len(_PART.findall(value)) > 1):
         return f"{key}={value}"

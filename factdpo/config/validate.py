@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from factdpo.config.engine_choice import needs_trl
 from factdpo.config.folders import folder_name
@@ -26,6 +26,8 @@ from factdpo.config.schema import (
     to_dict,
 )  # fmt: skip
 
+FOLLOWS_SEED = "${seed}"  # default of keys that take the value of `seed`
+
 # TRL: the partition function cancels in the reward difference only, so only these take another f-divergence.
 F_DIVERGENCE = {
     Loss.sigmoid, Loss.sigmoid_norm, Loss.hinge, Loss.ipo, Loss.exo_pair, Loss.robust, Loss.discopop, Loss.sft,
@@ -40,6 +42,8 @@ def validate(cfg: DictConfig | Config) -> Config:
             unknown = _unknown(cfg)
             cfg = _merged(dataclasses.asdict(cfg))
         plain = OmegaConf.to_object(cfg)
+    except InterpolationKeyError as error:
+        raise _dangling(cfg, error) from None
     except OmegaConfBaseException as error:
         raise _refusal(error) from None
     if not isinstance(plain, Config):
@@ -75,6 +79,17 @@ def _refusal(error: OmegaConfBaseException) -> ConfigError:
     return ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}")
 
 
+def _dangling(cfg: Any, error: InterpolationKeyError) -> ConfigError:
+    """The refusal of a value that names a key that is not there, by the key that names it and not one that follows."""
+    missing = str(error).split("'")[1]
+    tree: Any = OmegaConf.to_container(cfg, resolve=False)
+    for name in KEYS:
+        value = functools.reduce(lambda node, part: node.get(part, {}), name.split("."), tree)
+        if f"${{{missing}}}" in str(value):
+            return ConfigError(f"{name}={value}: there is no key {missing}; write a value, or the name of another key")
+    return _refusal(error)
+
+
 def _unknown(node: Any, prefix: str = "") -> list[str]:
     """Keys that the schema does not have: `+lora.rnk=3` adds one, and nothing would read it."""
     names = [f.name for f in dataclasses.fields(node)]
@@ -92,7 +107,9 @@ def _ranges(cfg: Config) -> list[str]:
     return [
         f"{name}={values[name]}: must be {key.bounds + ', and finite' if key.bounds else 'finite'}"
         for name, key in KEYS.items()
-        if isinstance(values[name], int | float) and not key.allows(values[name])
+        if isinstance(values[name], int | float)
+        and not key.allows(values[name])
+        and not (key.default == FOLLOWS_SEED and values[name] == cfg.seed)  # of which `seed` says it already
     ]
 
 

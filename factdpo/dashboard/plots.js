@@ -26,7 +26,7 @@ function plots(answer) {
     : 'Accuracy at each evaluation; a point of the loss is the mean over the steps since the one before.');
   const splits = answer.splits.filter(([split]) => curves.some(curve => split in curve.accuracy));
   if ($('split').length !== splits.length) {
-    const chosen = $('split').value || (splits.some(([split]) => split === 'test') ? 'test' : '');
+    const chosen = $('split').value || answer.asked.find(asked => splits.some(([split]) => split === asked));
     $('split').replaceChildren(...splits.map(([split, title]) => new Option(title, split, false, split === chosen)));
   }
   $('split-control').hidden = !splits.length;

@@ -39,17 +39,12 @@ class Shown:
             "counts": self.runs.counts(), "total": len(self.runs.runs), "steps": self.runs.steps(),
             "running_done": sum(run.step / run.steps for run in running if run.steps) / max(1, len(running)),
             "left_seconds": self.runs.left_seconds() if self.runs.is_running() else None,
-            "changed": self.runs.changed, "best": self._best(),
+            "changed": self.runs.changed, "best": self._best(), "asked": self.runs.splits(),
         }  # fmt: skip
 
     def _best(self) -> dict[str, Any] | None:
-        if (best := self.runs.best()) is None:
-            return None
-        run, split = best
-        final = run.state == "FINISHED"
-        return {
-            "label": run.label, "split": SPLITS.get(split, split), "accuracy": run.accuracies[split], "final": final,
-        }  # fmt: skip
+        best = self.runs.best()
+        return best._asdict() | {"split": SPLITS.get(best.split, best.split)} if best else None
 
     def stamp(self) -> str:
         """Changes whenever another run has ended; empty before the first one has."""

@@ -15,8 +15,6 @@ from factdpo.store.result import RUNNING, TO_DO
 
 RATE_SECONDS = 0.5  # least time between the two rows of a rate: rows written together carry the same time
 
-STAGES = ("reference_seconds", "train_seconds", "score_seconds")  # in a result's timing
-
 
 @dataclass
 class RunStatus:
@@ -30,7 +28,7 @@ class RunStatus:
     steps: int | None = None  # of the whole run
     loss: float | None = None
     accuracies: dict[str, float] = field(default_factory=dict)  # by split: final, else at the last evaluation
-    seconds: float | None = None  # spent in its stages, until it ended, or until now
+    seconds: float | None = None  # its share of its command's time; since it was opened, where that is not known
     error: str | None = None
     changed: float | None = None  # last write to the folder, s since the epoch
     steps_per_second: float | None = None  # lately
@@ -84,7 +82,7 @@ def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> RunStatus
         steps=training.get("steps") if result["state"] == "FINISHED" else _planned_steps(folder),
         loss=history.loss, error=result.get("error"),
         accuracies={split: scores["accuracy"] for split, scores in trained.items()} or history.accuracies,
-        seconds=sum(timing[stage] for stage in STAGES) if timing.keys() >= {*STAGES} else seconds,
+        seconds=timing.get("total_seconds", seconds),
         changed=ended, score_seconds=timing.get("score_seconds"),
     )  # fmt: skip
 

@@ -1,18 +1,33 @@
-"""The progress of a sweep: counts per state, steps made and to be made, time left, and the best run so far."""
+"""The progress of a sweep: counts per state, steps made and to be made, time left, and the best setting so far."""
 
 import dataclasses
 import math
+import re
+import statistics
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from factdpo.config.schema import ConfigError
 from factdpo.results import run_status
-from factdpo.results.best import best_by_accuracy
+from factdpo.results.best import RANKED_BY
 from factdpo.results.run_status import Cache, RunStatus
 from factdpo.store import layout, sweep_file
 from factdpo.store.result import RUNNING, STATES, TO_DO
+from factdpo.store.sweep_file import Metric, metrics_asked
+
+_SEED = re.compile(r"(^| )\S*seed=\S+")  # in a label
+
+
+class Best(NamedTuple):
+    """The setting with the highest accuracy: the mean over its runs, which differ in their seeds."""
+
+    label: str  # without seeds
+    split: str
+    accuracy: float
+    runs: int
+    final: bool  # whether these runs are finished
 
 
 @dataclass
@@ -23,6 +38,7 @@ class Runs:
     question: str | None
     runs: list[RunStatus]
     changed: float  # last write, s since the epoch
+    metrics: list[Metric] = field(default_factory=list)  # that the sweep asks about; [] if it does not say
 
     def counts(self) -> dict[str, int]:
         count = Counter(run.state for run in self.runs)
@@ -52,14 +68,32 @@ class Runs:
         scoring = sum(scored) / len(scored) * (len(self.runs) - len(ended)) if scored else 0.0
         return max(0, missing) / rate + scoring
 
-    def best(self) -> tuple[RunStatus, str] | None:
-        """The finished run with the highest accuracy on held-out facts, else on training facts, and the split.
+    def splits(self) -> list[str]:
+        """The splits whose accuracy says which setting is best: those that the sweep asks about, then the usual."""
+        asked = [metric.name.removeprefix("accuracy/") for metric in self.metrics if _is_accuracy(metric)]
+        return list(dict.fromkeys([*asked, *RANKED_BY]))
+
+    def best(self) -> Best | None:
+        """The setting whose finished runs have the highest mean accuracy on the first of `splits` that there is.
 
         Of the unfinished runs while none is finished.
         """
         scored = [run for run in self.runs if run.accuracies]
         finished = [run for run in scored if run.state == "FINISHED"]
-        return best_by_accuracy(finished or scored, lambda run, split: run.accuracies.get(split))
+        for split in self.splits():
+            settings: dict[str, list[float]] = {}
+            for run in finished or scored:
+                if split in run.accuracies:
+                    label = _SEED.sub("", run.label).strip() or self.folder.name
+                    settings.setdefault(label, []).append(run.accuracies[split])
+            if settings:
+                label, values = max(settings.items(), key=lambda setting: statistics.fmean(setting[1]))
+                return Best(label, split, statistics.fmean(values), len(values), bool(finished))
+        return None
+
+
+def _is_accuracy(metric: Metric) -> bool:
+    return metric.name.startswith("accuracy/") and not metric.lower_is_better
 
 
 def look(folders: list[Path], cache: Cache) -> list[Runs]:
@@ -84,7 +118,8 @@ def runs_of(home: Path, names: list[str], sweep: dict[str, Any], cache: Cache, o
     names = names if opened_only else list(dict.fromkeys([*labels, *names]))
     runs = [run_status.look(home / name, labels.get(name), cache) for name in names]
     changed = [run.changed for run in runs if run.changed is not None]
-    return Runs(home, sweep.get("question"), runs, max([*changed, run_status.last_change(home) or 0.0]))
+    last = max([*changed, run_status.last_change(home) or 0.0])
+    return Runs(home, sweep.get("question"), runs, last, metrics_asked(sweep))
 
 
 def plain(group: Runs) -> dict[str, Any]:
@@ -99,6 +134,7 @@ def plain(group: Runs) -> dict[str, Any]:
         "question": group.question,
         "counts": group.counts(),
         "left_seconds": group.left_seconds(),
-        "best": {"id": best[0].id, "split": best[1], "accuracy": best[0].accuracies[best[1]]} if best else None,
+        "metrics": [metric.name for metric in group.metrics],
+        "best": best._asdict() if best else None,
         "runs": runs,
     }

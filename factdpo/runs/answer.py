@@ -16,6 +16,7 @@ from factdpo.config.schema import Config, ConfigError
 from factdpo.config.validate import validate
 from factdpo.runs import summary
 from factdpo.runs.attempt import Attempt, Outcome
+from factdpo.runs.clock import Clock
 from factdpo.runs.identity import RunSpec, look_up
 from factdpo.runs.session import Session, current
 from factdpo.store import result as record
@@ -98,16 +99,16 @@ def _executed(
     attempts: list[Attempt], locks: dict[RunSpec, FileLock], session: Session
 ) -> Iterator[tuple[RunSpec, Outcome]]:
     """Do these runs; those that FAILED are tried again as often as `retries` says, when the others have ended."""
+    clock = Clock()
     while attempts:
         with console.stage("importing torch and transformers"):
             from factdpo.runs.pipeline import execute
-
+        clock.charge("open", [[attempt] for attempt in attempts])
         if len(attempts) > 1 and (first := attempts[0].spec).cfg.track.wandb:
-            sentence = wandb_settings.wandb_sentence(first.cfg.track, first.folder.parent)
-            console.console.print(sentence, highlight=False, soft_wrap=True)
+            console.say(wandb_settings.wandb_sentence(first.cfg.track, first.folder.parent))
         again: list[Attempt] = []
         try:
-            with closing(execute(attempts, session)) as running:
+            with closing(execute(attempts, session, clock)) as running:
                 for attempt, outcome in running:
                     spec = attempt.spec
                     if outcome.state == "FAILED" and attempt.number <= spec.cfg.retries:
@@ -140,7 +141,7 @@ def _stored(spec: RunSpec) -> Outcome | None:
     stored = record.read_result(spec.folder)
     if stored.result is None:
         if (spec.folder / "result.json").exists():
-            console.console.print(f"run again: {stored.reason}", highlight=False, soft_wrap=True)
+            console.say(f"run again: {stored.reason}")
         return None
     if stored.result["state"] == "FINISHED":
         return Outcome(stored.result, 0)
@@ -158,8 +159,7 @@ def _show_stored(spec: RunSpec, stored: Outcome) -> None:
         return
     import pyarrow.parquet
 
-    sentence = wandb_settings.wandb_sentence(spec.cfg.track, spec.folder)
-    console.console.print(sentence, highlight=False, soft_wrap=True)
+    console.say(wandb_settings.wandb_sentence(spec.cfg.track, spec.folder))
     view = wandb_tracker.WandbTracker(spec.cfg, spec.id, spec.name, spec.folder)
     view.log(*read_history(spec.folder / HISTORY))
     items = pyarrow.parquet.read_table(spec.folder / "items.parquet").to_pylist()
@@ -171,7 +171,7 @@ def _fail_fast(spec: RunSpec, outcome: Outcome) -> signals.Preempted | None:
     """What stops all other runs, if this outcome is to."""
     if not (outcome.exit_code and spec.cfg.fail_fast):
         return None
-    console.console.print("fail_fast=true: no other run is started", highlight=False)
+    console.say("fail_fast=true: no other run is started")
     return signals.Preempted(
         outcome.exit_code, f"stopped by fail_fast=true: {spec.cfg.label or spec.name} {outcome.state}"
     )
@@ -188,7 +188,7 @@ def _print(spec: RunSpec, outcome: Outcome) -> None:
 def _print_retry(attempt: Attempt, outcome: Outcome) -> None:
     name, tries = attempt.spec.cfg.label or attempt.spec.name, attempt.spec.cfg.retries + 1
     sentence = f"{name}: attempt {attempt.number} of {tries} FAILED ({outcome.result['error']}); it is tried again"
-    console.console.print(sentence, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    console.say(sentence, "yellow")
 
 
 def _print_preempted(attempts: list[Attempt]) -> None:
@@ -198,7 +198,7 @@ def _print_preempted(attempts: list[Attempt]) -> None:
         _print(preempted[0].spec, preempted[0].outcome)
     elif preempted:
         runs = "1 run was" if len(preempted) == 1 else f"{len(preempted)} runs were"
-        console.console.print(f"{runs} interrupted; rerun the same command to resume", highlight=False)
+        console.say(f"{runs} interrupted; rerun the same command to resume")
 
 
 def _allow_open_files(count: int) -> None:

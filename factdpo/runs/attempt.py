@@ -23,6 +23,7 @@ from factdpo.tracking import tracker, wandb_settings
 
 log = logging.getLogger("factdpo")
 
+STAGES = ("open", "reference", "train", "score")
 NOT_PROVEN = ("wandb/", "run.log", "result.json", PLAN)  # files without a sha256 in result.json
 
 
@@ -55,7 +56,7 @@ class Attempt:
         self.error: Exception | None = None  # what one of its trackers, or its log, could not do
         self.log_file: console.LogFile | None = None
         self.trackers = tracker.Trackers([])
-        self._clock = 0.0
+        self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)  # its share of the time of each stage
         self._logs: list[logging.Handler] = [logging.NullHandler()]
 
     @property
@@ -67,7 +68,7 @@ class Attempt:
         if self.started is not None:
             return
         spec, folder = self.spec, self.spec.folder
-        self.started, self._clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
+        self.started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         folder.mkdir(exist_ok=True)
         self._empty()
         shutil.rmtree(folder / "wandb", ignore_errors=True)
@@ -99,9 +100,10 @@ class Attempt:
         """What is logged within goes to the run's own file."""
         return console.logging_to(self._logs, quiet=self.spec.cfg.sweep is not None)
 
-    def seconds(self) -> float:
-        """Since its start."""
-        return time.monotonic() - self._clock
+    def timing(self) -> Row:
+        """The run's share of its command's time, as result.json has it; what runs did together is divided."""
+        stages = {f"{stage}_seconds": self.seconds[stage] for stage in STAGES[1:]}
+        return stages | {"total_seconds": sum(self.seconds.values())}
 
     def complete(self, measure: Callable[[], Measured]) -> Outcome:
         """Write result.json, last and atomically: what `measure` returns, or which exception ended the run."""
@@ -125,6 +127,7 @@ class Attempt:
                 result["state"] = "FINISHED"
             except BaseException as error:
                 result["state"], result["error"], exit_code = _ending(error, self.spec.cfg)
+                result["timing"] = self.timing()
                 log.error("%s", result["error"], exc_info=True)
             if (error := self._write(result)) and not exit_code:
                 result["state"], result["error"], exit_code = "FAILED", error, 1

@@ -19,6 +19,7 @@ from factdpo import console, signals
 from factdpo.config.schema import KEYS, Config, EngineName, to_dict
 from factdpo.runs import progress_bars, record
 from factdpo.runs.attempt import Attempt, Measured, Outcome
+from factdpo.runs.clock import Clock
 from factdpo.runs.identity import can_train_together
 from factdpo.runs.session import Session
 from factdpo.runs.stages import Prepared, Scores, prepare, score
@@ -31,7 +32,7 @@ from factdpo.training.schedule import planned_steps
 log = logging.getLogger("factdpo")
 
 
-def execute(attempts: list[Attempt], session: Session) -> Generator[tuple[Attempt, Outcome], None, None]:
+def execute(attempts: list[Attempt], session: Session, clock: Clock) -> Generator[tuple[Attempt, Outcome], None, None]:
     """Do these runs, each to its record; yields each as it ends, and what goes wrong with one ends that one only.
 
     A run is opened when its training begins, or at once where it is alone. After a signal, or an exception thrown in,
@@ -41,28 +42,31 @@ def execute(attempts: list[Attempt], session: Session) -> Generator[tuple[Attemp
     try:
         with console.logging_to(logs):
             for cohort in _cohorts(attempts):
-                yield from _execute_cohort(cohort, session, logs, alone=len(attempts) == 1)
+                yield from _execute_cohort(cohort, session, logs, clock, alone=len(attempts) == 1)
     except BaseException as error:
-        for attempt in attempts:
-            if attempt.under_way:
-                attempt.complete(partial(_raise, error))
+        under_way = [attempt for attempt in attempts if attempt.under_way]
+        clock.charge("train", [[attempt] for attempt in under_way])
+        for attempt in under_way:
+            attempt.complete(partial(_raise, error))
         raise
 
 
 def _execute_cohort(
-    cohort: list[Attempt], session: Session, logs: list[logging.Handler], alone: bool
+    cohort: list[Attempt], session: Session, logs: list[logging.Handler], clock: Clock, alone: bool
 ) -> Iterator[tuple[Attempt, Outcome]]:
     prepared: dict[Attempt, Prepared] = {}
     for attempt in cohort:
         try:
             if alone:
                 _open(attempt, logs)
+                clock.charge("open", [[attempt]])
             prepared[attempt] = prepare(attempt.spec.cfg, session)
+            clock.charge("reference", [[attempt]])
         except Exception as error:
             yield attempt, _close(attempt, logs, partial(_raise, error))
     try:
-        for attempt, ending in _train_and_score(prepared, session, logs):
-            yield attempt, _close(attempt, logs, partial(record.measure, attempt, prepared[attempt], ending))
+        for attempt, ending in _train_and_score(prepared, session, logs, clock):
+            yield attempt, _close(attempt, logs, partial(record.measure, attempt, prepared[attempt], ending, clock))
     except Exception as error:  # of the cohort as a whole: it ends the runs that have no record yet
         for attempt in prepared:
             if attempt.outcome is None:
@@ -116,6 +120,7 @@ class Training:
     bar: progress_bars.Bar | progress_bars.CohortBar | None = None
     attempts: list[Attempt] = field(default_factory=list)
     error: Exception | None = None
+    begun: bool = False
 
     def member(self, name: str, bar: progress_bars.Bar | progress_bars.CohortBar) -> Member:
         """What the engine trains; the bar, where it has this name, gets the rows of the history as the runs do."""
@@ -154,6 +159,7 @@ class Training:
         return planned_steps(len(self.run.training), self.run.cfg.dpo)
 
     def _start(self) -> None:
+        self.begun = True
         if self.bar is not None:
             self.bar.begin()
         with signals.released():
@@ -188,7 +194,7 @@ def _save(trained: Trained, history: Path, target: Path) -> None:
 
 
 def _train_and_score(
-    prepared: dict[Attempt, Prepared], session: Session, logs: list[logging.Handler]
+    prepared: dict[Attempt, Prepared], session: Session, logs: list[logging.Handler], clock: Clock
 ) -> Iterator[tuple[Attempt, Scores | Exception]]:
     """Each run of a cohort with its scores, or with what ended it, as soon as there are any.
 
@@ -198,21 +204,21 @@ def _train_and_score(
     for attempt, run in prepared.items():
         trainings.setdefault(run.trained, Training(run, logs)).attempts.append(attempt)
     missing = [training for path, training in trainings.items() if cache.damage(path) is not None]
-    yield from _scored([training for training in trainings.values() if training not in missing], prepared)
+    yield from _scored([training for training in trainings.values() if training not in missing], prepared, clock)
     if len(missing) == 1:  # another process may be making it, for a run that differs in what is scored alone
         path = missing[0].run.trained
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{path.name}.training.lock")):
             if cache.damage(path) is not None:
-                yield from _train(missing, prepared, session)
+                yield from _train(missing, prepared, session, clock)
             else:
-                yield from _scored(missing, prepared)
+                yield from _scored(missing, prepared, clock)
     elif missing:
-        yield from _train(missing, prepared, session)
+        yield from _train(missing, prepared, session, clock)
 
 
 def _train(
-    trainings: list[Training], prepared: dict[Attempt, Prepared], session: Session
+    trainings: list[Training], prepared: dict[Attempt, Prepared], session: Session, clock: Clock
 ) -> Iterator[tuple[Attempt, Scores | Exception]]:
     cfg = trainings[0].run.cfg
     with_trl = cfg.engine.name is EngineName.trl
@@ -224,9 +230,11 @@ def _train(
 
     def keep(group: Ended) -> list[Training]:
         bar.end()
+        in_training = [training.attempts for training in members.values() if training.begun]
         ended = [members.pop(member) for member, _ in group]
         for training, (_, ending) in zip(ended, group, strict=True):
             training.keep(ending)
+        clock.charge("train", in_training)
         return ended
 
     fit = _fit_of(cfg.engine.name)
@@ -237,7 +245,7 @@ def _train(
                     del ended[0].run.base  # it is changed: its memory is needed for a fresh one
                     gc.collect()
                     ended[0].run.base = session.base(cfg)
-                yield from _scored(ended, prepared)
+                yield from _scored(ended, prepared, clock)
     signals.raise_waiting()
 
 
@@ -251,7 +259,7 @@ def _fit_of(engine: EngineName) -> Engine:
 
 
 def _scored(
-    trainings: list[Training], prepared: dict[Attempt, Prepared]
+    trainings: list[Training], prepared: dict[Attempt, Prepared], clock: Clock
 ) -> Iterator[tuple[Attempt, Scores | Exception]]:
     """The runs of trainings that have ended, each with its scores or its error."""
     sound: dict[Prepared, Attempt] = {}
@@ -262,8 +270,9 @@ def _scored(
                 yield attempt, error
             else:
                 sound[prepared[attempt]] = attempt
-    for run, scores in score(list(sound)):
-        yield sound[run], scores
+    for part in score(list(sound)):
+        clock.charge("score", [[sound[run]] for run, _ in part])
+        yield from ((sound[run], scores) for run, scores in part)
 
 
 def _labels(cfgs: list[Config]) -> list[str]:

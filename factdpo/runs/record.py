@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-import time
 from pathlib import Path
 
 import pyarrow
@@ -20,6 +19,7 @@ from factdpo.evaluation.warnings import warnings
 from factdpo.models.base import load_base, pick_device
 from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.runs.attempt import Attempt, Measured
+from factdpo.runs.clock import Clock
 from factdpo.runs.identity import usable_facts
 from factdpo.runs.stages import Prepared, Scores, Texts, base_texts, tokenised
 from factdpo.store import cache
@@ -38,7 +38,7 @@ def log_inputs(run: Prepared) -> None:
         log.info(note)
 
 
-def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Measured:
+def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception, clock: Clock) -> Measured:
     """The numbers of a run, and its artefacts in its folder; raises what ended it."""
     if isinstance(ending, Exception):
         raise ending
@@ -46,7 +46,6 @@ def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Meas
         log_inputs(run)
         log.info("training: found in %s", run.trained)
         attempt.log(*read_history(run.trained / HISTORY))
-    started = time.monotonic()
     before, after, refs, pairs = base_texts(run), ending.texts, run.inputs.refs, run.pairs
     items = [
         row
@@ -73,12 +72,8 @@ def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Meas
         "training": {key: fit[key] for key in ("steps", "trainable_parameters", "trained_together", "peak_gib")},
     }
     scores["warnings"] = run.inputs.notes + warnings(scores["trained"], pairs)
-    scores["timing"] = {
-        "reference_seconds": run.seconds,
-        "train_seconds": fit["train_seconds"],  # of the training itself, also when it was found in the cache
-        "score_seconds": ending.seconds + time.monotonic() - started,
-        "total_seconds": attempt.seconds(),
-    }
+    clock.charge("score", [[attempt]])
+    scores["timing"] = attempt.timing() | {"batch_seconds": fit["train_seconds"]}
     return Measured(scores, items, generations)
 
 

@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +54,6 @@ class Scores(NamedTuple):
 
     logps: dict[str, PairLogps]
     texts: Texts
-    seconds: float = 0.0  # that it took, in equal shares where runs were scored together
 
 
 class Inputs(NamedTuple):
@@ -75,7 +73,6 @@ class Prepared:
     cfg: Config
     base: Base
     inputs: Inputs
-    seconds: float  # that its preparation took
 
     @property
     def pairs(self) -> dict[str, Pairs]:
@@ -160,7 +157,6 @@ class Prepared:
 
 def prepare(cfg: Config, session: Session) -> Prepared:
     """The stages before training: base, facts, splits, pairs, reference log-probs."""
-    started = time.monotonic()
     base = session.base(cfg)
     adapters.check_targets(cfg, base)
     decisive = [to_dict(cfg.data), data_identity(cfg.data), to_dict(cfg.split), base.identity]
@@ -174,7 +170,7 @@ def prepare(cfg: Config, session: Session) -> Prepared:
         refs = {name: reference_logps(base, of_split, size, folder) for name, of_split in pairs.items()}
         inputs = Inputs(checked, splits, pairs, refs, [*notes, *more_notes])
         session.keep_inputs(key, inputs)
-    return Prepared(cfg, base, inputs, time.monotonic() - started)
+    return Prepared(cfg, base, inputs)
 
 
 def tokenised(splits: Splits, base: Base, cfg: Config) -> dict[str, Pairs]:
@@ -188,28 +184,26 @@ def tokenised(splits: Splits, base: Base, cfg: Config) -> dict[str, Pairs]:
 # ------------------------------------------------------------------------------------------------------------- scoring
 
 
-def score(cohort: list[Prepared]) -> Iterator[tuple[Prepared, Scores | Exception]]:
+def score(cohort: list[Prepared]) -> Iterator[list[tuple[Prepared, Scores | Exception]]]:
     """Every split and the texts under each run's trained weights, read from the disk; or what is wrong with them.
 
-    Runs that trained together are scored in shared forwards, a run that trained alone by PEFT's own model: whoever
-    scores a training again gets the same bits.
+    Yields runs that were scored together. Those that trained together are scored in shared forwards, a run that trained
+    alone by PEFT's own model: whoever scores a training again gets the same bits.
     """
     parts: dict[bool, list[Prepared]] = {True: [], False: []}  # those that trained together, and those that did not
     for prepared in cohort:
         try:
             parts[prepared.fit["trained_together"] > 1].append(prepared)
         except Exception as error:
-            yield prepared, error
+            yield [(prepared, error)]
     step = SCORED_TOGETHER
     shared = [parts[True][start : start + step] for start in range(0, len(parts[True]), step)]
     for part in [[prepared] for prepared in parts[False]] + shared:
-        started = time.monotonic()
         scores = _scores_of(part)
-        seconds = (time.monotonic() - started) / len(part)
         for prepared, of_run in zip(part, scores, strict=True):
             if isinstance(of_run, SanityCheckError):
                 shutil.rmtree(prepared.trained, ignore_errors=True)  # so that the next attempt trains again
-            yield prepared, of_run if isinstance(of_run, Exception) else of_run._replace(seconds=seconds)
+        yield list(zip(part, scores, strict=True))
 
 
 def _scores_of(part: list[Prepared]) -> list[Scores | Exception]:

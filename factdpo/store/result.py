@@ -100,10 +100,11 @@ KEYS: dict[str, str] = {
     "training.trainable_parameters": "numbers that training could change",
     "training.trained_together": "runs of the batch in which it trained; 1 with engine=trl",
     "training.peak_gib": "most memory held at once in training, GiB (of the accelerator; on a CPU of the process)",
-    "timing.reference_seconds": "loading, tokenising and scoring the base model, s",
-    "timing.train_seconds": "training with its evaluations, s (of the whole batch; of the run that trained, if reused)",
-    "timing.score_seconds": "scoring the trained model, s",
-    "timing.total_seconds": "the whole run, s",
+    "timing.reference_seconds": "loading, tokenising and scoring the base model, s; what runs share the first one pays",
+    "timing.train_seconds": "training with its evaluations, s: the run's share of its batch; 0 if the cache had it",
+    "timing.score_seconds": "scoring the trained model and writing the record, s: the run's share",
+    "timing.total_seconds": "the whole run, s; over the runs of a command these add up to its time on the clock",
+    "timing.batch_seconds": "training of the batch as a whole until this run ended, s; also if the cache had it",
     "files.<rest>": "sha256 of a file in the run's folder",
 }
 

@@ -2,11 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from factdpo.config.schema import ConfigError
 
 FILE = "sweep.json"
+
+
+class Metric(NamedTuple):
+    """A number of a trained run, and which way it is better."""
+
+    name: str  # as result.summary names it: accuracy/test
+    lower_is_better: bool = False
+
+
+HELD_OUT = Metric("accuracy/test")
+# What a sweep is about that does not say it.
+USUAL_METRICS = [HELD_OUT, Metric("accuracy/test_reversed"), Metric("across/retention_nats_per_token", True)]
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -20,3 +32,8 @@ def read(folder: Path) -> dict[str, Any] | None:
         raise ConfigError(
             f"{path}: cannot be read ({error}); move it away and rerun the sweep's command, which writes a new one"
         ) from None
+
+
+def metrics_asked(sweep: dict[str, Any] | None) -> list[Metric]:
+    """What a sweep.json says that its sweep asks about, the deciding number first; [] if it does not say."""
+    return [Metric(one["name"], one["lower_is_better"]) for one in (sweep or {}).get("metrics", [])]

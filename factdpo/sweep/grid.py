@@ -21,6 +21,7 @@ from factdpo.config.schema import Config, ConfigError, to_dict
 from factdpo.runs.answer import RunFailed
 from factdpo.runs.identity import RunSpec
 from factdpo.runs.session import current
+from factdpo.sweep import question
 from factdpo.sweep.dry_run import print_plan
 from factdpo.sweep.jobs import Planner, launch
 from factdpo.sweep.sweep import Sweep
@@ -30,7 +31,12 @@ SWEEP_LEVEL_KEYS = {"out", "sweep", "label", "dry_run", "retries", "retry_diverg
 
 
 def run(
-    context: HydraContext, config: DictConfig, launcher: Launcher, words: list[str], at_once: int | None
+    context: HydraContext,
+    config: DictConfig,
+    launcher: Launcher,
+    words: list[str],
+    metrics: list[str],
+    at_once: int | None,
 ) -> list[Sequence[JobReturn]]:
     """The jobs' returns, a list per launch. Raises ConfigError, and runs none, if one of the jobs cannot run."""
     last_words = parse(context, words)
@@ -44,9 +50,10 @@ def run(
     if empty := [key for key, values in axes.items() if not values]:
         raise ConfigError(f"{empty[0]}={last_words[empty[0]].get_value_string()}: has no values; give at least one")
     sweep = new_sweep(config, context, axes)
+    sweep.metrics = question.read(metrics)
     jobs = [name_job(job, sweep, list(axes)) for job in product(list(last_words.values()))]
     plan(sweep, Planner(context, config, current()), jobs, 0)
-    console.console.print(sweep.plan(), highlight=False, soft_wrap=True)
+    console.say(sweep.plan())
     if config.dry_run:
         print_plan(list(sweep.runs.values()))
         return []
@@ -82,10 +89,10 @@ def new_sweep(config: DictConfig, context: HydraContext, axes: dict[str, list[st
         raise ConfigError(f"{moved[0]}: no run would lie there; out=... and sweep=... say where they lie")
     choice = config.hydra.runtime.choices.get("sweeps")
     name = config.sweep or folder_name(choice or "+".join(sorted(key.lstrip("+~") for key in axes))) or "multirun"
-    question = _question(context, choice) if choice else None
+    asks = _question(context, choice) if choice else None
     shown = {key: [_shown(value) for value in values] for key, values in axes.items()}
     command = current().command
-    return Sweep(Path(config.out) / "sweeps" / name, question, command, shown, [Path("conf"), conf_folder()])
+    return Sweep(Path(config.out) / "sweeps" / name, asks, command, shown, [Path("conf"), conf_folder()])
 
 
 def name_job(job: Sequence[str], sweep: Sweep, axes: list[str]) -> list[str]:
@@ -102,8 +109,23 @@ def plan(sweep: Sweep, planner: Planner, jobs: list[list[str]], first: int) -> l
     specs = [spec for spec in planner.plan(jobs, first) if spec is not None]
     if len(specs) < len(jobs):
         raise ConfigError("hydra.job.chdir=true: a run has its own folder already; leave it at false")
+    _check_orientations(specs)
     sweep.add(specs)
     return specs
+
+
+def _check_orientations(specs: list[RunSpec]) -> None:
+    """Raises ConfigError if runs that are to do differ in split.orientation on facts that have one order only."""
+    orientations: dict[str, list[str]] = {}
+    for spec in specs:
+        if spec.sizes and not any(name.endswith("_reversed") for name in spec.sizes):
+            orientations.setdefault(str(spec.cfg.data.path), []).append(spec.cfg.split.orientation.name)
+    for path, names in orientations.items():
+        if len(swept := list(dict.fromkeys(names))) > 1:
+            raise ConfigError(
+                f"split.orientation={','.join(swept)}: the facts of data.path={path} have no reverse_prompt, so these "
+                "runs would train the same; give that column, or leave split.orientation out of the sweep"
+            )
 
 
 @contextmanager

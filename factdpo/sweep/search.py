@@ -6,11 +6,9 @@ number, so the same command on an empty study draws the same trials and finds th
 
 import json
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,36 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from factdpo.config.help import did_you_mean
 from factdpo.config.overrides import flat
 from factdpo.config.schema import ConfigError
 from factdpo.runs.identity import RunSpec
 from factdpo.store import cache
 from factdpo.store import result as record
 from factdpo.store.result import summary
+from factdpo.store.sweep_file import Metric
 from factdpo.sweep.search_space import Space, text, values, words
 from factdpo.sweep.study import FILE, load_study, locked
 
-SPLITS = ("train", "train_reversed", "test", "test_reversed")
 STARTUP = 8  # trials that TPE draws at random before it learns: one batch
 RENAME = "a study cannot change its settings; choose another name with sweep=..., or move the file (runs are kept)"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The keys of hydra.sweeper, less metrics and params: what they mean stands in hydra_plugins/factdpo_sweeper.py."""
+
+    n_trials: int
+    batch_size: int
+    metric: str | None
+    direction: str | None  # maximize or minimize
+    sampler: str  # tpe or random
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("n_trials", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"hydra.sweeper.{name}={getattr(self, name)}: must be at least 1")
 
 
 @dataclass
@@ -39,29 +55,25 @@ class Search:
     folder: Path
     space: Space
     seeds: dict[str, list[str]]  # key of a seed -> its values: each trial is a run per seed, its value their mean
-    metric: str  # as result.summary names it
-    direction: str  # maximize or minimize
-    sampler: str  # tpe or random
-    seed: int
-    n_trials: int
-    batch_size: int  # trials that are drawn, and run, together
+    objective: Objective
+    metric: Metric  # what is searched for
     study: optuna.Study = field(init=False)
 
     def __post_init__(self) -> None:
-        for name in ("n_trials", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"hydra.sweeper.{name}={getattr(self, name)}: must be at least 1")
         if not self.space:
             example = "'dpo.beta=tag(log,interval(0.01,1))', 'lora.rank=choice(8,16,32)' or 'dpo.epochs=range(2,9)'"
             raise ConfigError(f"hydra/sweeper=optuna: nothing to search; give keys a range, as in {example}")
-        _check_metric(self.metric)
+
+    @property
+    def direction(self) -> str:
+        return "minimize" if self.metric.lower_is_better else "maximize"
 
     @property
     def spec(self) -> dict[str, str]:
         """What a study cannot be continued without: what trials are drawn from, and what their values mean."""
         space = {key: words(distribution) for key, distribution in self.space.items()}
         seeds = {key: ", ".join(values) for key, values in self.seeds.items()}
-        return {"metric": self.metric, "direction": self.direction, **space, **seeds}
+        return {"metric": self.metric.name, "direction": self.direction, **space, **seeds}
 
     def axes(self) -> dict[str, list[str]]:
         """What is searched and over which seeds, for sweep.json."""
@@ -107,15 +119,15 @@ class Search:
             running = [trial for trial in trials if trial.state is TrialState.RUNNING]
             enqueued = any(trial.state is TrialState.WAITING for trial in trials)
             drawn = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING]
-            batch_is_full = bool(running) and len(drawn) % self.batch_size == 0
-            if batch_is_full or not (enqueued or len(trials) < self.n_trials):
+            batch_is_full = bool(running) and len(drawn) % self.objective.batch_size == 0
+            if batch_is_full or not (enqueued or len(trials) < self.objective.n_trials):
                 return running
             self.study.sampler = self._sampler(len(drawn))
             self.study.ask({**self.space})
 
     def _sampler(self, number: int) -> BaseSampler:
-        seed = int(cache.signature([self.seed, number])[:8], 16)
-        if self.sampler == "random":
+        seed = int(cache.signature([self.objective.seed, number])[:8], 16)
+        if self.objective.sampler == "random":
             return RandomSampler(seed)
         # constant_liar: takes the running trials of a batch for bad ones, and so does not draw the same one twice.
         return TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
@@ -172,41 +184,17 @@ class Search:
         self.study.tell(trial.number, state=TrialState.PRUNED)
 
     def _value(self, numbers: dict[str, Any], run: RunSpec) -> float:
-        value = numbers.get(self.metric)
-        if isinstance(value, int | float):
+        name = self.metric.name
+        if isinstance(value := numbers.get(name), int | float):
             return float(value)
-        candidates = [name for name in numbers if not name.startswith("base")]
-        close = ", ".join(get_close_matches(self.metric, candidates, n=3, cutoff=0.3))
-        raise ConfigError(f"hydra.sweeper.metric={self.metric}: {run.folder} has no such number; near it are {close}")
+        hint = did_you_mean(name, [other for other in numbers if not other.startswith("base")], 3, 0.3)
+        raise ConfigError(f"hydra.sweeper.metric={name}: {run.folder} has no such number{hint}")
 
     def ranked(self) -> list[FrozenTrial]:
         """The trials that have a value, the best first."""
-        sign = -1 if self.direction == "maximize" else 1
+        sign = 1 if self.metric.lower_is_better else -1
         complete = [trial for trial in self.trials() if trial.value is not None]
         return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
-
-
-def _check_metric(metric: str) -> None:
-    metrics = _metrics()
-    if any(re.fullmatch(re.sub("<[^>]*>", "[^/]+", re.escape(name)), metric) for name in metrics):
-        return
-    close = get_close_matches(metric, metrics, n=3, cutoff=0.5)
-    hint = f" (did you mean {', '.join(close)}?)" if close else ""
-    raise ConfigError(
-        f"hydra.sweeper.metric={metric}: no such number of a run{hint}; "
-        "there are accuracy/test, margin_nats/train_reversed, across/symmetry_test and others like them"
-    )
-
-
-def _metrics() -> list[str]:
-    """The numbers of a trained run, named as result.summary does; `<...>` stands for a name from the data."""
-    names = []
-    for key in record.KEYS:
-        if key.startswith("trained.<split>."):
-            names += [f"{key.removeprefix('trained.<split>.')}/{split}" for split in SPLITS]
-        elif key.startswith(("across.trained.", "timing.")):
-            names.append(f"{key.split('.')[0]}/{key.rsplit('.', 1)[-1]}")
-    return names
 
 
 def _runs_attribute(trial: FrozenTrial) -> str:

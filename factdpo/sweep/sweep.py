@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from rich.text import Text
 
 from factdpo import console
 from factdpo.runs.identity import RunSpec
 from factdpo.store import cache, provenance, result
-from factdpo.store.sweep_file import FILE, read
+from factdpo.store.sweep_file import FILE, Metric, metrics_asked, read
 
 NAMED = 10  # runs that are not there, before the rest is only counted
 
@@ -36,7 +35,8 @@ class Sweep:
     runs: dict[str, RunSpec] = field(default_factory=dict)  # by id, in the order of the jobs
     before: dict[str, str] = field(default_factory=dict)  # id -> state before this command
     jobs: int = 0  # that ask for these runs
-    best_of: tuple[str, ...] = ("accuracy/test", "accuracy/train")  # the best run is named by the first that exists
+    metrics: list[Metric] = field(default_factory=list)  # that it asks about, the deciding one first
+    names_best: bool = True  # at its end; a search does so itself
     started: float = field(default_factory=time.monotonic)
     at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
@@ -59,6 +59,8 @@ class Sweep:
                 record["axes"][key] = list(dict.fromkeys([*record["axes"].get(key, []), *values]))
             record.setdefault("id", uuid.uuid4().hex[:12])  # of the sweep in W&B, where another may have its name
             record["question"] = self.question or record["question"]
+            if self.metrics:
+                record["metrics"] = [metric._asdict() for metric in self.metrics]
             record["runs"] |= {id: {"folder": run.folder.name, "label": run.cfg.label} for id, run in self.runs.items()}
             this = self._command()
             others = [
@@ -95,9 +97,9 @@ class Sweep:
         if opened:
             self._print_table(opened)
         for id in [id for id in states if id not in opened][:NAMED]:
-            console.console.print(Text(f"{result.TO_DO}  {self.runs[id].folder}"), soft_wrap=True)
+            console.say(f"{result.TO_DO}  {self.runs[id].folder}")
         duration = console.duration(time.monotonic() - self.started)
-        console.console.print(Text(f"{self.folder.name}: {_counts(list(states.values()))}; {duration}"), soft_wrap=True)
+        console.say(f"{self.folder.name}: {_counts(list(states.values()))}; {duration}")
         self._publish(states)
         return len(states) - list(states.values()).count("FINISHED")
 
@@ -108,18 +110,23 @@ class Sweep:
         return "rerun the same command to resume"
 
     def _print_table(self, ids: list[str]) -> None:
-        """A row per setting with means over its seeds, the runs that failed by name, and the best run."""
+        """A row per setting with means over its seeds, the runs that failed by name, and the best settings."""
         from factdpo.results import views
         from factdpo.results.tables import Results, load
+        from factdpo.sweep import closing
 
         table = load(self.folder).table
         results = Results(table.loc[table["id"].isin(ids)].reset_index(drop=True))
+        asked = metrics_asked(read(self.folder))
         if len(results.finished):
-            view = views.groups(results, results.settings or ["model.name"], results.metrics_of("accuracy"))
+            names = [metric.name for metric in asked if metric.name in results.metrics]
+            columns = list(dict.fromkeys([*names, *results.metrics_of("accuracy")]))
+            view = views.groups(results, results.settings or ["model.name"], columns)
         else:
             view = views.runs(results, [])
-        best = [name for name in self.best_of if name in results.metrics][:1]
-        view.below += views.around(results, best, self.conf_folders)
+        view.below += views.around(results, [], self.conf_folders)
+        if self.names_best:
+            view.below += closing.lines(results, asked, self.conf_folders)
         console.console.print()
         views.show(view, console.console)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
@@ -18,28 +18,24 @@ from factdpo.config.schema import ConfigError
 from factdpo.runs.answer import RunFailed
 from factdpo.runs.identity import RunSpec
 from factdpo.runs.session import current
-from factdpo.sweep import grid, search_report
+from factdpo.store.sweep_file import Metric
+from factdpo.sweep import grid, question, search_report
 from factdpo.sweep.jobs import Planner, launch
-from factdpo.sweep.search import FILE, Search
+from factdpo.sweep.search import FILE, Objective, Search
 from factdpo.sweep.search_space import Distribution, edges
 from factdpo.sweep.sweep import Sweep
 
 ANSWERS = ("FINISHED", "DIVERGED")  # states of a run that need no other try: that settings diverge is worth knowing
 
 
-@dataclass
-class Objective:
-    """What is searched for, and how: the keys of hydra.sweeper, less params."""
-
-    n_trials: int  # in all: the same command again goes on with those that are missing
-    batch_size: int  # trials drawn at a time, which train together; what they teach helps later batches only
-    metric: str  # of result.json, under the names of W&B's summary
-    direction: str  # maximize or minimize
-    sampler: str  # tpe or random
-    seed: int  # of the sampler
-
-
-def run(context: HydraContext, config: DictConfig, launcher: Launcher, words: list[str], objective: Objective) -> None:
+def run(
+    context: HydraContext,
+    config: DictConfig,
+    launcher: Launcher,
+    words: list[str],
+    metrics: list[str],
+    objective: Objective,
+) -> None:
     """Run the trials that are missing. Raises ConfigError, before the first run, for a search that cannot be."""
     last_words = grid.parse(context, words)
     swept = {key: override for key, override in last_words.items() if override.is_sweep_override()}
@@ -48,11 +44,9 @@ def run(context: HydraContext, config: DictConfig, launcher: Launcher, words: li
     repeats = grid.product([last_words[key] for key in last_words if key not in space])
     # The folder's name depends on the keys alone, and the search must know its folder.
     sweep = grid.new_sweep(config, context, {key: [] for key in swept})
-    search = Search(
-        sweep.folder, space, seeds, objective.metric, objective.direction, objective.sampler, objective.seed,
-        objective.n_trials, objective.batch_size,
-    )  # fmt: skip
-    sweep.axes, sweep.best_of = search.axes(), ()
+    sweep.metrics, sweep.names_best = _metrics(metrics, objective, config), False
+    search = Search(sweep.folder, space, seeds, objective, sweep.metrics[0])
+    sweep.axes = search.axes()
     trials = Trials(launcher, Planner(context, config, current()), sweep, search, repeats)
     if not (sweep.folder / FILE).exists():
         trials.check_edges()
@@ -69,6 +63,18 @@ def run(context: HydraContext, config: DictConfig, launcher: Launcher, words: li
                 raise
         finally:
             search_report.print_best(search, sweep.conf_folders)
+
+
+def _metrics(words: list[str], objective: Objective, config: DictConfig) -> list[Metric]:
+    """What the search asks about: first what it searches for, the accuracy on held-out facts if nothing is named."""
+    asked = question.read(words)
+    if objective.metric is not None or not asked:
+        held_out = "validation" if OmegaConf.select(config, "split.validation") else "test"
+        first = question.read([objective.metric or f"accuracy/{held_out}"], "hydra.sweeper.metric")
+        asked = [*first, *(metric for metric in asked if metric.name != first[0].name)]
+    if objective.direction is not None:
+        asked[0] = Metric(asked[0].name, objective.direction == "minimize")
+    return asked
 
 
 @dataclass

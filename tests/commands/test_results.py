@@ -58,6 +58,14 @@ def test_seeds_are_collapsed_and_nothing_is_lost_silently(sweep: Path, results):
     )
 
 
+def test_what_a_sweep_asks_about_comes_first(sweep: Path, results):
+    names = ["timing/total_seconds", "accuracy/test", "accuracy/portability"]
+    asked = [{"name": name, "lower_is_better": False} for name in names]
+    Path("sweeps/beta/sweep.json").write_text(json.dumps({"metrics": asked}))
+    headings = results("sweeps/beta").splitlines()[4].split()
+    assert headings == ["beta", "runs", "total_seconds", "test", "train"]
+
+
 def test_groups_and_metrics_are_what_was_asked_for(sweep: Path, results):
     lines = results("sweeps/beta --by model,seed --metric accuracy/test,timing").splitlines()
     assert [line.split() for line in lines[3:7]] == [

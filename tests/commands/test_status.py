@@ -26,7 +26,7 @@ def finished(home: Path, id: str, accuracy: float = 0.5) -> Path:
     folder = store(home, id, accuracy=accuracy, dpo_epochs=None, dpo_max_steps=20)
     result = json.loads((folder / "result.json").read_text())
     result["training"] = {"steps": 20}
-    result["timing"] = {"reference_seconds": 1.0, "train_seconds": 8.0, "score_seconds": 3.0}
+    result["timing"] = {"reference_seconds": 1.0, "train_seconds": 8.0, "score_seconds": 3.0, "total_seconds": 12.5}
     (folder / "result.json").write_text(json.dumps(result))
     return folder
 
@@ -142,13 +142,31 @@ def test_a_result_is_read_again_only_when_it_was_written_again(home: Path, monke
     assert sweep_status.look([home], known)[0].runs[3].state == "FINISHED"
 
 
+def test_settings_are_ranked_by_their_means_on_what_the_sweep_asks_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for id, accuracy in {"a0": 0.9, "a1": 0.1, "b0": 0.6, "b1": 0.5}.items():
+        store(tmp_path, id, accuracy=accuracy)
+    runs = {id: {"folder": f"run-{id}", "label": f"seed={id[1]} beta={id[0]}"} for id in ("a0", "a1", "b0", "b1")}
+    plan: dict[str, Any] = {"question": None, "runs": runs}
+    (tmp_path / "sweep.json").write_text(json.dumps(plan))
+    assert looked_at(tmp_path)[0].best() == ("beta=b", "test", 0.275, 2, True)
+    asked = [
+        {"name": "across/retention_nats_per_token", "lower_is_better": True},
+        {"name": "accuracy/train", "lower_is_better": False},
+    ]
+    (tmp_path / "sweep.json").write_text(json.dumps(plan | {"metrics": asked}))
+    assert looked_at(tmp_path)[0].best() == ("beta=b", "train", 0.55, 2, True)
+    assert "best train 0.55  beta=b (mean of 2 runs)" in told(capsys, str(tmp_path))
+
+
 def test_the_best_run_is_that_of_the_highest_held_out_accuracy_among_the_finished(home: Path) -> None:
     (one,) = looked_at(home)
     best = one.best()
-    assert best is not None and (best[0].id, best[1], best[0].accuracies["test"]) == ("aa", "test", 0.25)
+    assert best is not None and best == ("label aa", "test", 0.25, 1, True)
     (home / "run-aa/result.json").unlink()
     best = looked_at(home)[0].best()
-    assert best is not None and best[0].id == "ee", "while none is finished, of those under way"
+    assert best is not None and (best.label, best.final) == ("label ee", False), "none is finished: of those under way"
 
 
 def test_any_folder_above_sweeps_will_do_and_one_without_any_is_refused(home: Path) -> None:
@@ -231,7 +249,8 @@ def test_json_has_every_run_and_a_loss_that_is_no_number_as_a_word(
 ) -> None:
     opened(home, "hh", 0.5, "NaN")
     (one,) = json.loads(told(capsys, str(home), "--json"))
-    assert one["counts"]["killed"] == 2 and one["best"] == {"id": "aa", "split": "test", "accuracy": 0.25}
+    assert one["counts"]["killed"] == 2 and one["metrics"] == []
+    assert one["best"] == {"label": "label aa", "split": "test", "accuracy": 0.25, "runs": 1, "final": True}
     runs = {run["id"]: run for run in one["runs"]}
     assert len(runs) == 7 and runs["hh"]["loss"] == "nan" and runs["ee"]["folder"] == "outputs/sweeps/beta/run-ee"
 

@@ -60,8 +60,10 @@ def test_the_overview_has_sweeps_and_single_runs_the_last_changed_first(root: Pa
         "label": "label of run-ggg",
         "split": "held-out facts",
         "accuracy": 0.375,
+        "runs": 1,
         "final": True,
     }
+    assert older["asked"] == ["test", "train"]
     assert [(run["name"], run["state"]) for run in answer["runs"]] == [("runs/run-fff", "FINISHED")]
 
 

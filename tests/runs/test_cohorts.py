@@ -32,6 +32,7 @@ from factdpo.models import base
 from factdpo.runs import answer, attempt
 from factdpo.runs.answer import answers
 from factdpo.runs.attempt import Attempt
+from factdpo.runs.clock import Clock
 from factdpo.runs.identity import RunSpec, look_up
 from factdpo.runs.pipeline import execute
 from factdpo.runs.session import Session
@@ -272,7 +273,7 @@ def test_the_history_grows_while_the_batch_trains(tmp_path: Path, monkeypatch: p
         lines.append([len(read_history(spec.folder / "history.jsonl")) for spec in specs])
 
     monkeypatch.setattr(LocalTracker, "log", log_and_look)
-    ended = list(execute([Attempt(spec) for spec in specs], Session()))
+    ended = list(execute([Attempt(spec) for spec in specs], Session(), Clock()))
     assert [(attempt.spec.id, outcome.state) for attempt, outcome in ended] == [(s.id, "FINISHED") for s in specs]
     assert lines[0] == [1, 0] and lines[1] == [1, 1], "after the first step"
     assert lines[-1] == [14, 14], "12 steps and 2 points"

@@ -3,9 +3,11 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +17,13 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
 from factdpo.commands import main
-from factdpo.config.schema import Config, ConfigError
+from factdpo.config.schema import Config, ConfigError, to_dict
 from factdpo.config.validate import validate
 from factdpo.runs import answer
 from factdpo.runs.identity import RunSpec, look_up
 from factdpo.store import sweep_file
-from factdpo.sweep import dry_run, grid, jobs, sweep
+from factdpo.sweep import grid, jobs, sweep
+from factdpo.sweep.estimates import Example, Work, estimate, read_stored, work_of
 
 
 class Said(NamedTuple):
@@ -34,7 +37,7 @@ class Said(NamedTuple):
         """The cells of dry_run's table, without its headings."""
         start = next(number for number, line in enumerate(self.out) if line.startswith("id  "))
         table = self.out[start + 1 : self.out.index("", start)]
-        return [line.replace("to do", "to_do").split(maxsplit=6) for line in table]
+        return [re.sub("(to|in) (do|cache)", r"\1_\2", line).split(maxsplit=6) for line in table]
 
 
 Factdpo = Callable[..., Said]
@@ -171,6 +174,17 @@ def test_the_same_run_asked_for_in_many_words_is_one(factdpo: Factdpo) -> None:
     assert [row[0] for row in said.runs()] == ["d684835e6021", "4d3ddbc12eac"]
 
 
+def test_orders_of_names_are_not_swept_on_facts_that_have_one_order(factdpo: Factdpo, tmp_path: Path) -> None:
+    rows = [f"The capital of land {n} is,town {n},town {n + 1}" for n in range(6)]
+    (tmp_path / "facts.csv").write_text("\n".join(["prompt,chosen,rejected", *rows]))
+    own = ["-m", "data=pairs", "data.path=facts.csv", "split.train=3", "dry_run=true"]
+    said = factdpo(*own, "split.orientation=random,canonical")
+    assert said.error.startswith(
+        "factdpo: split.orientation=random,canonical: the facts of data.path=facts.csv have no "
+    )
+    assert said.code == 2 and factdpo(*own, "split.orientation=random", "seed=0,1").code == 0
+
+
 # ----------------------------------------------------------------------------------------------------- dry_run=true
 
 
@@ -212,17 +226,19 @@ def test_long_lines_of_a_plan_are_never_cut(factdpo: Factdpo, monkeypatch: pytes
     assert said.runs()[0][-1] == f"group={'y' * 100} seed=0"
 
 
+SPLITS = {"train": 300, "train_reversed": 300, "test": 561, "test_reversed": 561}
 RESULT = {
     "state": "FINISHED",
     "training": {"steps": 100, "trained_together": 4, "peak_gib": 1.5},
-    "timing": {"train_seconds": 80.0, "reference_seconds": 1.0, "score_seconds": 2.0},
+    "trained": {split: {"n": pairs} for split, pairs in SPLITS.items()},
+    "timing": {"train_seconds": 38.0, "batch_seconds": 150.0, "score_seconds": 1.722},
+    "files": {"adapter/adapter_model.safetensors": "sha of the weights"},
 }
 
 
 def finished(run: RunSpec, name: str, **changes: object) -> None:
-    """A result.json as far as the plan reads it: 100 steps of 8 pairs in 80 s for 4 runs, and 3 s of its own."""
-    from factdpo.config.schema import to_dict
-
+    """A finished run as far as the plan reads it: 100 steps of 8 pairs, at 3 passes each, and 1,400 passes for curves,
+    in 38 s; 1,722 pairs scored in 1.722 s."""
     folder = Path(run.cfg.out) / "sweeps" / "before" / name
     folder.mkdir(parents=True)
     result = RESULT | {"config": to_dict(run.cfg), "asked": {"model": run.asked["model"]}}
@@ -230,37 +246,80 @@ def finished(run: RunSpec, name: str, **changes: object) -> None:
         group, _, name = key.partition("__")
         result |= {group: result[group] | {name: value}} if name else {key: value}
     (folder / "result.json").write_text(json.dumps(result))
+    (folder / "asked.json").write_text(json.dumps(run.asked))
+
+
+def examples_in(out: Path) -> list[Example]:
+    return [stored.example for stored in read_stored(out)]
+
+
+def test_the_work_of_a_run_is_its_steps_its_curves_and_the_pairs_of_every_split() -> None:
+    dpo, of_eval = Config().dpo, Config().eval
+    assert work_of(SPLITS, dpo, of_eval) == Work(3 * 304 * 8 + 8 * 400, 1722)  # of each split 100 facts, 8 epochs
+    assert work_of(SPLITS, dpo, replace(of_eval, every="never"), steps=100) == Work(3 * 100 * 8, 1722)
+    assert work_of(SPLITS, dpo, replace(of_eval, every="50"), steps=100) == Work(3 * 100 * 8 + 2 * 400, 1722)
 
 
 def test_what_a_run_may_take_is_told_by_the_runs_most_like_it(asked: Callable[..., RunSpec], tmp_path: Path) -> None:
     run = asked(dpo_epochs=None, dpo_max_steps=200)
-    assert dry_run.estimate(run, dry_run._examples(tmp_path), together=4) is None
-    finished(run, "a")
-    finished(run, "b", timing__train_seconds=160.0)
-    finished(run, "c", timing__train_seconds=8000.0, training__trained_together=1)  # further from 4 together
+    work, of_curves = work_of(SPLITS, run.cfg.dpo, run.cfg.eval), 3 * 400
+    assert work.training == 3 * 1600 + 6 * 400
+    assert estimate(run, work, 0, examples_in(tmp_path), together=4) is None
+    passes = 3 * 800 + of_curves  # of the examples
+    finished(run, "a", timing__train_seconds=0.01 * passes)
+    finished(run, "b", timing__train_seconds=0.02 * passes)
+    finished(run, "c", timing__train_seconds=1.0 * passes, training__trained_together=1)  # not of like size
     finished(asked(lora_rank=8), "d", timing__train_seconds=8000.0)  # of another rank
     finished(asked(engine_device=type(run.cfg.engine.device).cpu), "e")  # of another kind
     finished(run, "f", state="FAILED")
+    finished(run, "h", timing__train_seconds=0.0, timing__score_seconds=0.0)  # all of it was in the cache
     (tmp_path / "sweeps/before/g").mkdir()
     (tmp_path / "sweeps/before/g/result.json").write_text('{"state": "FINISHED"')
-    examples = dry_run._examples(tmp_path)
-    assert len(examples) == 5
-    # 200 steps x 8 pairs x (0.025 and 0.05) s + 3 s: the median of 43 and 83
-    assert dry_run.estimate(run, examples, together=4) == dry_run.Estimate(63.0, 1.5, 2, 4)
-    assert dry_run.estimate(run, examples, together=1) == dry_run.Estimate(16003.0, 1.5, 1, 1)
+    examples = examples_in(tmp_path)
+    assert len(examples) == 6
+    seconds = 0.015 * work.training
+
+    def told(by_base: int, together: int) -> tuple[float, int, int]:
+        found = estimate(run, work, by_base, examples, together)
+        assert found is not None and found.peak_gib == 1.5
+        return pytest.approx(found.seconds), found.examples, found.together
+
+    assert told(0, together=4) == told(0, together=3) == told(0, together=5) == (seconds + 1.722, 2, 4)
+    assert told(1722, together=4) == (seconds + 2 * 1.722, 2, 4)
+    assert told(0, together=1) == (work.training + 1.722, 1, 1)
 
 
-def test_estimates_stand_in_the_plan_with_where_they_come_from(factdpo: Factdpo, asked: Callable[..., RunSpec]) -> None:
-    finished(asked(dpo_epochs=None, dpo_max_steps=200), "a")
+def test_a_plan_counts_the_pairs_that_are_scored_and_says_where_its_numbers_come_from(
+    factdpo: Factdpo, asked: Callable[..., RunSpec]
+) -> None:
+    of_steps = {"dpo_epochs": None, "dpo_max_steps": 200}
+    finished(asked(**of_steps, split_seed=7), "a", timing__train_seconds=36.0)  # 0.01 s a pass
     said = factdpo("-m", "dpo.max_steps=200,400", "dpo.epochs=null", "seed=0,1", "dry_run=true", "out=.")
+    # 200 steps: 7200 passes; 1,722 pairs at 1 ms each are scored twice, by the base once for a seed
     assert [row[4:7] for row in said.runs()] == [
-        ["~43", "s", "~1.5 GiB  max_steps=200 seed=0"], ["~43", "s", "~1.5 GiB  max_steps=200 seed=1"],
-        ["~83", "s", "~1.5 GiB  max_steps=400 seed=0"], ["~83", "s", "~1.5 GiB  max_steps=400 seed=1"],
+        ["~75", "s", "~1.5 GiB  max_steps=200 seed=0"], ["~75", "s", "~1.5 GiB  max_steps=200 seed=1"],
+        ["~2", "min", "~1.5 GiB  max_steps=400 seed=0"], ["~2", "min", "~1.5 GiB  max_steps=400 seed=1"],
     ]  # fmt: skip
-    assert said.out[-3] == "dry_run=true: nothing was run; 4 runs to do, about 4 min in all"
+    assert said.out[-3] == "dry_run=true: nothing was run; 4 runs to do, about 7 min in all"
     assert said.out[-1] == (
         "time and memory: as of 1 finished run of that model and engine in this out, which trained 4 at a time"
     )
+
+
+def test_a_training_that_the_cache_has_or_another_run_makes_is_not_counted(
+    factdpo: Factdpo, asked: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    finished(asked(), "single")
+    command = ["-m", "seed=0,1", "eval.generations=5,6", "dry_run=true", "out=."]
+    assert [row[1] for row in factdpo(*command).runs()] == ["to_do"] * 4, "its weights are gone"
+    (tmp_path / "cache/adapters/any").mkdir(parents=True)
+    manifest = {"adapter/adapter_model.safetensors": "sha of the weights", "fit.json": "another"}
+    (tmp_path / "cache/adapters/any/manifest.json").write_text(json.dumps(manifest))
+    said = factdpo(*command)
+    states = {row[-1].partition("  ")[2] or row[-1]: (row[1], row[3]) for row in said.runs()}
+    assert [state for state, _ in states.values()] == ["in_cache", "in_cache", "to_do", "to_do"]
+    assert [group for _, group in states.values()] == ["-", "-", "1", "-"]  # two runs want the one training
+    assert "4 runs to do, 3 of them without training: the weights are in the cache" in said.out[-2]
 
 
 # ------------------------------------------------------------------------------------------------------- sweep.json

@@ -27,6 +27,7 @@ from factdpo.config.schema import Config, ConfigError
 from factdpo.config.validate import validate
 from factdpo.runs.identity import config_in_id
 from factdpo.store.result import summary
+from factdpo.sweep import question
 
 ROOT = Path(__file__).parents[2]
 WANDB = ROOT / "sweeps" / "wandb_sweep.yaml"
@@ -99,9 +100,14 @@ def test_there_are_sweeps() -> None:
 @each_file
 def test_a_file_is_short_and_says_what_it_asks_how_long_it_takes_and_where_the_answer_stands(path: Path) -> None:
     said = header(path)
-    assert said["name"] == path.stem and len(path.read_text().splitlines()) < 15
+    assert said["name"] == path.stem and len(path.read_text().splitlines()) < 16
     log = (ROOT / "LOG.md").read_text()
     assert all(f"\n## {date}" in log for date in re.findall(r"\d{4}-\d{2}-\d{2}", said["result"]))
+
+
+@each_file
+def test_it_says_which_numbers_it_asks_about_and_runs_measure_them(path: Path) -> None:
+    assert question.read(sweeper(path).metrics)
 
 
 @each_file

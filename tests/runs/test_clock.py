@@ -1,0 +1,84 @@
+"""What runs took adds up to what a wall clock shows, whatever they did together."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factdpo.config.schema import Config
+from factdpo.config.validate import validate
+from factdpo.runs import clock
+from factdpo.runs.answer import answers
+from factdpo.runs.attempt import Attempt
+from factdpo.runs.clock import Clock
+from factdpo.runs.identity import look_up
+from factdpo.runs.session import Session
+from factdpo.store.result import Result
+from tests.helpers.runs import small
+
+
+def attempt_of(**changes: Any) -> Attempt:
+    return Attempt(look_up(validate(small(Path("unused"), **changes))))
+
+
+def test_every_moment_is_charged_once_and_divided_among_those_it_was_spent_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(clock.time, "monotonic", lambda: now)
+    a, b, c = (attempt_of(dpo_seed=seed) for seed in range(3))
+    ours = Clock()
+    now = 104.0
+    ours.charge("reference", [[a]])
+    now = 105.0
+    ours.charge("score", [])  # nobody's: it is left to the next
+    now = 116.0
+    ours.charge("train", [[a], [b, c]])  # b and c want the same training
+    assert a.timing() == {"reference_seconds": 4.0, "train_seconds": 6.0, "score_seconds": 0.0, "total_seconds": 10.0}
+    assert (
+        b.timing() == c.timing() == a.timing() | {"reference_seconds": 0.0, "train_seconds": 3.0, "total_seconds": 3.0}
+    )
+
+
+def timed(*cfgs: Config) -> tuple[list[Result], float]:
+    """The results of runs that one command does, and how long it took, s."""
+    began = time.monotonic()
+    outcomes = [outcome for _, outcome in answers([look_up(validate(cfg)) for cfg in cfgs], Session())]
+    return [outcome.result for outcome in outcomes], time.monotonic() - began  # type: ignore[union-attr]
+
+
+def total(results: list[Result]) -> float:
+    return sum(result["timing"]["total_seconds"] for result in results)
+
+
+@pytest.mark.slow
+def test_the_runs_of_a_sweep_take_together_what_the_clock_shows(tmp_path: Path) -> None:
+    """Of unequal length, two that share a training, one in a cohort of its own; then again, from the cache."""
+    many = [
+        small(tmp_path, dpo_max_steps=24),
+        small(tmp_path, dpo_seed=1),
+        small(tmp_path, dpo_seed=1, eval_generations=2),
+        small(tmp_path, dpo_adam_beta1=0.8),
+    ]
+    results, seconds = timed(*many)
+    assert 0.5 * seconds < total(results) < 1.05 * seconds
+    long, one, same, alone = sorted(results, key=many_order)
+    assert one["timing"]["train_seconds"] == same["timing"]["train_seconds"] > 0
+    assert long["timing"]["train_seconds"] > 2 * one["timing"]["train_seconds"]  # one of two, then alone
+    assert alone["timing"]["train_seconds"] >= alone["timing"]["batch_seconds"]
+    assert long["timing"]["batch_seconds"] > one["timing"]["batch_seconds"] == same["timing"]["batch_seconds"]
+
+    (again,), seconds = timed(small(tmp_path, dpo_seed=1, eval_generations=3))
+    assert again["timing"]["train_seconds"] == 0 < again["timing"]["batch_seconds"] == one["timing"]["batch_seconds"]
+    assert 0.5 * seconds < total([again]) < 1.05 * seconds
+
+
+def many_order(result: Result) -> tuple[float, int, int]:
+    config = result["config"]
+    return -config["dpo"]["adam_beta1"], config["dpo"]["seed"], config["eval"]["generations"]
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_has_its_share_too(tmp_path: Path) -> None:
+    (failed, other), seconds = timed(small(tmp_path, dpo_learning_rate=1e30), small(tmp_path, dpo_seed=1))
+    assert (failed["state"], other["state"]) == ("DIVERGED", "FINISHED")
+    assert 0 < failed["timing"]["total_seconds"] < seconds and "batch_seconds" not in failed["timing"]
