@@ -66,12 +66,10 @@ def continuations(model: Any, base: "Base", prompts: list[list[int]], max_new_to
 @contextmanager
 def _greedy(model: Any) -> Iterator[None]:
     """The model's generation config is one that knows nothing but its special tokens."""
-    from transformers import GenerationConfig
-
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     own = inner.generation_config
     special = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id")}
-    inner.generation_config = GenerationConfig(**special)
+    inner.generation_config = type(own)(**special)
     try:
         yield
     finally:
