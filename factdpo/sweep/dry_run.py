@@ -42,7 +42,7 @@ def print_plan(runs: Sequence[RunSpec]) -> None:
         rows.append((run.id, states[run.id], run.cfg.engine.name.name, group, time, memory, name))
     _print_table(rows)
     for note in dict.fromkeys(note for run in runs for note in run.notes):
-        console.console.print(Text(note, "yellow"), soft_wrap=True)
+        console.say(note, "yellow")
     for line in _summary(len(to_do), len(numbers), list(expected.values())):
         console.say(line)
 
