@@ -25,12 +25,14 @@ def main(arguments: list[str]) -> None:
     if file and Path(file).is_dir():
         raise ConfigError(f"--{kind} {file}: a folder; name the folders of runs before --{kind}, and a file after it")
     results = load(*args.folders)
+    metrics = [metric for name in _names(args.metric) for metric in results.metrics_of(name)]
     if args.compare:
+        if metrics:
+            raise ConfigError("--metric: --compare compares accuracies, on every split; leave --metric out")
         view = views.comparison(*(side(results, name) for name in args.compare))
     else:
         by = [results.key(key) for key in _names(args.by)] or results.settings or ["model.name"]
-        names = _names(args.metric) or ([*_asked(results, args.folders), "accuracy"] if len(results.finished) else [])
-        metrics = list(dict.fromkeys(metric for name in names for metric in results.metrics_of(name)))
+        metrics = metrics or list(dict.fromkeys([*_asked(results, args.folders), *results.default_metrics]))
         view = views.groups(results, by, metrics) if metrics and not args.runs else views.runs(results, metrics)
         view.below += views.around(results, metrics, conf_folders())
         if args.runs and not args.metric:

@@ -29,7 +29,10 @@ function figures(answer) {
   for (const state of STATES) if (state !== 'FINISHED' && answer.counts[state]) list.push([state.toLowerCase(), answer.counts[state], DONE_BADLY.has(state)]);
   if (answer.counts.running && answer.steps) list.push([`of ${answer.steps[1]} optimizer steps`, percent(answer.steps)]);
   if (answer.left_seconds !== null) list.push(['left', `~${duration(answer.left_seconds)}`]);
-  if (answer.best) list.push([`best on ${answer.best.split}${answer.best.final ? '' : ', so far'}: ${answer.best.label}`, number(answer.best.accuracy, 2)]);
+  if (answer.best) {
+    const {split, final, runs, label, accuracy} = answer.best;
+    list.push([`best on ${split}${final ? '' : ', so far'}${runs > 1 ? `, mean of ${runs} runs` : ''}: ${label}`, number(accuracy, 2)]);
+  }
   const make = () => element('div', {}, element('dt'), element('dd'));
   follow($('figures'), list, ([title]) => title, make, (node, [title, value, bad]) => {
     mark(node, 'class', bad ? 'bad' : '');

@@ -12,7 +12,7 @@ from factdpo.dashboard import machine
 from factdpo.results import curves, run_status
 from factdpo.results.run_status import RunStatus
 from factdpo.results.sweep_status import Runs, runs_of
-from factdpo.results.tables import SPLITS
+from factdpo.results.tables import SPLITS, in_order
 from factdpo.store import layout, sweep_file
 from factdpo.store.history import HISTORY
 from factdpo.store.result import KILLED, RUNNING, TO_DO
@@ -160,9 +160,8 @@ def _to_draw(runs: list[RunStatus]) -> list[RunStatus]:
 
 def _splits(runs: list[RunStatus]) -> list[tuple[str, str]]:
     """The splits that any run has, each with the words that readers see."""
-    scored = dict.fromkeys(split for run in runs for split in run.accuracies)
-    order = [split for split in SPLITS if split in scored]
-    return [(split, SPLITS.get(split, split)) for split in [*order, *(scored.keys() - {*order})]]
+    scored = in_order(split for run in runs for split in run.accuracies)
+    return [(split, SPLITS.get(split, split)) for split in scored]
 
 
 def _plain(run: RunStatus) -> dict[str, Any]:

@@ -2,184 +2,122 @@
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 from factdpo.config.overrides import flat
-from factdpo.config.schema import Config, ConfigError, to_dict
+from factdpo.config.schema import Config, to_dict
 from factdpo.config.validate import validate
-from factdpo.report.settings import WILSON, Score, Setting
-from factdpo.results.compare import paired, shown, side
-from factdpo.results.tables import SPLITS, Results
+from factdpo.console import plural
+from factdpo.report.difference import difference
+from factdpo.report.ranking import Ranking, and_list, gap_text, listed, number, rank
+from factdpo.report.settings import Score, Setting
+from factdpo.results.best import FLATTERED
+from factdpo.results.intervals import plain
+from factdpo.results.means import BOTH, COUNTS, OVER_FACTS, OVER_SEEDS
+from factdpo.results.tables import Results, shown, words
+from factdpo.results.winners import is_test
 from factdpo.store.result import ACCURACY_GAP, AS_TRAINED, best_baseline
+from factdpo.store.sweep_file import Metric
 
-NAMED_BEST = 3  # settings that share the first place and are listed by name
 NAMED_CLOSE = 6  # settings that cannot be told from the best and are listed by name
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One setting's mean minus another's, with its 95 % interval, NaN where there is none."""
-
-    value: float
-    low: float
-    high: float
-    how: str  # the method of the interval, or the reason why there is none
-
-    @property
-    def certain(self) -> bool:
-        return self.low > 0 or self.high < 0
+HEADLINES = ("validation", "test", "test_reversed", "train_reversed", "train")  # splits, of which the first is reported
+RETENTION = Metric("across/retention_nats_per_token", lower_is_better=True)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One sentence, the caveats that belong to it, and the methods of the intervals."""
+    """The answer in one sentence or a few, the caveats that belong to it, and the methods of the intervals."""
 
     sentence: str
     more: list[str]
     how: list[str]
+    metric: str = ""  # by which settings are ranked
+    lower_is_better: bool = False
     best: Setting | None = None  # the best setting, if its lead is larger than chance
 
 
-def answer(results: Results, settings: list[Setting], splits: list[str]) -> Answer:
-    """What the finished runs show about held-out facts."""
-    for split in ("test", "test_reversed", "train_reversed", "train"):
-        measured = [setting for setting in settings if f"accuracy/{split}" in setting.scores]
-        if measured and split in splits:
-            break
-    else:
+def answer(results: Results, settings: list[Setting], splits: list[str], asked: list[Metric]) -> Answer:
+    """What the finished runs show about what the sweep asks; without a question about held-out facts."""
+    metrics = [metric for metric in asked or _usual(results, splits) if any(metric.name in s.scores for s in settings)]
+    if not metrics:
         return Answer("No run has finished, so there is nothing to say yet.", [], [])
-    best = max(measured, key=lambda setting: setting.scores[f"accuracy/{split}"].mean)
-    if len(measured) == 1:
-        more, how, certain = [], [_interval_note(best.scores[f"accuracy/{split}"])], False
-        sentence = _single(best, split)
-    else:
-        sentence, more, how, certain = _compared(results, measured, best, split)
-        more += _widest_split(results, settings, splits, split)
-    more += [_reference_points(best, split), _accuracy_gap(results)]
-    return Answer(sentence, [line for line in more if line], how, best if certain else None)
+    first, *others = metrics
+    ranking = rank(results, settings, first)
+    if ranking is None:
+        setting = next(setting for setting in settings if first.name in setting.scores)
+        more = [_reference_points(setting, first.name), _accuracy_gap(results)]
+        how = [_interval_note(setting.scores[first.name])]
+        return Answer(_single(setting, first.name), [line for line in more if line], how, *first)
+    rankings = [other for metric in others if (other := rank(results, settings, metric))]
+    told = [other for other in rankings if asked or _disagrees(other, ranking)]
+    more = _caveats(results, ranking)
+    more += _widest_split(results, settings, splits, {r.metric.name for r in (ranking, *told)})
+    more += [_reference_points(ranking.best, first.name), _accuracy_gap(results)]
+    methods = [_interval_note(s.scores[r.metric.name]) for r in (ranking, *told) for s in r.measured]
+    methods += [f"Interval of a difference: {r.gap.how}." for r in (ranking, *told)]
+    return Answer(
+        " ".join(r.sentence() for r in (ranking, *told)), [line for line in more if line],
+        [line for line in dict.fromkeys(methods) if line], *first, ranking.best if ranking.gap.certain else None,
+    )  # fmt: skip
 
 
-def number(score: Score) -> str:
-    """`0.97 [0.95, 0.98]`, or the mean alone where there is no interval."""
-    interval = "" if math.isnan(score.low) else f" [{plain(score.low)}, {plain(score.high)}]"
-    return plain(score.mean) + interval
+def _usual(results: Results, splits: list[str]) -> list[Metric]:
+    """Of a sweep that does not say what it asks: accuracy on held-out facts, and reversed, and what is forgotten."""
+    split = next((split for split in HEADLINES if split in splits), "")
+    reversed_ = f"{split.partition('_')[0]}_reversed"
+    others = [Metric(f"{results.accuracy}/{reversed_}")] if reversed_ != split else []
+    return [Metric(f"{results.accuracy}/{split}"), *others, RETENTION]
 
 
-def plain(value: float, sign: str = "") -> str:
-    """Two decimals, and no minus before zero."""
-    return f"{round(value, 2) + 0.0:{sign}.2f}"
+def _disagrees(other: Ranking, ranking: Ranking) -> bool:
+    """Whether another number tells settings apart where the first does not, or puts another one first."""
+    return other.gap.certain and not (ranking.told_apart and {*other.first} & {*ranking.first})
 
 
-def difference(results: Results, settings: list[Setting], best: Setting, other: Setting, metric: str) -> Difference:
-    """`best` minus `other`. Both were picked from all settings, which Tukey's interval accounts for.
-
-    Tukey-Kramer's simultaneous intervals of all differences between k means (NIST/SEMATECH e-Handbook, 7.4.7.1):
-    q(0.95; k, N - k) sqrt(s^2 / 2 (1/n_a + 1/n_b)), s^2 the variance within settings, taken to be the same in all. For
-    two settings this is Student's t. From one run each: over facts, as results/compare.py does for two runs.
-    """
-    a, b = best.scores[metric], other.scores[metric]
-    value = a.mean - b.mean
-    if a.n == b.n == 1:
-        return _over_facts(results, best, other, metric, value)
-    scored = [setting for setting in settings if metric in setting.scores]
-    runs = results.finished.set_index("id")[metric]
-    groups = [runs.loc[[id for id in setting.ids if id in runs.index]].dropna() for setting in scored]
-    freedom = sum(map(len, groups)) - len(groups)
-    variance = sum(((group - group.mean()) ** 2).sum() for group in groups) / freedom
-    half = _studentized_range(len(groups), freedom) * math.sqrt(variance / 2 * (1 / a.n + 1 / b.n))
-    how = "Student's t" if len(groups) == 2 else f"Tukey's for all pairs of {len(groups)} settings"
-    return Difference(value, value - half, value + half, f"{how}, seeds taken to scatter alike in each")
-
-
-@lru_cache(maxsize=64)  # slow to compute, and needed for every setting
-def _studentized_range(groups: int, freedom: int) -> float:
-    from scipy.stats import studentized_range
-
-    return float(studentized_range.ppf(0.95, groups, freedom))
-
-
-def _over_facts(results: Results, best: Setting, other: Setting, metric: str, value: float) -> Difference:
-    """The difference of two single runs on the same facts; without an interval if their facts differ."""
-    finished = set(results.finished["id"])
-    best_id, other_id = (next(id for id in setting.ids if id in finished) for setting in (best, other))
-    no_interval = Difference(value, math.nan, math.nan, "none, since the two runs were scored on different facts")
-    try:
-        rows = paired(side(results, other_id), side(results, best_id))
-    except ConfigError:
-        return no_interval
-    of_split = rows.loc[rows["split"] == metric.rpartition("/")[2]].to_dict("records")
-    row = of_split[0] if of_split else {"low": math.nan}
-    if math.isnan(row["low"]) or not row["pairs"] == row["of_a"] == row["of_b"]:
-        return no_interval
-    how = "bootstrap over facts; one run each, so another seed may differ"
-    return Difference(value, float(row["low"]), float(row["high"]), how)
-
-
-def _single(setting: Setting, split: str) -> str:
-    score = setting.scores[f"accuracy/{split}"]
+def _single(setting: Setting, metric: str) -> str:
+    score = setting.scores[metric]
+    if not metric.startswith("accuracy"):
+        return f"{words(metric)}: {number(score)}, {plural(score.n, 'run')}."
     subject = f"Over {score.n} runs the trained model ranks" if score.n > 1 else "The trained model ranks"
-    return f"{subject} {number(score)} of the {SPLITS[split]} right."
+    return f"{subject} {number(score)} of the {words(metric)} right."
 
 
-def _compared(
-    results: Results, measured: list[Setting], best: Setting, split: str
-) -> tuple[str, list[str], list[str], bool]:
-    """Sentence, caveats and methods for several settings; and whether best and worst differ by more than chance."""
-    metric = f"accuracy/{split}"
-    worst = min(measured, key=lambda setting: setting.scores[metric].mean)
-    gap = difference(results, measured, best, worst, metric)
-    best_mean = best.scores[metric].mean
-    first = [s.label for s in measured if math.isclose(s.scores[metric].mean, best_mean, abs_tol=1e-9)]
-    sentence = _headline(measured, first, best, worst, gap, split)
-    more = [_against_default(results, measured, best, worst, metric)]
-    if gap.certain and len(measured) > 2 and best.scores[metric].n > 1:
-        more.append(_close_to_best(results, measured, best, first, metric))
-    more.append(_seed_note(measured, metric))
-    methods = dict.fromkeys(_interval_note(setting.scores[metric]) for setting in measured)
-    return sentence, more, [*methods, f"Interval of the difference: {gap.how}."], gap.certain
+def _caveats(results: Results, ranking: Ranking) -> list[str]:
+    """How the default does, which settings are as good as the best, and what speaks against the choice of it."""
+    name = ranking.metric.name
+    lines = [_against_default(results, ranking)]
+    if ranking.gap.certain and len(ranking.measured) > 2 and ranking.best.scores[name].n > 1:
+        lines.append(_close_to_best(results, ranking))
+    if ranking.gap.certain and is_test(name):
+        lines.append(f"The best was {FLATTERED}.")
+    tests = [f"{results.accuracy}/{split}" for split in ("test", "test_reversed")]
+    if name == f"{results.accuracy}/validation" and (told := [t for t in tests if t in ranking.best.scores]):
+        scores = and_list([f"{number(ranking.best.scores[test])} of the {words(test)}" for test in told])
+        lines.append(f"{ranking.best.label}, chosen on the validation facts, ranks {scores} right.")
+    return [*lines, _seed_note(ranking.measured, name)]
 
 
-def _headline(
-    measured: list[Setting], first: list[str], best: Setting, worst: Setting, gap: Difference, split: str
-) -> str:
-    """The best and the worst setting on a split, or that there is no difference larger than chance."""
-    top, bottom = (number(setting.scores[f"accuracy/{split}"]) for setting in (best, worst))
-    names = _listed(first, NAMED_BEST if len(best.values) < 3 else 1)
-    if not math.isnan(gap.low) and not gap.certain:
-        return (
-            f"No difference larger than chance between {len(measured)} settings on {SPLITS[split]}: from "
-            f"{bottom} ({worst.label}) to {top} ({_and(names)}), apart by {_gap(gap)}."
-        )
-    does = "does best" if len(first) == 1 else "do best"
-    other = f"the worst of {len(measured)} settings" if len(measured) > 2 else "the other setting"
-    return (
-        f"{_and(names)} {does} on {SPLITS[split]}: {top}, that is {_gap(gap)} over {worst.label}, {other} ({bottom})."
-    )
-
-
-def _against_default(results: Results, measured: list[Setting], best: Setting, worst: Setting, metric: str) -> str:
+def _against_default(results: Results, ranking: Ranking) -> str:
     """The default setting and its distance from the best; empty if it is the best, the worst, or not among them."""
     default = flat(to_dict(validate(Config())))
-    for setting in measured:
+    for setting in ranking.measured:
         if all(shown(default.get(key)) == shown(value) for key, value in setting.values.items()):
             break
     else:
         return ""
-    if setting in (best, worst):
+    if setting in (ranking.best, ranking.worst):
         return ""
-    gap = difference(results, measured, best, setting, metric)
+    gap = difference(results, ranking.measured, ranking.best, setting, ranking.metric.name)
     chance = "" if gap.certain or math.isnan(gap.low) else ", no more than chance"
-    return (
-        f"The default, {setting.label}, reaches {number(setting.scores[metric])}: the best is {_gap(gap)} "
-        f"against it{chance}."
-    )
+    reaches = f"The default, {setting.label}, reaches {ranking.score(setting)}"
+    return f"{reaches}: the best is {gap_text(gap)} against it{chance}."
 
 
-def _close_to_best(results: Results, measured: list[Setting], best: Setting, first: list[str], metric: str) -> str:
+def _close_to_best(results: Results, ranking: Ranking) -> str:
     """The settings that differ from the best by no more than chance."""
-    others = [setting for setting in measured if setting.label not in first]
-    close = [s.label for s in others if not difference(results, measured, best, s, metric).certain]
-    return f"Not told apart from the best: {'; '.join(_listed(close, NAMED_CLOSE))}." if close else ""
+    others = [setting for setting in ranking.measured if setting not in ranking.first]
+    gaps = [difference(results, ranking.measured, ranking.best, other, ranking.metric.name) for other in others]
+    close = [other.label for other, gap in zip(others, gaps, strict=True) if not gap.certain]
+    return f"Not told apart from the best: {'; '.join(listed(close, NAMED_CLOSE))}." if close else ""
 
 
 def _seed_note(measured: list[Setting], metric: str) -> str:
@@ -192,36 +130,31 @@ def _seed_note(measured: list[Setting], metric: str) -> str:
     return f"{subject} one run only, so the spread over seeds is unknown."
 
 
-def _widest_split(results: Results, settings: list[Setting], splits: list[str], reported: str) -> list[str]:
-    """The split on which settings differ more than on the reported one, if by more than chance."""
-    spreads: dict[str, float] = {}
-    ends: dict[str, tuple[Setting, Setting]] = {}  # split -> best and worst setting
-    for split in splits:
-        means = {s: s.scores[f"accuracy/{split}"].mean for s in settings if f"accuracy/{split}" in s.scores}
-        if len(means) > 1:
-            ends[split] = max(means, key=lambda s: means[s]), min(means, key=lambda s: means[s])
-            spreads[split] = means[ends[split][0]] - means[ends[split][1]]
-    widest = max(spreads, key=lambda split: spreads[split], default=reported)
-    if widest == reported or spreads[widest] < spreads.get(reported, 0) + 0.05:
-        return []
-    metric, (best, worst) = f"accuracy/{widest}", ends[widest]
-    gap = difference(results, settings, best, worst, metric)
-    if not gap.certain:
+def _widest_split(results: Results, settings: list[Setting], splits: list[str], told: set[str]) -> list[str]:
+    """The split on which settings differ more than on those that were told, if by more than chance."""
+    names = [f"{results.accuracy}/{split}" for split in splits]
+    rankings = {name: ranking for name in names if (ranking := rank(results, settings, Metric(name)))}
+    widest = max(rankings.values(), key=lambda ranking: ranking.gap.value, default=None)
+    most = max((rankings[name].gap.value for name in told & rankings.keys()), default=0.0)
+    if widest is None or widest.metric.name in told or widest.gap.value < most + 0.05 or not widest.gap.certain:
         return []
     return [
-        f"They differ most on {SPLITS.get(widest, widest)}: {best.label} {number(best.scores[metric])}, "
-        f"{worst.label} {number(worst.scores[metric])}, apart by {_gap(gap)}."
+        f"They differ most on {words(widest.metric.name)}: {widest.best.label} {widest.score(widest.best)}, "
+        f"{widest.worst.label} {widest.score(widest.worst)}, apart by {gap_text(widest.gap)}."
     ]
 
 
-def _reference_points(setting: Setting, split: str) -> str:
+def _reference_points(setting: Setting, metric: str) -> str:
     """The base model, the best shallow baseline and the logical closure on the same facts."""
+    if not metric.startswith("accuracy"):
+        return ""
+    split = metric.partition("/")[2]
     rules: dict[str, float | None] = {
         metric.split("/")[1]: score.mean
         for metric, score in setting.scores.items()
         if metric.startswith("baseline/") and metric.endswith(f"/{split}")
     }
-    base, rule = setting.scores.get(f"base/accuracy/{split}"), best_baseline(rules)
+    base, rule = setting.scores.get(f"base/{metric}"), best_baseline(rules)
     closure = setting.scores.get(f"baseline/implied/{split}")
     parts = []
     if base:
@@ -231,7 +164,7 @@ def _reference_points(setting: Setting, split: str) -> str:
     if closure:
         parts.append(f"the logical closure of the training facts {plain(closure.mean)}")
     subject = f"On the same facts as {setting.label}" if setting.values else "On the same facts"
-    return f"{subject} {_and(parts)}." if parts else ""
+    return f"{subject} {and_list(parts)}." if parts else ""
 
 
 def _accuracy_gap(results: Results) -> str:
@@ -253,22 +186,13 @@ def _accuracy_gap(results: Results) -> str:
     )
 
 
-def _gap(gap: Difference) -> str:
-    interval = "" if math.isnan(gap.low) else f" [{plain(gap.low, '+')}, {plain(gap.high, '+')}]"
-    return plain(gap.value, "+") + interval
-
-
 def _interval_note(score: Score) -> str:
-    if score.over == WILSON:
-        return "Intervals of settings with one run: Wilson's, over its facts; they do not cover other seeds."
-    return "Intervals of means: 95 %, Student's t over a setting's runs, cut off at 0 and 1; they cover other seeds."
-
-
-def _listed(labels: list[str], most: int) -> list[str]:
-    """The first `most` labels, and `3 more` for the rest."""
-    rest = len(labels) - most
-    return [*labels[:most], f"{rest} more"] if rest > 0 else labels
-
-
-def _and(parts: list[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
+    return {
+        OVER_FACTS: "Intervals of settings with one run: 95 %, Wilson's, for other facts but no other seeds.",
+        BOTH: "Intervals of means: 95 %, for other facts and other seeds.",
+        COUNTS: (
+            "Intervals of means: 95 %, for other facts and other seeds; from counts alone, as if all runs gave the "
+            "same answers, which is the widest."
+        ),
+        OVER_SEEDS: "Intervals of numbers that are no shares: 95 %, Student's t over runs, for other seeds.",
+    }.get(score.over, "")

@@ -14,8 +14,9 @@ from factdpo.evaluation.graph_layout import Edge, lay_out
 if TYPE_CHECKING:
     import pandas as pd
 
+WORDS = ["prompt", "chosen", "rejected", "subject", "object"]
 COLUMNS = [
-    "model", "split", "prompt", "chosen", "rejected", "subject", "object",
+    "model", "split", "fact", *WORDS,
     "chosen_logp_nats", "rejected_logp_nats", "ref_chosen_logp_nats", "ref_rejected_logp_nats",
 ]  # fmt: skip
 SHADE = 12.7  # a margin of m nats is stored as round(12.7 sqrt(m)): in one byte to 100 nats, by 0.16 at 1 and 0.7 at 20
@@ -24,7 +25,10 @@ NAMED = 3  # runs that are named beside a fact that few runs learn
 BINS = 5  # of the share of runs that rank a fact right
 
 
-Words = tuple[str, str, str, str, str]  # prompt, chosen, rejected, subject, object
+Words = tuple[str, str, str, str, str]  # of WORDS
+FactId = tuple[
+    str, int
+]  # the data, and the position in it: a fact in other words or with its names swapped is the same
 
 
 @dataclass
@@ -34,12 +38,12 @@ class Beliefs:
     prompts: dict[Words, int] = field(default_factory=dict)
     texts: dict[str, int] = field(default_factory=dict)  # bytes of many runs in base64, each text once
     plans: dict[tuple[Any, ...], int] = field(default_factory=dict)  # which facts are in which split, each once
-    tallies: dict[tuple[str, int], "_Tally"] = field(default_factory=dict)  # (split, prompt) -> runs that rank it right
+    tallies: dict[tuple[str, FactId], "Tally"] = field(default_factory=dict)  # (split, fact) -> runs that have it
 
-    def add(self, run: str, folder: Path, keep: bool) -> dict[str, int] | None:
+    def add(self, run: str, folder: Path, keep: bool, data: str = "") -> dict[str, int] | None:
         """Add a run's items.parquet; with `keep` returns the places of its margins in `plans` and `texts`.
 
-        Raises OSError or ValueError if the file cannot be read.
+        Facts of the same `data` at the same position are the same. Raises OSError or ValueError for an unreadable file.
         """
         import pandas as pd
 
@@ -54,12 +58,14 @@ class Beliefs:
         items, numbers = items.iloc[order], numbers[order]
         margins = (items["chosen_logp_nats"] - items["rejected_logp_nats"]).to_numpy()
         base_margins = (items["ref_chosen_logp_nats"] - items["ref_rejected_logp_nats"]).to_numpy()
-        facts_of_run = zip(items["split"], numbers.tolist(), margins, base_margins, strict=True)
-        for split, number, margin, base_margin in facts_of_run:
-            tally = self.tallies.setdefault((split, number), _Tally())
+        right = items.assign(right=margins > 0, base=base_margins > 0).groupby(["split", "fact"], sort=False)
+        for (split, fact), rows in right.agg(
+            {"right": "all", "base": "all", **dict.fromkeys(WORDS, "first")}
+        ).iterrows():
+            tally = self.tallies.setdefault((split, (data, fact)), Tally(tuple(rows[WORDS].fillna(""))))
             tally.runs += 1
-            tally.base += base_margin > 0
-            if margin > 0:
+            tally.base += rows["base"]
+            if rows["right"]:
                 tally.right += 1
                 if len(tally.names) <= NAMED:
                     tally.names.append(run)
@@ -71,7 +77,7 @@ class Beliefs:
         return {"plan": self.plans.setdefault(plan, len(self.plans)), "base": base, "trained": trained}
 
     def _numbers(self, items: "pd.DataFrame") -> np.ndarray:
-        words = items.loc[:, COLUMNS[2:7]].astype(object).where(items[COLUMNS[2:7]].notna(), "")
+        words = items.loc[:, WORDS].astype(object).where(items[WORDS].notna(), "")
         keys = zip(*(words[name] for name in words), strict=True)
         return np.array([self.prompts.setdefault(key, len(self.prompts)) for key in keys], dtype=np.int64)
 
@@ -80,18 +86,16 @@ class Beliefs:
 
     def hard(self, split: str) -> "Hard":
         """The facts of a split by the share of runs that rank them right, the least learned first."""
-        tallies = {number: tally for (name, number), tally in self.tallies.items() if name == split}
-        words = {number: key for key, number in self.prompts.items()}
-        least = sorted(tallies, key=lambda number: (tallies[number].share, -tallies[number].runs, number))
+        tallies = [tally for (name, _), tally in self.tallies.items() if name == split]
         bins = [0] * BINS
-        for tally in tallies.values():
+        for tally in tallies:
             bins[min(int(tally.share * BINS), BINS - 1)] += 1
         return Hard(
             total=len(tallies),
-            never=sum(not tally.right for tally in tallies.values()),
-            always=sum(tally.right == tally.runs for tally in tallies.values()),
+            never=sum(not tally.right for tally in tallies),
+            always=sum(tally.right == tally.runs for tally in tallies),
             bins=bins,
-            least=[(words[number], tallies[number]) for number in least[:LISTED] if tallies[number].share < 1],
+            least=[t for t in sorted(tallies, key=lambda t: (t.share, -t.runs))[:LISTED] if t.share < 1],
         )
 
     def page(self, data: DataConfig | None) -> dict[str, Any]:
@@ -116,9 +120,10 @@ class Beliefs:
 
 
 @dataclass
-class _Tally:
-    """How many runs have a fact in a split, and how many of them rank it right."""
+class Tally:
+    """How many runs have a fact in a split, and how many of them rank it right, in all words in which they have it."""
 
+    words: Words  # of the first run that has it
     runs: int = 0
     right: int = 0
     base: int = 0  # of these runs, those whose base model ranked it right
@@ -137,7 +142,7 @@ class Hard:
     never: int
     always: int
     bins: list[int]  # facts by the share of runs that rank them right, in fifths
-    least: list[tuple[Words, _Tally]]
+    least: list[Tally]
 
 
 def _bytes(margins: np.ndarray) -> bytes:

@@ -112,7 +112,7 @@ function dots(id) {
     yaxis: {tickvals: rows.map((_, at) => at), ticktext: names.map(lines => lines.join('<br>')), range: [rows.length - .4, -.6],
       showgrid: false, title: {text: ''}}});
 }
-const RULES = {majority: 'triangle-up', first_name: 'triangle-left', second_name: 'triangle-right', additive: 'cross-thin', implied: 'star-triangle-up'};
+const RULES = {majority: 'triangle-up', shorter: 'triangle-down', answer_counts: 'hexagon-open', bag_of_names: 'x-thin', first_name: 'triangle-left', second_name: 'triangle-right', additive: 'cross-thin', implied: 'star-triangle-up'};
 function rules() {
   return Object.entries(RULES).map(([rule, symbol]) => {
     const points = D.splits.map(([split], s) => [see(`baseline/${rule}`, split)[0]?.[1], s]).filter(([value]) => value !== undefined);
@@ -192,6 +192,7 @@ function parallel(id) {
 
 if (box) {
   for (const metric of metricsHere()) $('metric').add(new Option(D.charted[metric], metric));
+  $('metric').value = state.metric;
   $('metric').onchange = () => { state.metric = $('metric').value; changed('metric'); };
   const full = D.axes.length === 2 && D.settings.length >= D.axes[0].values.length * D.axes[1].values.length / 2;
   const kinds = [];

@@ -18,9 +18,8 @@ from factdpo.report.answer import Answer, answer
 from factdpo.report.beliefs import Beliefs, Hard
 from factdpo.report.settings import Axis, Setting, axes, has_config, settings
 from factdpo.results import curves
-from factdpo.results.compare import shown
 from factdpo.results.curves import short
-from factdpo.results.tables import SPLITS, Results, load
+from factdpo.results.tables import Results, load, shown
 from factdpo.store import sweep_file
 from factdpo.store.history import HISTORY
 from factdpo.store.index import WITHOUT_RESULT
@@ -61,6 +60,7 @@ class Contents:
     answer: Answer
     results: Results
     splits: list[str]
+    accuracies: list[str]  # metrics: the accuracy on each split, and per token where that is another
     settings: list[Setting]
     axes: list[Axis]
     metrics: list[str]
@@ -82,8 +82,8 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
     """Read everything below a sweep's or a run's folder; ConfigError if no run is there."""
     results = _in_order(load(folder))
     sweep = sweep_file.read(folder) or {}
-    splits = _splits(results)
-    metrics = _metrics(results, splits)
+    splits, asked = results.splits_scored, sweep_file.metrics_asked(sweep)
+    metrics = _metrics(results, splits, [metric.name for metric in asked])
     compared = settings(results, metrics)
     index = {id: number for number, setting in enumerate(compared) for id in setting.ids}
     rows = results.table.to_dict("records")
@@ -93,14 +93,15 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
         if run.id in records:
             run.command = _command(records[run.id], conf_folders)
     left_out: list[str] = []
-    beliefs = _details(results, runs, left_out)
+    beliefs = _details(results, runs, records, left_out)
     return Contents(
         folder=folder,
         title=str(sweep.get("name") or (runs[0].label if len(runs) == 1 else folder.resolve().name)),
         question=sweep.get("question"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        answer=answer(results, compared, splits), results=results,
-        splits=splits, settings=compared, axes=axes(compared), metrics=metrics, runs=runs,
+        answer=answer(results, compared, splits, asked), results=results,
+        splits=splits, accuracies=results.default_metrics, settings=compared, axes=axes(compared),
+        metrics=metrics, runs=runs,
         states=dict(Counter(run.state for run in runs).most_common()),
         never_begun=_never_begun(sweep, runs),
         hard={split: beliefs.hard(split) for split in splits if any(s == split for s, _ in beliefs.tallies)},
@@ -113,19 +114,13 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
     )  # fmt: skip
 
 
-def _splits(results: Results) -> list[str]:
-    """The splits that any run was scored on, those of SPLITS first."""
-    scored = [metric.split("/")[1] for metric in results.metrics if metric.startswith("accuracy/")]
-    return [*(split for split in SPLITS if split in scored), *(split for split in scored if split not in SPLITS)]
-
-
-def _metrics(results: Results, splits: list[str]) -> list[str]:
+def _metrics(results: Results, splits: list[str], asked: list[str]) -> list[str]:
     """The metrics that the page shows, of those that any run has."""
     wanted = [f"{metric}/{split}" for split in splits for metric in PER_SPLIT]
-    wanted += [f"base/accuracy/{split}" for split in splits]
+    wanted += [f"{prefix}{name}" for name in results.default_metrics for prefix in ("", "base/")]
     wanted += [metric for metric in results.metrics if metric.startswith("baseline/")]
-    wanted += [name for metric in ACROSS for name in (metric, f"base/{metric}")]
-    return [metric for metric in wanted if metric in results.metrics]
+    wanted += [name for metric in [*ACROSS, *asked] for name in (metric, f"base/{metric}")]
+    return [metric for metric in dict.fromkeys(wanted) if metric in results.metrics]
 
 
 def _never_begun(sweep: dict[str, Any], runs: list[Run]) -> list[str]:
@@ -195,7 +190,7 @@ def _data(records: dict[str, dict[str, Any]]) -> DataConfig | None:
     return None
 
 
-def _details(results: Results, runs: list[Run], left_out: list[str]) -> Beliefs:
+def _details(results: Results, runs: list[Run], records: dict[str, dict[str, Any]], left_out: list[str]) -> Beliefs:
     """Read the finished runs' own files, into `run.detail` for some of them; returns the margins of all.
 
     Appends to `left_out` a sentence for each kind of file that could not be read.
@@ -206,7 +201,8 @@ def _details(results: Results, runs: list[Run], left_out: list[str]) -> Beliefs:
     for run, folder in zip(runs, map(Path, results.table["folder"]), strict=True):
         if run.state != "FINISHED":
             continue
-        readers = {"graph": (ITEMS, partial(beliefs.add, run.label, folder, run.id in detailed))}
+        data = str((records[run.id].get("asked") or {}).get("data", ""))
+        readers = {"graph": (ITEMS, partial(beliefs.add, run.label, folder, run.id in detailed, data))}
         if run.id in detailed:
             readers |= {"curves": (HISTORY, partial(curves.read, folder))}
             readers |= {"generations": (GENERATIONS, partial(_generations, folder))}

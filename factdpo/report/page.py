@@ -10,13 +10,14 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from factdpo.report.answer import number, plain
 from factdpo.report.beliefs import NAMED
 from factdpo.report.contents import Contents, Run
-from factdpo.report.settings import SHARES, Score, Setting
-from factdpo.results.compare import shown
+from factdpo.report.ranking import number
+from factdpo.report.settings import Score, Setting
 from factdpo.results.curves import short
-from factdpo.results.tables import SPLITS, or_none
+from factdpo.results.intervals import plain
+from factdpo.results.means import SHARES
+from factdpo.results.tables import SPLITS, or_none, shown, words
 
 HERE = Path(__file__).parent
 SCRIPTS = ("page.js", "table.js", "charts.js", "graph.js")
@@ -27,6 +28,7 @@ TRACK = 96  # width of the small scale in a table's cell, in pixels
 # Metrics that a chart can show, with the title of its axis.
 CHARTED = {
     "accuracy": "accuracy",
+    "accuracy_per_token": "accuracy per token",
     "balanced_accuracy": "balanced accuracy",
     "greedy_accuracy": "greedy accuracy (exact match)",
     "reward_accuracy": "reward accuracy",
@@ -36,7 +38,8 @@ CHARTED = {
     "p_other": "probability of neither answer",
 }
 BASELINES = {
-    "majority": "majority", "first_name": "first name", "second_name": "second name", "additive": "additive",
+    "chance": "chance", "majority": "majority", "shorter": "shorter answer", "answer_counts": "answer counts",
+    "first_name": "first name", "second_name": "second name", "additive": "additive", "bag_of_names": "bag of names",
     "implied": "logical closure",
 }  # fmt: skip
 
@@ -60,8 +63,8 @@ def render(contents: Contents) -> str:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "plain": plain, "score": number, "split": _split, "shown": shown, "short": _short_key, "unbroken": _unbroken,
-        "breakable": _breakable,
+        "plain": plain, "score": number, "split": _split, "words": words, "shown": shown, "short": _short_key,
+        "unbroken": _unbroken, "breakable": _breakable,
     }  # fmt: skip
     environment.globals |= {
         "scale_at": _scale, "isnan": math.isnan, "BASELINES": BASELINES, "TRACK": TRACK, "NAMED": NAMED,
@@ -86,6 +89,7 @@ def _data(contents: Contents) -> dict[str, Any]:
         "title": contents.title,
         "splits": [[split, _split(split)] for split in contents.splits],
         "charted": CHARTED,
+        "first": contents.answer.metric.rpartition("/")[::2],  # metric and split that charts show at first
         "baselines": BASELINES,
         "shares": sorted(SHARES),
         "axes": [asdict(axis) | {"short": _short_key(axis.key)} for axis in contents.axes],
@@ -119,16 +123,11 @@ def _chosen(contents: Contents) -> list[int]:
     return [number for number in firsts if number is not None]
 
 
-def _held_out(contents: Contents) -> str:
-    """The accuracy by which settings are ranked: on held-out facts, else on the first split there is."""
-    return next((f"accuracy/{split}" for split in ("test", *contents.splits) if split in contents.splits), "")
-
-
 def _ranked(contents: Contents) -> list[Setting]:
-    """The settings that have scores, the best on held-out facts first."""
-    metric = _held_out(contents)
+    """The settings that have scores, the best by the answer's number first."""
+    metric, sign = contents.answer.metric, 1 if contents.answer.lower_is_better else -1
     scored = [setting for setting in contents.settings if metric in setting.scores]
-    return sorted(scored, key=lambda setting: -setting.scores[metric].mean)
+    return sorted(scored, key=lambda setting: sign * setting.scores[metric].mean)
 
 
 def _tabled(contents: Contents) -> tuple[list[Setting], int]:
@@ -147,7 +146,7 @@ def _columns(contents: Contents) -> list[Column]:
     columns = [Column("run", "run", numeric=False), Column("state", "state", numeric=False, hidden=all_finished)]
     values = {key: [or_none(run.values[key]) for run in contents.runs] for key in keys}
     columns += [Column(key, _short_key(key), all(map(_is_number, values[key]))) for key in keys]
-    metrics = [(f"accuracy/{split}", f"accuracy, {_split(split)}", False) for split in contents.splits]
+    metrics = [(name, f"accuracy, {words(name)}", False) for name in contents.accuracies]
     for kind in ("reward_accuracy", "greedy_accuracy", "margin_nats", "p_other"):
         metrics += [
             (f"{kind}/{split}", f"{CHARTED[kind].replace(' (exact match)', '')}, {_split(split)}", True)

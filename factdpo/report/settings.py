@@ -6,15 +6,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from factdpo.results.compare import means, shown
-from factdpo.results.tables import Results, or_none
+from factdpo.results.means import means
+from factdpo.results.tables import Results, or_none, shown
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SHARES = {"accuracy", "balanced_accuracy", "greedy_accuracy", "reward_accuracy", "p_other"}  # from 0 to 1
-WILSON = "facts"  # what an interval covers: other facts (one run), or other seeds
-STUDENT = "seeds"
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,7 @@ class Score:
     mean: float
     low: float  # NaN where there is no interval
     high: float
-    over: str  # what the interval covers: STUDENT or WILSON
+    over: str  # what the interval speaks of, as results/means.py names it
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,30 +59,22 @@ def settings(results: Results, metrics: list[str]) -> list[Setting]:
     table, keys = with_config(results), results.settings
     if not len(table):
         return []
-    rows = means(table, keys, metrics).to_dict("records") if metrics else []
+    rows = means(Results(table), keys, metrics).to_dict("records") if metrics else []
     groups = table.groupby(keys, dropna=False) if keys else [((), table)]
     compared = []
     for number, (_, runs) in enumerate(groups):  # in the order of `means`
         values = {key: or_none(runs[key].tolist()[0]) for key in keys}
         own = rows[number :: len(groups)]  # the rows of a metric stand together
-        scores = {row["metric"]: _score(row, runs) for row in own if row["n"]}
+        scores = {row["metric"]: _score(row) for row in own if row["n"]}
         label = " ".join(f"{key}={shown(value)}" for key, value in values.items())
         label = label or ("all runs" if len(runs) > 1 else "this run")
         compared.append(Setting(values, label, runs["id"].tolist(), scores))
     return compared
 
 
-def _score(row: dict[str, Any], runs: "pd.DataFrame") -> Score:
-    """Student's interval over several runs, cut to [0, 1] for a share; Wilson's for the accuracy of a single run."""
-    low, high, over = row["low"], row["high"], STUDENT
-    kind, _, split = row["metric"].rpartition("/")
-    if row["n"] == 1 and kind == "accuracy":
-        run = runs.loc[runs[row["metric"]].notna() & (runs["state"] == "FINISHED")].iloc[0]
-        low, high = (run.get(f"accuracy_{end}/{split}", math.nan) for end in ("low", "high"))
-        over = WILSON
-    elif kind.removeprefix("base/") in SHARES:  # a share cannot lie outside
-        low, high = max(low, 0.0), min(high, 1.0)
-    return Score(int(row["n"]), float(row["mean"]), float(low), float(high), over)
+def _score(row: dict[str, Any]) -> Score:
+    mean, low, high = (float(row[name]) for name in ("mean", "low", "high"))
+    return Score(int(row["n"]), mean, low, high, row["over"])
 
 
 def axes(settings: list[Setting]) -> list[Axis]:

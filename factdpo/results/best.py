@@ -1,27 +1,55 @@
-"""Which run is best: the one rule for status, dashboard, tables, the sweep's end and W&B."""
+"""Which setting is best: the one rule for status, dashboard, tables, the sweep's end and W&B.
 
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+A setting is what differs between runs less their seeds, and is ranked by the mean over its runs: the best single run
+of many is the luckiest one.
+"""
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 Run = TypeVar("Run")
 
-# The best run has the highest accuracy on the first of these splits that any run was scored on.
-RANKED_BY = ("test", "train")
+# Settings are ranked by the accuracy on the first of these splits that any run was scored on.
+RANKED_BY = ("validation", "test", "train")
 LOWER_IS_BETTER = ("p_other/", "rejected_logp_nats/", "right_to_wrong/", "across/retention", "timing/")
 # Not of the trained model, or neither good nor bad.
 NEITHER = ("base/", "baseline/", "n/", "n_", "chosen_tokens/", "rejected_tokens/", "answer_shares.")
+FLATTERED = "chosen on the test facts, so it flatters itself; split.validation=N sets facts aside to choose on"
 
 
-def best_by_accuracy(runs: Iterable[Run], accuracy: Callable[[Run, str], float | None]) -> tuple[Run, str] | None:
-    """The run with the highest accuracy on held-out facts, else on training facts, and the split; first among equals.
+@dataclass(frozen=True)
+class Best(Generic[Run]):
+    """The setting with the highest mean accuracy."""
+
+    split: str  # that the settings were ranked by
+    accuracy: float  # mean over the runs
+    runs: list[Run]  # of the setting, those with a score
+    settings: int  # that were ranked
+
+    @property
+    def flattered(self) -> bool:
+        """Whether the number was used to choose, among several, on the facts that it is quoted for."""
+        return self.split == "test" and self.settings > 1
+
+
+def best_setting(
+    runs: Iterable[Run], setting: Callable[[Run], Hashable], accuracy: Callable[[Run, str], float | None]
+) -> Best[Run] | None:
+    """The best setting, the first among equals; None if no run was scored on a split of RANKED_BY.
 
     `accuracy(run, split)` is None where the run has no such score.
     """
     runs = list(runs)
     for split in RANKED_BY:
-        scores = [(value, run) for run in runs if (value := accuracy(run, split)) is not None]
-        if scores:
-            return max(scores, key=lambda pair: pair[0])[1], split
+        groups: dict[Hashable, list[tuple[float, Run]]] = {}
+        for run in runs:
+            if (value := accuracy(run, split)) is not None:
+                groups.setdefault(setting(run), []).append((value, run))
+        if groups:
+            means = {key: sum(value for value, _ in scored) / len(scored) for key, scored in groups.items()}
+            best = max(means, key=lambda key: means[key])
+            return Best(split, means[best], [run for _, run in groups[best]], len(groups))
     return None
 
 

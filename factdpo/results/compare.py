@@ -1,4 +1,4 @@
-"""Means over seeds with intervals, and paired comparisons of two runs or groups on the same facts."""
+"""Paired comparisons of two runs or groups on the same facts."""
 
 import math
 import re
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factdpo.config.overrides import typed
 from factdpo.config.schema import ConfigError
-from factdpo.results.tables import Results, load, or_none
+from factdpo.results.intervals import wilson
+from factdpo.results.tables import Results, load, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,31 +16,6 @@ if TYPE_CHECKING:
 SAME_FACT = ["split", "prompt", "chosen", "rejected"]
 RESAMPLES = 9_999
 BOOTSTRAP_SEED = 0
-
-
-def means(table: "pd.DataFrame", by: list[str], metrics: list[str]) -> "pd.DataFrame":
-    """One row per group of runs and metric: `by`, metric, n, mean, sd, low, high.
-
-    n counts the finished runs that have the metric; sd is the sample's (ddof=1). [low, high] is the 95 % interval of
-    the mean by Student's t with n - 1 degrees of freedom: mean -+ t(0.975) sd / sqrt(n) (NIST/SEMATECH e-Handbook of
-    Statistical Methods, 1.3.5.2). It covers other seeds and assumes that the metric varies normally over them. For an
-    accuracy near 1 it may exceed 1 and is not cut off, which would hide that the assumption fails. From one run there
-    is no interval: sd, low and high are NaN. Groups are ordered by their keys; without a finished run n is 0.
-    """
-    import pandas as pd
-    from scipy.special import stdtrit
-
-    numbers = table.loc[:, metrics].where(table["state"] == "FINISHED").astype(float)
-    groups = [table[key] for key in by] if by else [pd.Series("all", index=table.index)]
-    parts = []
-    for metric in metrics:
-        part = numbers[metric].groupby(groups, dropna=False).agg(["count", "mean", "std"]).reset_index(drop=not by)
-        part.columns = [*by, "n", "mean", "sd"]
-        half = stdtrit(part["n"] - 1, 0.975) * part["sd"] / part["n"] ** 0.5
-        part = part.assign(low=part["mean"] - half, high=part["mean"] + half)
-        part.insert(len(by), "metric", metric)
-        parts.append(part)
-    return pd.concat(parts, ignore_index=True)
 
 
 @dataclass
@@ -110,20 +85,21 @@ def _values(column: "pd.Series") -> str:
 
 
 def paired(a: Side, b: Side) -> "pd.DataFrame":
-    """One row per split: how many facts each side ranks right, of the facts scored on both; below it one per seed.
+    """One row per split with facts in common: how many of them each side ranks right; below it one per seed.
 
     A fact is compared with itself: same split, same words, and between groups the same seed, which drew the facts and
     their order. Two single runs are compared on the facts that they share, whatever their seeds.
 
-    Columns: split; seed ("" for all together); pairs, of_a and of_b (answers in common, and of each side); accuracy_a,
-    accuracy_b, difference (B - A) with its 95 % interval low, high; only_a, only_b (pairs that one side alone gets
-    right); p.
+    Columns: split; seed ("" for all together); facts, facts_a and facts_b (in common, and of each side; a fact asked by
+    several seeds or in both orders is one); pairs (answers in common); accuracy_a, accuracy_b, difference (B - A) with
+    its 95 % interval low, high; only_a, only_b (pairs that one side alone gets right); p.
 
     [low, high] is the percentile bootstrap over facts (scipy.stats.bootstrap, 9,999 resamples, seed 0): all pairs about
-    one fact, of every seed and both orders, are drawn together. It covers other facts and takes the seeds as given; the
-    rows per seed show how far those differ. p is McNemar's exact test, two-sided: the binomial test that a discordant
-    pair falls to either side with 1/2. It assumes independent pairs, so it is NaN wherever a fact occurs twice, as it
-    does in the rows for several seeds together.
+    one fact, of every seed and both orders, are drawn together. Where all facts say the same, which no resample can
+    change, it reaches to Wilson's bound for the share of facts that say another. It covers other facts and takes the
+    seeds as given; the rows per seed show how far those differ. p is McNemar's exact test, two-sided: the binomial test
+    that a discordant pair falls to either side with 1/2. It assumes independent pairs, so it is NaN wherever a fact
+    occurs twice, as it does in the rows for several seeds together.
 
     Raises ConfigError if no fact is common to both.
     """
@@ -143,9 +119,10 @@ def paired(a: Side, b: Side) -> "pd.DataFrame":
     rows = []
     for split in answers_a["split"].unique():
         pairs = merged.loc[merged["split"] == split]
-        rows.append({"split": split, "seed": ""} | _row(pairs))
-        if len(shared) > 1:
-            rows += [{"split": split, "seed": seed} | _row(pairs.loc[pairs["seed"] == seed]) for seed in shared]
+        by_seed = [(seed, pairs.loc[pairs["seed"] == seed]) for seed in shared] if len(shared) > 1 else []
+        for seed, part in [("", pairs), *by_seed]:
+            if "both" in set(part["where"]):
+                rows.append({"split": split, "seed": seed} | _row(part))
     return pd.DataFrame(rows)
 
 
@@ -167,14 +144,18 @@ def _row(pairs: "pd.DataFrame") -> dict[str, Any]:
     steps = right_b.astype(int) - right_a.astype(int)
     by_fact = steps.groupby(both["fact_a"]).agg(["sum", "count"])
     row = {
+        "facts": len(by_fact),
+        "facts_a": pairs["fact_a"].nunique(),
+        "facts_b": pairs["fact_b"].nunique(),
         "pairs": len(both),
-        "of_a": sum(pairs["where"] != "right_only"),
-        "of_b": sum(pairs["where"] != "left_only"),
         "accuracy_a": right_a.mean(), "accuracy_b": right_b.mean(),
         "difference": steps.mean(), "low": math.nan, "high": math.nan,
         "only_a": only_a, "only_b": only_b, "p": math.nan,
     }  # fmt: skip
-    if len(by_fact) > 1:
+    if steps.nunique() == 1:
+        others = wilson(0.0, len(by_fact))[1]
+        row |= {"low": max(-1.0, row["difference"] - others), "high": min(1.0, row["difference"] + others)}
+    elif len(by_fact) > 1:
         interval = stats.bootstrap(
             (by_fact["sum"].to_numpy(), by_fact["count"].to_numpy()),
             lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
@@ -184,16 +165,3 @@ def _row(pairs: "pd.DataFrame") -> dict[str, Any]:
     if len(by_fact) == len(both) > 0:
         row["p"] = stats.binomtest(only_b, only_a + only_b).pvalue if only_a + only_b else 1.0
     return row
-
-
-def shown(value: Any) -> str:
-    """A cell as one would type it."""
-    value = or_none(value)
-    if hasattr(value, "item"):  # numpy's
-        value = value.item()
-    return as_typed(value)
-
-
-def as_typed(value: Any) -> str:
-    """A config value as one would type it, text without quotes."""
-    return value if isinstance(value, str) else typed(value)

@@ -11,7 +11,7 @@ from typing import Any
 from factdpo.store import layout, run_lock
 from factdpo.store.history import HISTORY
 from factdpo.store.layout import Stamp, file_stamp, read_json, read_yaml
-from factdpo.store.result import RUNNING, TO_DO
+from factdpo.store.result import RUNNING, TO_DO, accuracy_metric, headline_row
 
 RATE_SECONDS = 0.5  # least time between the two rows of a rate: rows written together carry the same time
 
@@ -72,7 +72,7 @@ def last_change(folder: Path) -> float | None:
 
 def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> RunStatus:
     history, timing = _History(folder), result.get("timing") or {}
-    trained, training = result.get("trained") or {}, result.get("training") or {}
+    training = result.get("training") or {}
     ended, opened = (folder / "result.json").stat().st_mtime, _modified(folder / "asked.json")
     seconds = ended - opened if opened else None
     return RunStatus(
@@ -81,10 +81,24 @@ def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> RunStatus
         step=training.get("steps", history.step),
         steps=training.get("steps") if result["state"] == "FINISHED" else _planned_steps(folder),
         loss=history.loss, error=result.get("error"),
-        accuracies={split: scores["accuracy"] for split, scores in trained.items()} or history.accuracies,
+        accuracies=_accuracies(result) or history.accuracies,
         seconds=timing.get("total_seconds", seconds),
         changed=ended, score_seconds=timing.get("score_seconds"),
     )  # fmt: skip
+
+
+def _accuracies(result: dict[str, Any]) -> dict[str, float]:
+    """By split, of the kind that `accuracy_metric` names; the other under `<split>, summed` or `<split>, per token`.
+
+    The other is left out where it is the same number, as it is where lengths are equal.
+    """
+    trained = result.get("trained") or {}
+    headline = accuracy_metric([headline_row(result)])
+    other = "accuracy_per_token" if headline == "accuracy" else "accuracy"
+    name = "per token" if headline == "accuracy" else "summed"
+    accuracies = {split: scores.get(headline, scores["accuracy"]) for split, scores in trained.items()}
+    others = {split: scores.get(other, accuracies[split]) for split, scores in trained.items()}
+    return accuracies | {f"{s}, {name}": value for s, value in others.items() if value != accuracies[s]}
 
 
 def _unfinished(folder: Path, label: str | None) -> RunStatus:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factdpo.config.help import did_you_mean
-from factdpo.config.overrides import decides
+from factdpo.config.overrides import decides, typed
 from factdpo.config.schema import ConfigError
-from factdpo.results.best import best_by_accuracy
+from factdpo.results.best import Best, best_setting
 from factdpo.store import index, layout
 from factdpo.store.history import HISTORY, read_history
 from factdpo.store.index import ABOUT
+from factdpo.store.result import accuracy_metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,11 +78,37 @@ class Results:
         """One row per run: ABOUT, the config keys that differ, every metric."""
         return self.table.loc[:, [*ABOUT, *self.keys, *self.metrics]]
 
-    def best_run(self) -> dict[str, Any] | None:
-        """The row of the finished run with the highest accuracy on held-out facts, else on training facts."""
-        rows = self.finished.to_dict("records")
-        best = best_by_accuracy(rows, lambda row, split: or_none(row.get(f"accuracy/{split}")))
-        return best[0] if best else None
+    def best(self) -> Best[dict[str, Any]] | None:
+        """The setting with the highest mean accuracy of its finished runs, and their rows; by `best.RANKED_BY`."""
+        kind = self.accuracy
+        return best_setting(
+            self.finished.to_dict("records"),
+            lambda row: tuple(shown(row[key]) for key in self.settings),
+            lambda row, split: or_none(row.get(f"{kind}/{split}")),
+        )
+
+    @cached_property
+    def accuracy(self) -> str:
+        """The accuracy that headlines, rankings and default tables go by: `accuracy` or `accuracy_per_token`."""
+        needed = [name for name in self.table.columns if name == "eval.score" or name.startswith(("n/", "n_equal/"))]
+        return accuracy_metric(self.finished.loc[:, needed].to_dict("records"))
+
+    @cached_property
+    def splits_scored(self) -> list[str]:
+        """The splits that any run was scored on, those of SPLITS first."""
+        return in_order(name.removeprefix("accuracy/") for name in self.metrics if name.startswith("accuracy/"))
+
+    @property
+    def default_metrics(self) -> list[str]:
+        """The accuracy on every split, and per token where that is another; none before a run has finished."""
+        return [name for split in self.splits_scored for name in self.accuracies_of(split)]
+
+    def accuracies_of(self, split: str) -> list[str]:
+        """`accuracy/<split>`, and `accuracy_per_token/<split>` if the two differ in any run: if lengths do."""
+        summed, per_token = f"accuracy/{split}", f"accuracy_per_token/{split}"
+        if per_token not in self.metrics or self.table[per_token].fillna(self.table[summed]).equals(self.table[summed]):
+            return [summed]
+        return [summed, per_token] if self.accuracy == "accuracy" else [per_token, summed]
 
     def key(self, name: str) -> str:
         """The column of a config key, of `model` or `engine` for short, or of one of ABOUT; else ConfigError."""
@@ -93,7 +120,8 @@ class Results:
 
     def metrics_of(self, name: str) -> list[str]:
         """The metrics of this name, or with this part before the split: `accuracy` gives all of accuracy/...."""
-        metrics = [metric for metric in self.metrics if metric == name or metric.rpartition("/")[0] == name]
+        splits = {metric.rpartition("/")[2]: metric for metric in self.metrics if metric.rpartition("/")[0] == name}
+        metrics = [name] if name in self.metrics else [splits[split] for split in in_order(splits)]
         if not metrics:
             kinds = dict.fromkeys(metric.rpartition("/")[0] for metric in self.metrics)
             hint = did_you_mean(name, [*self.metrics, *kinds], 2, 0.7)
@@ -197,15 +225,61 @@ def or_none(value: Any) -> Any:
     return None if pd.isna(value) else value
 
 
+def shown(value: Any) -> str:
+    """A cell as one would type it."""
+    value = or_none(value)
+    if hasattr(value, "item"):  # numpy's
+        value = value.item()
+    return as_typed(value)
+
+
+def as_typed(value: Any) -> str:
+    """A config value as one would type it, text without quotes."""
+    return value if isinstance(value, str) else typed(value)
+
+
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
 
 
-# The splits as readers see them, in the order of every table.
+# Splits as readers see them, in the order of every table; a split of another name is called by it and stands last.
 SPLITS = {
     "train": "training facts",
     "train_reversed": "training facts, names swapped",
+    "train_paraphrase": "training facts, paraphrased",
+    "validation": "validation facts",
+    "validation_reversed": "validation facts, names swapped",
     "test": "held-out facts",
     "test_reversed": "held-out facts, names swapped",
+    "test_paraphrase": "held-out facts, paraphrased",
+    "paraphrase": "paraphrased facts",
+    "locality": "facts that must not change",
+    "portability": "facts that follow from the edits",
     "train_as_trained": "training facts as trained, without the space",
 }
+
+
+# Metrics as readers see them; an accuracy is called by its split alone.
+_WORDS = {
+    "accuracy": "", "accuracy_per_token": "per token", "base/accuracy": "before training",
+    "across/retention_nats_per_token": "retention, nats per token of neutral text",
+    "across/symmetry_train": "order consistency, training facts",
+    "across/symmetry_test": "order consistency, held-out facts",
+}  # fmt: skip
+
+
+def words(metric: str) -> str:
+    """A metric as readers see it: `held-out facts`, `held-out facts, per token`, `margin_nats of held-out facts`."""
+    if metric in _WORDS:
+        return _WORDS[metric]
+    kind, _, split = metric.rpartition("/")
+    of = SPLITS.get(split, split)
+    if kind in _WORDS:
+        return f"{of}, {_WORDS[kind]}" if _WORDS[kind] else of
+    return f"{kind} of {of}"
+
+
+def in_order(splits: Iterable[str]) -> list[str]:
+    """The splits, each once: those of SPLITS in their order, then the others as they come."""
+    splits = list(dict.fromkeys(splits))
+    return [*(split for split in SPLITS if split in splits), *(split for split in splits if split not in SPLITS)]

@@ -1,6 +1,5 @@
 """The tables of `factdpo results`: groups of runs, single runs or two sides compared, with lines above and below."""
 
-import json
 import math
 import re
 import sys
@@ -12,13 +11,15 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from factdpo.config.overrides import command, decides, flat
+from factdpo.config.overrides import decides, flat
 from factdpo.config.schema import Config, to_dict
 from factdpo.config.validate import validate
 from factdpo.console import plural
-from factdpo.results.best import best_in
-from factdpo.results.compare import Side, as_typed, means, paired, shown
-from factdpo.results.tables import Results, or_none
+from factdpo.results import winners
+from factdpo.results.compare import Side, paired
+from factdpo.results.intervals import with_interval
+from factdpo.results.means import BOTH, COUNTS, OVER_FACTS, OVER_SEEDS, as_cell, means, number
+from factdpo.results.tables import Results, as_typed, or_none, shown
 from factdpo.store.index import ABOUT
 
 if TYPE_CHECKING:
@@ -39,19 +40,31 @@ class View:
     below: list[str] = field(default_factory=list)
 
 
+# What the brackets and the half-widths in a table mean; only those that it has are printed.
+NOTES = {
+    BOTH: "[95 %]: of the mean, for other facts and other seeds",
+    COUNTS: "[95 %] by counts alone, for other facts and other seeds, as if all runs gave the same answers: wider",
+    OVER_FACTS: "[95 %] of a single run: Wilson's, for other facts; how far seeds differ is unknown",
+    OVER_SEEDS: "mean ± half of its 95 % interval over runs (Student's t); a single run has none",
+}
+POOLED = "no interval where a row pools runs that differ in more than their seed"
+
+
 def groups(results: Results, by: list[str], metrics: list[str]) -> View:
     """A row per group of runs: mean and interval of each metric over its runs."""
-    frame = means(results.table, by, metrics)
-    cells = [_interval(**mean) for mean in frame.loc[:, ["n", "mean", "high"]].to_dict("records")]
+    frame = means(results, by, metrics)
+    cells = [as_cell(**mean) for mean in frame.loc[:, ["metric", "mean", "low", "high"]].to_dict("records")]
     groups = [group for _, group in results.table.groupby(by, dropna=False)]  # in the order of `means`
     rows = []
-    for number, group in enumerate(groups):
+    for place, group in enumerate(groups):
         values = map(shown, group.loc[:, by].to_numpy(dtype=object)[0])
-        rows.append([*values, f"{len(group)}{_unfinished(group)}", *cells[number :: len(groups)]])
+        rows.append([*values, f"{len(group)}{_unfinished(group)}", *cells[place :: len(groups)]])
     view = View(frame, [*by, "runs", *metrics], rows, len(by) + 1, [_count(results)])
     if shared := _shared(results):
         view.above.append(f"the same in all: {' '.join(shared)}")
-    view.below.append("mean ± half of its 95 % interval over runs (Student's t); a single run has none")
+    view.below = [note for over, note in NOTES.items() if over in set(frame["over"])]
+    if any(mean["n"] > 1 and not mean["over"] for mean in frame.to_dict("records")):
+        view.below.append(POOLED)
     return view
 
 
@@ -60,7 +73,7 @@ def runs(results: Results, metrics: list[str]) -> View:
     frame = results.table.loc[:, [*ABOUT, *results.keys, *metrics]]
     columns = ["id", "state", *results.keys]
     keys = [[shown(value) for value in row] for row in frame.loc[:, columns].to_numpy(dtype=object)]
-    numbers = [[_number(value) for value in row] for row in frame.loc[:, metrics].to_numpy(dtype=float)]
+    numbers = [[number(value) for value in row] for row in frame.loc[:, metrics].to_numpy(dtype=float)]
     rows = [key + row for key, row in zip(keys, numbers, strict=True)]
     return View(frame, [*columns, *metrics], rows, len(columns), [_count(results)])
 
@@ -76,24 +89,26 @@ def comparison(a: Side, b: Side) -> View:
             view.below.append("the seeds differ: compared are the facts that both have in the same split")
     elif one_sided := sorted({*a.seeds} ^ {*b.seeds}):
         view.below.append(f"left out, since only one side has it: seed {', '.join(one_sided)}")
+    scored = [split for split in Results(a.runs).splits_scored if f"accuracy/{split}" in Results(b.runs).metrics]
+    if apart := [split for split in scored if split not in set(frame["split"])]:
+        view.below.append(f"no fact in common, so nothing to compare: {', '.join(apart)}")
     view.below += [
         "A, B: accuracy on the facts in common. [95 %]: bootstrap over facts, seeds as given (9,999 resamples, seed 0)",
-        "only A, only B: facts that one side alone ranks right. p: exact McNemar test, per seed (each fact once)",
+        "only A, only B: answers that one side alone has right. p: exact McNemar test, per seed (each fact once)",
     ]
     return view
 
 
 def _compared(row: dict[str, Any]) -> list[str]:
     """The cells of a row of `paired`."""
-    pairs, of_a, of_b = row["pairs"], row["of_a"], row["of_b"]
-    sizes = "" if pairs == of_a == of_b else f" of {of_a}" if of_a == of_b else f" of {of_a} and {of_b}"
-    difference = f"{row['difference']:+.3f}"
-    if not math.isnan(row["low"]):
-        difference += f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+    facts, of_a, of_b = row["facts"], row["facts_a"], row["facts_b"]
+    sizes = "" if facts == of_a == of_b else f" of {of_a}" if of_a == of_b else f" of {of_a} and {of_b}"
+    answers = f" ({row['pairs']} answers)" if row["pairs"] != facts else ""
     name = f"  seed {row['seed']}" if row["seed"] else row["split"]
-    accuracies = [_number(row["accuracy_a"]), _number(row["accuracy_b"])]
+    accuracies = [number(row["accuracy_a"]), number(row["accuracy_b"])]
+    difference = with_interval(row["difference"], row["low"], row["high"], "+", 3)
     p = "" if math.isnan(row["p"]) else f"{row['p']:.3f}" if row["p"] >= 0.001 else "<0.001"
-    return [name, f"{pairs}{sizes}", *accuracies, difference, str(row["only_a"]), str(row["only_b"]), p]
+    return [name, f"{facts}{sizes}{answers}", *accuracies, difference, str(row["only_a"]), str(row["only_b"]), p]
 
 
 def _described(letter: str, side: Side) -> str:
@@ -103,8 +118,8 @@ def _described(letter: str, side: Side) -> str:
 
 
 def around(results: Results, metrics: list[str], conf_folders: list[Path]) -> list[str]:
-    """What a table of means hides: runs without numbers, and warnings; and the best runs with their commands."""
-    return [*_without_numbers(results), *_warnings(results), *_best(results, metrics, conf_folders)]
+    """What a table of means hides: runs without numbers, and warnings; and the best settings with their commands."""
+    return [*_without_numbers(results), *_warnings(results), *winners.lines(results, metrics, conf_folders)]
 
 
 def _count(results: Results) -> str:
@@ -146,39 +161,6 @@ def _warnings(results: Results) -> list[str]:
     return [*lines[:LISTED], f"and {len(lines) - LISTED} more warnings"] if len(lines) > LISTED else lines
 
 
-def _best(results: Results, metrics: list[str], conf_folders: list[Path]) -> list[str]:
-    """The best run of each metric with the command that repeats it; a run that is best in several appears once."""
-    best: dict[int, list[str]] = {}  # row of the table -> metrics in which it is best
-    for metric in metrics:
-        values = results.finished.loc[:, metric].dropna().to_dict()
-        if rows := best_in(metric, values):
-            others = f" (as {plural(len(rows) - 1, 'other')})" if len(rows) > 1 else ""
-            best.setdefault(rows[0], []).append(f"{metric} {_number(values[rows[0]])}{others}")
-    lines = []
-    for row, praise in best.items():
-        folder = results.table.loc[row]["folder"]
-        lines += ["", f"best {', '.join(praise)}", f"  {folder}", f"  {_command(Path(folder), conf_folders)}"]
-    return lines
-
-
-def _command(folder: Path, conf_folders: list[Path]) -> str:
-    try:
-        config = json.loads((folder / "result.json").read_text(encoding="utf-8"))["config"]
-        return command(config, conf_folders)
-    except (OSError, ValueError) as error:  # ConfigError is a ValueError: a key of another version
-        return f"no command: {error}"
-
-
-def _interval(n: int, mean: float, high: float) -> str:
-    return _number(mean) + (f" ± {_number(high - mean)}" if n > 1 else "")
-
-
-def _number(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
-
-
 def show(view: View, console: Console) -> None:
     """Print the view: on a terminal in as many tables as its width needs, elsewhere in one, unstyled."""
 
@@ -193,9 +175,9 @@ def show(view: View, console: Console) -> None:
         line(text)
     for columns in _blocks(widths, view.keys, room):
         line("")
-        for number, cells in enumerate(table):
+        for place, cells in enumerate(table):
             padded = [_padded(cells[column], widths[column], left=column < view.keys) for column in columns]
-            line("  ".join(padded), "bold" if number < len(headings) else "")
+            line("  ".join(padded), "bold" if place < len(headings) else "")
     if view.below[:1] != [""]:
         line("")
     for text in view.below:

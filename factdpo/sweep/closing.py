@@ -1,18 +1,16 @@
 """How a sweep ends: the best setting by each number that the sweep asks about, and the command that repeats it."""
 
-import json
 import math
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from factdpo.config.overrides import command
 from factdpo.console import plural
-from factdpo.results.compare import means, shown
-from factdpo.results.tables import SEEDS, Results
+from factdpo.results.means import means
+from factdpo.results.tables import Results, shown
+from factdpo.results.winners import command_of
 from factdpo.store.sweep_file import USUAL_METRICS, Metric
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ def lines(results: Results, asked: Sequence[Metric], conf_folders: list[Path]) -
     text = []
     for number, praises in by_best.items():
         label = _label(groups[number], results.settings)
-        text += ["", f"best {', '.join(praises)}: {label}", f"  {_command(groups[number], conf_folders)}"]
+        text += ["", f"best {', '.join(praises)}: {label}", f"  {command_of(groups[number], conf_folders)}"]
     text += [f"{metric.name}: no run has this number" for metric in asked if metric.name not in results.metrics]
     if any(ranking.metric.name.rpartition("/")[2].startswith("test") and len(ranking.settings) > 1 for ranking in told):
         text.append(FLATTERED)
@@ -78,7 +76,7 @@ def _ranked(results: Results, metric: Metric) -> Ranked:
 
 def _means(results: Results, metric: Metric) -> tuple[dict[int, float], dict[int, int]]:
     """The mean of each setting, and over how many finished runs."""
-    rows = means(results.table, results.settings, [metric.name]).loc[:, ["n", "mean"]].to_dict("records")
+    rows = means(results, results.settings, [metric.name]).loc[:, ["n", "mean"]].to_dict("records")
     measured = {number: row for number, row in enumerate(rows) if row["n"]}
     return {n: row["mean"] for n, row in measured.items()}, {n: int(row["n"]) for n, row in measured.items()}
 
@@ -98,28 +96,3 @@ def _praise(ranking: Ranked, groups: "list[pd.DataFrame]", keys: list[str]) -> s
 
 def _label(group: "pd.DataFrame", keys: list[str]) -> str:
     return " ".join(f"{key}={shown(group.iloc[0][key])}" for key in keys)
-
-
-def _command(group: "pd.DataFrame", conf_folders: list[Path]) -> str:
-    """The command that makes the finished runs of a setting again."""
-    runs = group.loc[group["state"] == "FINISHED"]
-    path = Path(runs.iloc[0]["folder"]) / "result.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))["config"]
-        differing = [key for key in SEEDS if runs[key].nunique() > 1]
-        keys = ["seed"] if differing == SEEDS else [key for key in differing if key != "seed"]
-        return repeat(config, {key: [shown(seed) for seed in runs[key].unique()] for key in keys}, conf_folders)
-    except (OSError, ValueError) as error:  # ConfigError is a ValueError: a key of another version
-        return f"no command: {error}"
-
-
-def repeat(config: dict, seeds: dict[str, list[str]], conf_folders: list[Path]) -> str:
-    """The command of the run with this config, or of as many as there are combinations of these seeds.
-
-    Raises ConfigError if today's schema does not know the config.
-    """
-    of_run = command(config, conf_folders)
-    if not seeds:
-        return of_run
-    others = [word for word in shlex.split(of_run)[1:] if word.partition("=")[0] not in seeds]
-    return shlex.join(["factdpo", "-m", *others, *(f"{key}={','.join(values)}" for key, values in seeds.items())])

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factdpo.config.schema import TrackConfig
-from factdpo.results.compare import means
+from factdpo.results.means import means
 from factdpo.results.tables import Results, load
 from factdpo.tracking.wandb_settings import wandb_mode
 from factdpo.tracking.wandb_tracker import agents_run, log_sweep
@@ -24,11 +24,12 @@ def show_sweep(folder: Path, track: TrackConfig, sweep: dict[str, Any]) -> None:
         return
     try:
         results = load(folder)
-        best = results.best_run()
+        best = results.best()
         states = results.table["state"].value_counts().to_dict()
         numbers: dict[str, Any] = {"runs": len(results.table), **{f"runs/{state}": n for state, n in states.items()}}
         if best is not None:
-            numbers |= {f"best/{name}": best[name] for name in ("id", *results.metrics_of("accuracy"))}
+            numbers["best/id"] = best.runs[0]["id"]  # the first of the best setting's: its luckiest would say less
+            numbers |= {f"best/{name}": _mean(best.runs, name) for name in results.metrics_of("accuracy")}
         page = folder / "report.html"
         log_sweep(
             track,
@@ -38,14 +39,18 @@ def show_sweep(folder: Path, track: TrackConfig, sweep: dict[str, Any]) -> None:
             numbers,
             {
                 "runs": results.runs,
-                "means": means(results.table, results.settings, results.metrics),
+                "means": means(results, results.settings, results.metrics),
                 **_figures(results),
             },
             page if page.is_file() else None,
-            None if best is None else Path(best["folder"]),
+            None if best is None else Path(best.runs[0]["folder"]),
         )
     except Exception as error:
         log.warning("the sweep as a whole is not in W&B (%s: %s)", type(error).__name__, error)
+
+
+def _mean(runs: list[dict[str, Any]], metric: str) -> float:
+    return sum(run[metric] for run in runs) / len(runs)
 
 
 def _figures(results: Results) -> dict[str, "Image"]:

@@ -8,7 +8,8 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from factdpo import console
-from factdpo.sweep.closing import FLATTERED, repeat
+from factdpo.results.winners import repeat
+from factdpo.sweep.closing import FLATTERED
 from factdpo.sweep.search import STARTUP, Search
 from factdpo.sweep.search_space import words
 

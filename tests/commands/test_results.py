@@ -43,18 +43,21 @@ def test_seeds_are_collapsed_and_nothing_is_lost_silently(sweep: Path, results):
         "4 runs (1 DIVERGED)\n"
         "the same in all: dpo.epochs=2\n"
         "\n"
-        "dpo.                      accuracy/      accuracy/\n"
-        "beta  runs                    train           test\n"
-        "0.1   2               0.550 ± 0.635  0.275 ± 0.318\n"
-        "0.5   2 (1 DIVERGED)          0.700          0.350\n"
+        "dpo.                          accuracy/          accuracy/\n"
+        "beta  runs                        train               test\n"
+        "0.1   2               0.55 [0.13, 0.91]  0.28 [0.08, 0.62]\n"
+        "0.5   2 (1 DIVERGED)  0.70 [0.65, 0.75]  0.35 [0.31, 0.39]\n"
         "\n"
-        "mean ± half of its 95 % interval over runs (Student's t); a single run has none\n"
+        "[95 %] by counts alone, for other facts and other seeds, as if all runs gave the same answers: wider\n"
+        "[95 %] of a single run: Wilson's, for other facts; how far seeds differ is unknown\n"
         "DIVERGED  sweeps/beta/run-3a: loss is nan at step 3\n"
         "warning: odd [x] (3 runs)\n"
         "\n"
-        "best accuracy/train 0.700, accuracy/test 0.350\n"
-        "  sweeps/beta/run-2a\n"
+        "best accuracy/train 0.70 [0.65, 0.75], accuracy/test 0.35 [0.31, 0.39]: dpo.beta=0.5\n"
         "  factdpo dpo.beta=0.5 dpo.epochs=2\n"
+        "\n"
+        "by accuracy/test: chosen on the test facts, so it flatters itself; split.validation=N sets facts aside to "
+        "choose on\n"
     )
 
 
@@ -66,15 +69,67 @@ def test_what_a_sweep_asks_about_comes_first(sweep: Path, results):
     assert headings == ["beta", "runs", "total_seconds", "test", "train"]
 
 
-def test_groups_and_metrics_are_what_was_asked_for(sweep: Path, results):
-    lines = results("sweeps/beta --by model,seed --metric accuracy/test,timing").splitlines()
-    assert [line.split() for line in lines[3:7]] == [
-        ["model.", "accuracy/", "timing/"],
-        ["name", "seed", "runs", "test", "total_seconds"],
-        ["nano", "0", "2", "0.300", "±", "0.635", "2.000", "±", "0.000"],
-        ["nano", "1", "2", "(1", "DIVERGED)", "0.300", "2.000"],
+def test_the_best_is_the_setting_with_the_best_mean_and_not_its_luckiest_run(tmp_path: Path, results):
+    for id, beta, seed, accuracy in [("a", 0.1, 0, 0.8), ("b", 0.1, 1, 0.4), ("c", 0.5, 0, 0.7), ("d", 0.5, 1, 0.7)]:
+        store(tmp_path, id, accuracy, dpo_beta=beta, seed=seed)
+    lines = results(f"{tmp_path} --metric accuracy/test").splitlines()
+    place = lines.index("best accuracy/test 0.35 [0.31, 0.39]: dpo.beta=0.5")
+    assert lines[place + 1] == "  factdpo -m dpo.beta=0.5 seed=0,1"
+
+
+def test_the_validation_facts_choose_and_test_is_reported_once_for_what_they_chose(tmp_path: Path, results):
+    for id, beta, validation, test in [("a", 0.1, 0.9, 0.25), ("b", 0.5, 0.8, 0.35)]:
+        folder = store(tmp_path, id, 2 * test, dpo_beta=beta)
+        result = json.loads((folder / "result.json").read_text())
+        result["trained"]["validation"] = {"n": 100, "accuracy": validation}
+        (folder / "result.json").write_text(json.dumps(result))
+    lines = results(f"{tmp_path} --metric accuracy/test,accuracy/validation").splitlines()
+    assert lines[-3:] == [
+        "best accuracy/validation 0.90 [0.83, 0.94]: dpo.beta=0.1",
+        "  factdpo dpo.beta=0.1",
+        "  chosen on the validation facts; accuracy/test 0.25 [0.22, 0.29]",
     ]
-    assert "best timing/total_seconds 2.000 (as 2 others)" in lines  # the fewer seconds the better
+    headings = results(str(tmp_path)).splitlines()[3].split()
+    assert headings == ["beta", "runs", "train", "validation", "test"]
+
+
+def test_seeds_alone_leave_nothing_to_choose(tmp_path: Path, results):
+    for seed in (0, 1):
+        store(tmp_path, f"{seed}", 0.5, seed=seed)
+    assert results(str(tmp_path)).endswith("\nto repeat it:\n  factdpo -m seed=0,1\n")
+
+
+def test_splits_of_any_name_are_shown_after_those_that_are_known(tmp_path: Path, results):
+    folder = store(tmp_path, "a")
+    result = json.loads((folder / "result.json").read_text())
+    for split in ("my own", "test_reversed"):
+        result["trained"][split] = {"n": 10, "accuracy": 0.5}
+    (folder / "result.json").write_text(json.dumps(result))
+    assert results(str(tmp_path)).splitlines()[3].split() == [
+        "name",
+        "runs",
+        "train",
+        "test",
+        "test_reversed",
+        "my",
+        "own",
+    ]
+
+
+def test_a_row_that_pools_settings_has_no_interval(sweep: Path, results):
+    text = results("sweeps/beta --by model --metric accuracy/train")
+    assert "nano    4 (1 DIVERGED)       0.60\n" in text and "no interval where a row pools runs" in text
+
+
+def test_groups_and_metrics_are_what_was_asked_for(sweep: Path, results):
+    lines = results("sweeps/beta --by dpo.beta,model --metric accuracy/test,timing").splitlines()
+    assert [line.split() for line in lines[3:7]] == [
+        ["dpo.", "model.", "accuracy/", "timing/"],
+        ["beta", "name", "runs", "test", "total_seconds"],
+        ["0.1", "nano", "2", "0.28", "[0.08,", "0.62]", "2.000", "±", "0.000"],
+        ["0.5", "nano", "2", "(1", "DIVERGED)", "0.35", "[0.31,", "0.39]", "2.000"],
+    ]
+    assert "best timing/total_seconds 2.000 ± 0.000 (as 1 other): dpo.beta=0.1" in lines  # the fewer the better
 
 
 def test_runs_are_shown_one_by_one(sweep: Path, results):
@@ -105,16 +160,29 @@ def test_two_sides_are_compared(sweep: Path, results):
     assert "left out, since only one side has it: seed 1" in text
     groups = answers(store(sweep, "4a", dpo_beta=0.5, seed=1, dpo_epochs=2.0), "+-++")
     lines = [line.split() for line in results("sweeps/beta --compare dpo.beta=0.1 dpo.beta=0.5").splitlines()]
-    assert [line[:2] for line in lines[5:8]] == [["train", "8"], ["seed", "0"], ["seed", "1"]] and groups.is_dir()
+    assert [line[:4] for line in lines[5:8]] == [
+        ["train", "4", "(8", "answers)"], ["seed", "0", "4", "0.500"], ["seed", "1", "4", "0.500"],
+    ] and groups.is_dir()  # fmt: skip
+
+
+def test_a_split_without_facts_in_common_is_named_and_not_a_row_of_nan(sweep: Path, results):
+    for number, first in ((0, 0), (2, 6)):
+        folder = answers(sweep / f"run-{number}a", "++--")
+        train = pd.read_parquet(folder / "items.parquet")
+        test = pd.read_parquet(answers(folder, "+-", "test", first) / "items.parquet")
+        pd.concat([train, test]).to_parquet(folder / "items.parquet")
+    text = results("sweeps/beta --compare 0a 2a")
+    assert "nan" not in text and "no fact in common, so nothing to compare: test\n" in text
 
 
 def test_files_hold_numbers(sweep: Path, results):
     header, first, *rest = results("sweeps/beta --csv --metric accuracy/train").splitlines()
-    assert header == "dpo.beta,metric,n,mean,sd,low,high" and first.startswith("0.1,accuracy/train,2,0.55,0.07071")
-    assert rest == ["0.5,accuracy/train,1,0.7,,,"]
-    assert json.loads(results("sweeps/beta --json --metric accuracy/train"))[1] == {
-        "dpo.beta": 0.5, "metric": "accuracy/train", "n": 1, "mean": 0.7, "sd": None, "low": None, "high": None,
-    }  # fmt: skip
+    assert header == "dpo.beta,metric,n,mean,sd,low,high,over"
+    assert first.startswith("0.1,accuracy/train,2,0.55,0.07071") and first.endswith(',"facts and seeds, by counts"')
+    assert rest[0].startswith("0.5,accuracy/train,1,0.7,,0.645") and rest[0].endswith(",facts")
+    row = json.loads(results("sweeps/beta --json --metric accuracy/train"))[1]
+    assert (row["n"], row["mean"], row["sd"], row["over"]) == (1, 0.7, None, "facts")
+    assert row["low"] < row["mean"] < row["high"]
     assert results("sweeps/beta --runs --parquet all.parquet") == "all.parquet: 4 rows\n"
     assert pd.read_parquet("all.parquet").equals(load(sweep).runs)
     assert results("sweeps/beta --json means.json") == "means.json: 4 rows\n"
@@ -125,8 +193,8 @@ def test_markdown_is_the_printed_table(sweep: Path, results):
     assert results("sweeps/beta --markdown --metric accuracy/train") == (
         "| dpo.beta | runs | accuracy/train |\n"
         "| --- | --- | ---: |\n"
-        "| 0.1 | 2 | 0.550 ± 0.635 |\n"
-        "| 0.5 | 2 (1 DIVERGED) | 0.700 |\n"
+        "| 0.1 | 2 | 0.55 [0.13, 0.91] |\n"
+        "| 0.5 | 2 (1 DIVERGED) | 0.70 [0.65, 0.75] |\n"
     )
 
 
@@ -136,7 +204,7 @@ def test_every_column_is_shown_however_narrow_the_terminal(sweep: Path):
         out = StringIO()
         views.show(view, Console(file=out, width=width, force_terminal=True, color_system=None))
         shown = out.getvalue()
-        for cell in ("train", "test", "total_seconds", "0.550 ± 0.635", "0.275 ± 0.318", "2.000 ± 0.000"):
+        for cell in ("train", "test", "total_seconds", "0.55 [0.13, 0.91]", "0.28 [0.08, 0.62]", "2.000 ± 0.000"):
             assert shown.count(cell) == 1
         body = shown.split("\n\n")[1:-1]
         assert len(body) == {10: 3, 40: 3, 60: 2, 80: 1}[width]
@@ -148,6 +216,9 @@ def test_what_cannot_be_done_is_said(sweep: Path, results):
         ("nowhere", "nowhere: no such folder"),
         ("sweeps/beta --by dpo.bta", r"dpo.bta: no such key \(did you mean dpo.beta\?\)"),
         ("sweeps/beta --metric acuracy", r"acuracy: no such metric \(did you mean accuracy"),
+        ("sweeps/beta --runs --metric acuracy", r"acuracy: no such metric \(did you mean accuracy"),
+        ("sweeps/beta --metric acuracy --compare 0a 2a", r"acuracy: no such metric \(did you mean accuracy"),
+        ("sweeps/beta --metric accuracy --compare 0a 2a", "--metric: --compare compares accuracies, on every split"),
         ("--csv sweeps/beta", "--csv sweeps/beta: a folder; name the folders of runs before --csv"),
         ("sweeps/beta --csv no/file.csv", "--csv no/file.csv: cannot be written"),
         ("sweeps/beta --parquet no/file.parquet", "--parquet no/file.parquet: cannot be written"),

@@ -63,7 +63,7 @@ def test_the_overview_has_sweeps_and_single_runs_the_last_changed_first(root: Pa
         "runs": 1,
         "final": True,
     }
-    assert older["asked"] == ["test", "train"]
+    assert older["asked"] == ["validation", "test", "train"]
     assert [(run["name"], run["state"]) for run in answer["runs"]] == [("runs/run-fff", "FINISHED")]
 
 

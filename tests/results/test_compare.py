@@ -6,62 +6,9 @@ import pytest
 from pytest import approx
 
 from factdpo.config.schema import ConfigError
-from factdpo.results.compare import means, paired, side
+from factdpo.results.compare import paired, side
 from factdpo.results.tables import load
 from tests.helpers.stored import answers, store
-
-# ---------------------------------------------------------------------------------------------------------------- means
-
-
-def test_the_interval_is_students(tmp_path: Path):
-    for seed, accuracy in enumerate((0.5, 0.6, 0.7)):
-        store(tmp_path, f"{seed}", accuracy, seed=seed)
-    row = means(load(tmp_path).table, ["dpo.beta"], ["accuracy/train"]).iloc[0]
-    assert list(row[["dpo.beta", "metric", "n"]]) == [0.2, "accuracy/train", 3]
-    # mean 0.6, sd 0.1; t(0.975, 2 degrees of freedom) = 4.302653; 4.302653 * 0.1 / sqrt(3) = 0.248414
-    assert list(row[["mean", "sd", "low", "high"]]) == approx([0.6, 0.1, 0.351586, 0.848414], abs=1e-6)
-
-
-def test_one_run_has_a_mean_and_no_interval(tmp_path: Path):
-    store(tmp_path, "a", 0.75)
-    row = means(load(tmp_path).table, ["model.name"], ["accuracy/train"]).iloc[0]
-    assert row["n"] == 1 and row["mean"] == 0.75 and all(math.isnan(row[name]) for name in ("sd", "low", "high"))
-
-
-def test_runs_that_agree_have_an_interval_without_width(tmp_path: Path):
-    for seed in range(3):
-        store(tmp_path, f"{seed}", 1.0, seed=seed)
-    row = means(load(tmp_path).table, ["model.name"], ["accuracy/train"]).iloc[0]
-    assert list(row[["n", "mean", "sd", "low", "high"]]) == [3, 1.0, 0.0, 1.0, 1.0]
-
-
-def test_an_interval_may_reach_above_1_and_says_so(tmp_path: Path):
-    store(tmp_path, "a", 1.0, seed=0)
-    store(tmp_path, "b", 0.9, seed=1)
-    row = means(load(tmp_path).table, ["model.name"], ["accuracy/train"]).iloc[0]
-    # sd 0.0707107; t(0.975, 1 degree of freedom) = 12.706205; half = 12.706205 * 0.05
-    assert [row["low"], row["high"]] == approx([0.95 - 0.635310, 0.95 + 0.635310], abs=1e-6)
-
-
-def test_groups_are_in_the_order_of_their_keys_and_one_without_numbers_stays(tmp_path: Path):
-    store(tmp_path, "a", 0.5, dpo_beta=0.5)
-    store(tmp_path, "b", 0.75, dpo_beta=0.1)
-    store(tmp_path, "c", state="DIVERGED", dpo_beta=0.9)
-    store(tmp_path, "d", state="killed", dpo_beta=0.1, seed=1)
-    table = means(load(tmp_path).table, ["dpo.beta"], ["accuracy/train", "accuracy/test"])
-    assert table[["dpo.beta", "metric", "n"]].to_numpy().tolist() == [
-        [0.1, "accuracy/train", 1], [0.5, "accuracy/train", 1], [0.9, "accuracy/train", 0],
-        [0.1, "accuracy/test", 1], [0.5, "accuracy/test", 1], [0.9, "accuracy/test", 0],
-    ]  # fmt: skip
-    assert table["mean"].tolist()[:2] == [0.75, 0.5] and math.isnan(table["mean"][2])
-
-
-def test_a_key_that_is_null_in_some_runs_makes_a_group_of_them(tmp_path: Path):
-    store(tmp_path, "a", 0.5, split_test=100)
-    store(tmp_path, "b", 0.75)
-    table = means(load(tmp_path).table, ["split.test"], ["accuracy/train"])
-    assert table["mean"].tolist() == [0.5, 0.75] and table["n"].tolist() == [1, 1]
-
 
 # ----------------------------------------------------------------------------------------------- who is meant by a side
 
@@ -126,7 +73,7 @@ def test_pairs_are_counted_and_mcnemars_p_is_exact(tmp_path: Path):
     row = paired(a, b).iloc[0]
     # only A: facts 0 and 8; only B: 1 to 6. P(at most 2 of 8 at 1/2) = (1 + 8 + 28) / 256, twice
     assert (row["only_a"], row["only_b"]) == (2, 6) and row["p"] == approx(2 * 37 / 256)
-    assert (row["split"], row["seed"], row["pairs"], row["of_a"], row["of_b"]) == ("train", "", 10, 10, 10)
+    assert (row["split"], row["seed"], row["pairs"], row["facts_a"], row["facts_b"]) == ("train", "", 10, 10, 10)
     assert (row["accuracy_a"], row["accuracy_b"], row["difference"]) == (0.4, 0.8, approx(0.4))
 
 
@@ -138,14 +85,16 @@ def test_the_bootstraps_interval_is_that_of_resampled_facts(tmp_path: Path):
     assert paired(a, b).equals(paired(a, b))  # its seed is fixed
 
 
-def test_sides_that_agree_in_everything_differ_by_nothing(tmp_path: Path):
+def test_sides_that_agree_in_everything_may_differ_on_other_facts(tmp_path: Path):
     row = paired(*two(tmp_path, "+-+-+", "+-+-+")).iloc[0]
-    assert [row[name] for name in ("difference", "low", "high", "only_a", "only_b", "p")] == [0, 0, 0, 0, 0, 1]
+    assert [row[name] for name in ("difference", "only_a", "only_b", "p")] == [0, 0, 0, 1]
+    # Wilson's upper bound of 0 of 5: z^2 / (5 + z^2) = 3.8415 / 8.8415
+    assert [row["low"], row["high"]] == approx([-0.4345, 0.4345], abs=1e-4)
 
 
 def test_only_facts_in_common_are_compared_and_none_is_refused(tmp_path: Path):
     row = paired(*two(tmp_path, "++-", "-+-", first=1)).iloc[0]  # facts 0, 1, 2 and 1, 2, 3
-    assert (row["pairs"], row["of_a"], row["of_b"]) == (2, 3, 3)
+    assert (row["facts"], row["facts_a"], row["facts_b"]) == (2, 3, 3)
     assert (row["accuracy_a"], row["accuracy_b"]) == (0.5, 0.5)  # of 1 and 2: A right and wrong, B wrong and right
     answers(tmp_path / "run-b", "+++", words=" best")
     results = load(tmp_path)
@@ -153,9 +102,30 @@ def test_only_facts_in_common_are_compared_and_none_is_refused(tmp_path: Path):
         paired(side(results, "a"), side(results, "b"))
 
 
-def test_one_fact_has_no_interval(tmp_path: Path):
+def test_one_fact_says_next_to_nothing(tmp_path: Path):
     row = paired(*two(tmp_path, "+", "-")).iloc[0]
-    assert row["difference"] == -1 and math.isnan(row["low"]) and row["p"] == 1
+    # Wilson's upper bound of 0 of 1: 3.8415 / 4.8415
+    assert [row["difference"], row["low"], row["high"], row["p"]] == approx([-1, -1, -0.2065, 1], abs=1e-4)
+
+
+def test_facts_are_counted_once_however_many_seeds_answer_them(runs: Path):
+    results = load(runs)
+    table = paired(side(results, "dpo.beta=0.1"), side(results, "dpo.beta=0.5"))
+    assert table[["facts", "facts_a", "facts_b", "pairs"]].to_numpy().tolist() == [
+        [3, 3, 3, 6],
+        [3, 3, 3, 3],
+        [3, 3, 3, 3],
+    ]
+
+
+def test_a_split_without_facts_in_common_is_no_row(tmp_path: Path):
+    a, b = two(tmp_path, "++-", "-+-")
+    for one, first in ((a, 0), (b, 5)):
+        folder = Path(one.runs["folder"].iloc[0])
+        train = pd.read_parquet(folder / "items.parquet")
+        test = pd.read_parquet(answers(folder, "+-", "test", first) / "items.parquet")
+        pd.concat([train, test]).to_parquet(folder / "items.parquet")
+    assert paired(a, b)["split"].tolist() == ["train"]
 
 
 def test_groups_are_paired_by_seed_and_mcnemars_test_stands_with_each_seed_alone(runs: Path):
