@@ -1,6 +1,5 @@
 """Metrics of one split under one model, and of a split and its reverse together."""
 
-import math
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from factdpo.data.facts import Fact
 from factdpo.data.pairs import Pairs
 from factdpo.models.scoring import PairLogps
+from factdpo.results.intervals import wilson
 
 MOST_ANSWERS = 20  # the most answers that answer_shares lists
 
@@ -23,7 +23,7 @@ def score(pairs: Pairs, logps: PairLogps, refs: PairLogps | None = None) -> dict
     n = len(pairs)
     right = logps.chosen > logps.rejected
     hits = int(right.sum())
-    low, high = wilson(hits, n)
+    low, high = wilson(hits / n, n)
     preferred = Counter(f.chosen if ok else f.rejected for f, ok in zip(pairs.facts, right.tolist(), strict=True))
     metrics: dict[str, Any] = {
         "n": n,
@@ -57,7 +57,7 @@ def by_length(pairs: Pairs, logps: PairLogps) -> dict[str, Any]:
     right = (logps.chosen > logps.rejected).numpy()
     # Means are compared without dividing, in float64: exact, so that equal lengths are ranked as by the sums.
     per_token = logps.chosen.double().numpy() * rejected > logps.rejected.double().numpy() * chosen
-    low, high = wilson(int(per_token.sum()), len(pairs))
+    low, high = wilson(float(per_token.mean()), len(pairs))
     metrics: dict[str, Any] = {
         "accuracy_per_token": float(per_token.mean()),
         "accuracy_per_token_low": low,
@@ -76,14 +76,6 @@ def by_length(pairs: Pairs, logps: PairLogps) -> dict[str, Any]:
 def tokens(pairs: Pairs) -> np.ndarray:
     """[N, 2] numbers of scored tokens: of the chosen and of the rejected answer."""
     return np.array([[len(ids) for ids in column] for column in (pairs.chosen_ids, pairs.rejected_ids)]).T
-
-
-def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion (Wilson 1927; Brown, Cai and DasGupta 2001, eq. 4), as fractions."""
-    p, z2 = hits / n, z * z
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # contains p in spite of rounding
 
 
 def balanced_accuracy(facts: list[Fact], right: list[bool]) -> float:

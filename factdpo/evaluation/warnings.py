@@ -3,7 +3,7 @@
 from typing import Any
 
 from factdpo.data.pairs import Pairs
-from factdpo.evaluation.metrics import wilson
+from factdpo.results.intervals import wilson
 from factdpo.store.result import ACCURACY_GAP, AS_TRAINED
 
 Scores = dict[str, Any]  # of a split, as metrics.score makes them
@@ -84,10 +84,10 @@ def _part(scores: Scores, metric: str) -> bool:
     shares = [(scores[f"{metric}_{name}"], scores[f"n_{name}"]) for name in ("shorter", "longer")]
     if not all(n for _, n in shares):
         return False
-    intervals = sorted(wilson(round(share * n), n) for share, n in shares)
+    intervals = sorted(wilson(share, n) for share, n in shares)
     return abs(shares[0][0] - shares[1][0]) > ACCURACY_GAP and intervals[0][1] < intervals[1][0]
 
 
 def _covers(hits: int, n: int, share: float) -> bool:
-    low, high = wilson(hits, n)
+    low, high = wilson(hits / n, n)
     return low <= share <= high

@@ -47,9 +47,9 @@ class Bar:
                 numbers = f"loss {row['loss']:.3f}  reward accuracy {row['rewards/accuracies']:.2f}"
                 self.progress.update(self.task, completed=row["step"], numbers=numbers)
                 continue
-            accuracies = [f"{key.split('/')[1]} {value:.2f}" for key, value in row.items() if key.endswith("/accuracy")]
+            accuracies = "  ".join(f"{split} {value:.2f}" for split, value in _accuracies(row).items())
             self.progress.console.print(
-                f"  {row['step']:>{len(str(self.total))}}/{self.total}  {'  '.join(accuracies)}", highlight=False
+                f"  {row['step']:>{len(str(self.total))}}/{self.total}  {accuracies}", highlight=False
             )
 
 
@@ -93,8 +93,7 @@ class CohortBar:
         step, scores = 0, {}
         for row in rows:
             self.steps[key] = row["step"]
-            found = {k.split("/")[1]: value for k, value in row.items() if k.endswith("/accuracy")}
-            if found:
+            if found := _accuracies(row):
                 step, scores = row["step"], found
         if scores:
             if step > self.scored_at:
@@ -137,3 +136,9 @@ def _progress(what: str, enabled: bool) -> Progress:
         disable=not (enabled and console.is_terminal),
         transient=True,
     )
+
+
+def _accuracies(row: Row) -> dict[str, float]:
+    """Split -> its accuracy in a row of the history, per token where that leads and lengths differ; empty if none."""
+    summed = {key: value for key, value in row.items() if key.endswith("/accuracy")}
+    return {key.split("/")[1]: row.get(f"{key}_per_token", value) for key, value in summed.items()}

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from factdpo import console
-from factdpo.config.schema import Boundary, Config, to_dict
+from factdpo.config.schema import Boundary, Config, Score, to_dict
 from factdpo.data.files import CHARACTERS
 from factdpo.data.pairs import Pairs, join, tokenise
 from factdpo.data.splits import Splits, make_splits
@@ -102,7 +102,8 @@ class Prepared:
         row: Row = {}
         for name, of_split in logps.items():
             values = metrics.score(self.curves[name], of_split)
-            keys = [*CURVES, "accuracy_per_token"] if values["n_equal"] < values["n"] else CURVES
+            per_token = self.cfg.eval.score is Score.mean and values["n_equal"] < values["n"]
+            keys = [*CURVES, "accuracy_per_token"] if per_token else CURVES
             row |= {f"eval/{name}/{key}": values[key] for key in keys}
         return row
 

@@ -14,10 +14,11 @@ from factdpo.data.facts import Fact
 from factdpo.data.pairs import Pairs
 from factdpo.evaluation import generation
 from factdpo.evaluation.generation import continuations
-from factdpo.evaluation.metrics import balanced_accuracy, by_length, items, p_other, score, symmetry, wilson
+from factdpo.evaluation.metrics import balanced_accuracy, by_length, items, p_other, score, symmetry
 from factdpo.models.base import Base
 from factdpo.models.scoring import PairLogps
 from factdpo.models.weights import Weights
+from factdpo.results.intervals import wilson
 from tests.helpers.tiny import tokenizer
 from tests.helpers.tokenizers import words
 
@@ -44,7 +45,7 @@ def logps_of(chosen: list[float], rejected: list[float], greedy: list[bool] | No
 @pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (0, 50), (25, 50), (36, 50), (50, 50), (213, 300), (561, 561)])
 def test_the_interval_is_wilsons(hits: int, n: int):
     theirs = binomtest(hits, n).proportion_ci(confidence_level=0.95, method="wilson")
-    low, high = wilson(hits, n)
+    low, high = wilson(hits / n, n)
     assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
     assert 0 <= low <= hits / n <= high <= 1
 
@@ -52,7 +53,7 @@ def test_the_interval_is_wilsons(hits: int, n: int):
 def test_every_accuracy_has_its_n_and_its_interval():
     metrics = score(pairs_of([FRIEND] * 4), logps_of([-1, -1, -1, -3], [-2, -2, -2, -2]))
     assert (metrics["n"], metrics["accuracy"]) == (4, 0.75)
-    assert (metrics["accuracy_low"], metrics["accuracy_high"]) == wilson(3, 4)
+    assert (metrics["accuracy_low"], metrics["accuracy_high"]) == wilson(3 / 4, 4)
 
 
 def test_a_model_that_always_says_friend_has_the_share_of_friends_and_balanced_one_half():
@@ -150,7 +151,7 @@ def test_lengths_divide_the_log_probs_and_the_facts():
     assert (found["accuracy_shorter"], found["accuracy_equal"], found["accuracy_longer"]) == (1.0, 1.0, 0.0)
     assert (found["accuracy_per_token_shorter"], found["accuracy_per_token_longer"]) == (0.0, 0.5)
     assert found["accuracy_per_token"] == 0.5
-    assert (found["accuracy_per_token_low"], found["accuracy_per_token_high"]) == wilson(2, 4)
+    assert (found["accuracy_per_token_low"], found["accuracy_per_token_high"]) == wilson(2 / 4, 4)
     assert (found["chosen_tokens"], found["rejected_tokens"]) == (2.0, 1.5)
 
 
