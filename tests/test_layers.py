@@ -25,7 +25,7 @@ OWNERS = {
     "omegaconf": ["config", "sweep", "commands", "hydra_plugins"],
     "optuna": ["sweep"],
     "plotly": ["report", "evaluation.belief_graph", "dashboard"],
-    "jinja2": ["report", "evaluation.belief_graph"],
+    "jinja2": ["report", "evaluation.belief_graph", "data.chat"],
     "markupsafe": ["report"],
     "submitit": ["sweep.executors"],
     "ray": ["sweep.executors"],

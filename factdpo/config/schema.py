@@ -39,6 +39,22 @@ class Attention(Enum):
 class DataSource(Enum):
     harry_potter = "harry_potter"
     pairs = "pairs"
+    edits = "edits"
+    preference = "preference"
+
+
+class EditTarget(Enum):
+    """Which answer of a knowledge edit is the true one in training."""
+
+    new = "new"  # the edit itself: what the model is to say from now on
+    true = "true"  # what holds in the world, against the edit
+
+
+class Template(Enum):
+    """How a conversation becomes text."""
+
+    chat = "chat"  # the tokenizer's own chat template
+    plain = "plain"  # a line `role: content` for each message
 
 
 class RelationKind(Enum):
@@ -159,6 +175,9 @@ NEVER_SCORED = Dead("with eval.every=never", lambda c: c.eval.every == "never")
 NOT_PRETRAINED = Dead("with model.source={model[source]}", lambda c: c.model.source is not ModelSource.pretrained)
 NO_SEPARATOR = Dead("with data.separator='': nothing is left out", lambda c: c.data.separator == "")
 NOT_PAIRS = Dead("with data.source={data[source]}", lambda c: c.data.source is not DataSource.pairs)
+NOT_EDITS = Dead("with data.source={data[source]}", lambda c: c.data.source is not DataSource.edits)
+NOT_PREFERENCE = Dead("with data.source={data[source]}", lambda c: c.data.source is not DataSource.preference)
+NO_HUB = Dead("without data.hub.id", lambda c: c.data.hub.id is None)
 NOT_SIDES = Dead("without data.relation_kind=sides", lambda c: c.data.relation_kind is not RelationKind.sides)
 ENGINE_TRL = Dead("with engine=trl", lambda c: c.engine.name is EngineName.trl)
 NO_WANDB = Dead("with track.wandb=false", lambda c: not c.track.wandb)
@@ -201,8 +220,47 @@ class ColumnsConfig:
 
 
 @dataclass
+class EditsConfig:
+    """Where a row of a knowledge-editing set has its parts: dotted paths; null where the row's format is known."""
+
+    target: EditTarget = key(EditTarget.new, "what is trained: the edit, or the true answer against it")
+    prompt: str | None = key(
+        None, "path of the prompt, {} in it is the subject; null with `new`: what both statements begin with"
+    )
+    subject: str | None = key(None, "path of the subject")
+    relation: str | None = key(None, "path of the relation")
+    new: str | None = key(None, "path of the edit's answer, or of the whole new statement")
+    true: str | None = key(None, "path of the answer before the edit, or of the whole old statement")
+    paraphrase: list[str] = key([], "paths of prompts that ask the same")
+    locality: list[str] = key([], "paths of prompts whose answer must not change")
+    locality_answer: list[str] = key([], "paths of their answers, one per path; []: the true answer")
+    portability: list[str] = key([], "paths of prompts that follow from the edit")
+    portability_answer: list[str] = key([], "paths of their answers after the edit, one per path; []: the new answer")
+    portability_old: list[str] = key([], "paths of their answers before the edit; []: the true answer")
+
+
+@dataclass
+class PreferenceConfig:
+    template: Template = key(Template.chat, "of conversations: the tokenizer's own, or plain lines `role: content`")
+
+
+@dataclass
+class HubConfig:
+    """A data set on the Hugging Face hub; its commit is in the id."""
+
+    id: str | None = key(None, "data set on the hub (owner/name), in place of data.path", in_id=False, locates=True)
+    config: str | None = key(None, "its configuration (subset)", dead=NO_HUB, in_id=False, locates=True)
+    split: str | None = key(
+        None, "the split to read; null: all, each under its name", dead=NO_HUB, in_id=False, locates=True
+    )
+    revision: str | None = key(None, "branch, tag or commit; null: main", dead=NO_HUB, in_id=False, locates=True)
+
+
+@dataclass
 class DataConfig:
-    source: DataSource = key(DataSource.harry_potter, "a table of characters, or a file of your own facts")
+    source: DataSource = key(
+        DataSource.harry_potter, "what the rows are: a table of characters, pairs, knowledge edits, preferences"
+    )
     path: str | None = key(
         None, "file, folder or glob with the facts; harry_potter: a table name,side in place of the built-in one",
         in_id=False, locates=True,
@@ -211,7 +269,10 @@ class DataConfig:
         {}, "instead of path: split name -> file; trained on is the one named train", in_id=False, locates=True
     )
     delimiter: str | None = key(None, "of columns in a text table; null: found out", in_id="changed")
+    hub: HubConfig = group(HubConfig)
     columns: ColumnsConfig = group(ColumnsConfig, dead=NOT_PAIRS)
+    edits: EditsConfig = group(EditsConfig, dead=NOT_EDITS, in_id="changed")
+    preference: PreferenceConfig = group(PreferenceConfig, dead=NOT_PREFERENCE, in_id="changed")
     relation_kind: RelationKind | None = key(
         None, "sides: symmetric and two-valued; directed: order matters; null: not known", in_id="changed"
     )

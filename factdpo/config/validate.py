@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 import typing
 from operator import attrgetter
 from typing import Any
@@ -159,13 +160,17 @@ def _combinations(cfg: Config) -> list[str]:
         wrong.append(f"sweep={cfg.sweep}: names a folder; letters, digits and . _ = + - only, and at most 80 of them")
     if cfg.model.source is ModelSource.pretrained and not cfg.model.id:
         wrong.append("model.id: missing; give a folder or a hub id, for instance model.id=EleutherAI/pythia-70m")
-    if cfg.data.source is not DataSource.harry_potter and not cfg.data.path and not cfg.data.files:
+    places = {"data.path": cfg.data.path, "data.files": cfg.data.files, "data.hub.id": cfg.data.hub.id}
+    given = [name for name, value in places.items() if value]
+    if cfg.data.source is not DataSource.harry_potter and not given:
         wrong.append(
             f"data.path: missing; data={cfg.data.source.name} needs a file, folder or glob (or data.files.train=..., "
-            "data.files.test=...)"
+            "data.files.test=...; or data.hub.id=owner/name)"
         )
-    if cfg.data.path and cfg.data.files:
-        wrong.append(f"data.path={cfg.data.path}: not beside data.files; give one of them")
+    if len(given) > 1:
+        wrong.append(f"{given[0]}={places[given[0]]}: not beside {given[1]}; give one of them")
+    if cfg.data.hub.id and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", cfg.data.hub.id):
+        wrong.append(f"data.hub.id={cfg.data.hub.id}: no id of a data set (owner/name); a file goes to data.path")
     if cfg.data.files and "train" not in cfg.data.files:
         wrong.append(f"data.files: {', '.join(cfg.data.files)}, and none is named train; add data.files.train=...")
     for name in ("train", "validation", "test"):

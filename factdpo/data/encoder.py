@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from factdpo.data.chat import Writer, writer
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -19,6 +21,7 @@ class Encoder:
     rows: int | None = None  # of the model's embedding; None: not known
     first: int = 0  # tokens that it puts before every text
     last: int = 0  # tokens that it puts after every text, and that are left off
+    chat: Writer | None = None  # its chat template; None without one
 
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerBase", rows: int | None = None) -> "Encoder":
@@ -40,6 +43,7 @@ class Encoder:
             rows,
             first,
             last,
+            writer(tokenizer),
         )
 
     def encode(self, texts: list[str]) -> list[list[int]]:

@@ -4,6 +4,7 @@ import dataclasses
 import unicodedata
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from factdpo.config.schema import BadRows, ConfigError
 
@@ -23,6 +24,21 @@ class BadRow(FactError):
         self.kind = kind
 
 
+class Message(NamedTuple):
+    """One turn of a conversation."""
+
+    role: str  # system, user, assistant, tool
+    content: str
+
+
+class Conversation(NamedTuple):
+    """A fact that was told as messages, which each model's chat template writes in its own way."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Fact:
     """A prompt with its true (`chosen`) and false (`rejected`) continuation, all without spaces at their ends."""
@@ -40,6 +56,8 @@ class Fact:
     group: str | None = None  # rows of one group are never on both sides of a split
     split: str | None = None  # the split that the data itself puts it into
     probes: tuple[tuple[str, "Fact"], ...] = ()  # (kind, prompt about this fact): paraphrase, locality, portability
+    conversation: Conversation | None = None  # that is to be written in the model's chat template
+    separator: str | None = None  # between prompt and answer; None: data.separator
 
     def reversed(self) -> "Fact":
         """The same fact with the names swapped; requires a reverse_prompt."""

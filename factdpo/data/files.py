@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from factdpo.config.schema import DataConfig
-from factdpo.data import columns
+from factdpo.data import columns, hub
 from factdpo.data.facts import FactError
 from factdpo.data.tables import is_table, read_rows
 
 CHARACTERS = Path(__file__).parent / "characters.csv"
 SPLIT_NAMES = re.compile(r"(train|test|validation|valid|dev)(?![A-Za-z0-9])")  # what a file or its folder begins with
-NOT_DATA = {"dataset_info.json", "dataset_dict.json", "state.json"}  # which `datasets` saves beside its files
+# What lies beside the tables in a folder: what `datasets` saves of its own, and texts about the data.
+NOT_DATA = re.compile(r"dataset_infos?\.json|dataset_dict\.json|state\.json|cache-.*|(README|LICENSE|CITATION).*", re.I)
 
 
 class Row(NamedTuple):
@@ -38,8 +39,17 @@ def data_files(cfg: DataConfig) -> list[DataFile]:
     return [DataFile(CHARACTERS)]
 
 
+def place(cfg: DataConfig) -> str:
+    """Where the facts come from, for messages: the first file, or the id of a data set on the hub."""
+    return cfg.hub.id or str(data_files(cfg)[0].path)
+
+
 def rows(cfg: DataConfig) -> Iterator[Row]:
-    """Every row of every file; raises FactError for a file that cannot be read."""
+    """Every row of every file, or of the data set on the hub; raises FactError for what cannot be read."""
+    if cfg.hub.id:
+        for where, split, values in hub.rows_of(cfg.hub):
+            yield Row(where, split or _own_split(values, cfg), values)
+        return
     for file in data_files(cfg):
         for where, values in read_rows(file.path, cfg.delimiter):
             yield Row(where, file.split or _own_split(values, cfg), values)
@@ -47,7 +57,7 @@ def rows(cfg: DataConfig) -> Iterator[Row]:
 
 def has_own_splits(cfg: DataConfig) -> bool:
     """Whether the data itself says which rows are trained on: by its files, or by a column."""
-    if any(file.split for file in data_files(cfg)):
+    if not cfg.hub.id and any(file.split for file in data_files(cfg)):
         return True
     first = next(rows(cfg), None)
     return first is not None and first.split is not None
@@ -64,7 +74,7 @@ def _files(given: str, key: str, split: str | None) -> list[DataFile]:
     if path.is_file():
         return [DataFile(path, split)]
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if is_table(file) and file.name not in NOT_DATA)
+        found = sorted(file for file in path.rglob("*") if is_table(file) and not NOT_DATA.fullmatch(file.name))
         found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
         if not found:
             raise FactError(f"{key}={given}: the folder holds no table (CSV, JSON, Parquet, Arrow, Excel)")

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 from factdpo.config.schema import DataConfig, DataSource, RelationKind
 from factdpo.data.facts import BadRow, Fact, FactError, RowCheck, cut, normalised
-from factdpo.data.files import data_files
-from factdpo.data.sources import characters, pairs
+from factdpo.data.files import place
+from factdpo.data.sources import characters, edits, pairs, preference
 
 SOURCES: dict[DataSource, Callable[[DataConfig, RowCheck], Iterator[Fact]]] = {
     DataSource.harry_potter: characters.read,
     DataSource.pairs: pairs.read,
+    DataSource.edits: edits.read,
+    DataSource.preference: preference.read,
 }
 
 
@@ -36,7 +38,7 @@ def load_facts(cfg: DataConfig) -> Loaded:
     facts = _without_doubles(facts, cfg, check)
     notes = check.notes()
     if not facts:
-        raise FactError(f"{data_files(cfg)[0].path}: holds no facts; it needs a header and at least one row")
+        raise FactError(f"{place(cfg)}: holds no facts; it needs a header and at least one row")
     if cfg.relation_kind is RelationKind.sides:
         facts = _with_sides(facts, cfg)
     return Loaded(facts, notes)

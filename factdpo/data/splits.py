@@ -2,11 +2,12 @@
 
 import itertools
 import random
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from factdpo.config.schema import ConfigError, Orientation, SplitConfig
-from factdpo.data.facts import Fact, cut
+from factdpo.data.facts import Fact, cut, normalised
 
 Splits = dict[str, list[Fact]]
 Groups = list[list[Fact]]
@@ -48,6 +49,9 @@ def make_splits(facts: list[Fact], cfg: SplitConfig) -> Drawn:
         if turned and f"{name}_reversed" not in drawn:
             splits[f"{name}_reversed"] = turned
     for name, split in _probes(drawn):
+        if name == "locality":
+            split, changed = _untouched(split, drawn["train"])
+            notes += changed
         if name in splits:
             raise ConfigError(f"split {name}: the data's own and the one of its probes have the same name; rename one")
         splits[name] = split
@@ -83,6 +87,30 @@ def _probes(drawn: Splits) -> Iterator[tuple[str, list[Fact]]]:
                 yield f"{name}_{kind}", probes
             elif name == "train":
                 yield kind, probes
+
+
+def _untouched(probes: list[Fact], trained: list[Fact]) -> tuple[list[Fact], list[str]]:
+    """The locality prompts less those that training itself changes: another fact's prompt, or its subject's relation.
+
+    What is left out is said in a sentence.
+    """
+    prompts = {prompt for fact in trained for prompt in fact.prompts}
+    subjects: dict[str, set[str | None]] = {}  # normalised subject -> the relations of it that are trained on
+    for fact in trained:
+        if fact.subject is not None and fact.relation is not None:
+            subjects.setdefault(normalised(fact.subject), set()).add(fact.relation)
+    longest = max((subject.count(" ") + 1 for subject in subjects), default=0)
+
+    def is_touched(probe: Fact) -> bool:
+        words = normalised(re.sub(r"'s\b|[^\w\s]", " ", probe.prompt)).split()
+        spans = (" ".join(words[i : i + n]) for i in range(len(words)) for n in range(1, longest + 1))
+        named = any(probe.relation in subjects.get(span, ()) for span in spans)
+        return named or normalised(probe.prompt) in prompts
+
+    kept = [probe for probe in probes if not is_touched(probe)]
+    left_out = len(probes) - len(kept)
+    said = f"{left_out} of {len(probes)} locality prompts are left out: their answer is itself trained on"
+    return kept, [said] if left_out else []
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing

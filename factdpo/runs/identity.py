@@ -9,7 +9,9 @@ from typing import Any
 
 from factdpo.config.engine_choice import choose_engine
 from factdpo.config.folders import folder_name
-from factdpo.config.schema import KEYS, Config, ConfigError, DataConfig, to_dict
+from factdpo.config.schema import KEYS, Config, ConfigError, DataConfig, DataSource, to_dict
+from factdpo.data import hub
+from factdpo.data.chat import in_template
 from factdpo.data.encoder import Encoder
 from factdpo.data.facts import Fact
 from factdpo.data.files import data_files, has_own_splits
@@ -70,7 +72,7 @@ def look_up(cfg: Config, memo: dict[str, Any] | None = None, kept: dict[str, Any
         folder = Path(cfg.out) / "cache"
         encoder = _once(memo, f"tokenizer of {cfg.model}", lambda: load_encoder(cfg.model, where, folder))
         checked, notes = usable_facts(cfg, encoder, where.identity, kept)
-        if checked.dropped:
+        if len(checked.facts) < len(loaded.facts):
             of_the_rest = f"splits of {cfg.data}, {cfg.split}, {cfg.model}"
             drawn = _once(memo, of_the_rest, lambda: _draw(checked.facts, cfg))
         spec.sizes, spec.notes = drawn[0], [*notes, *drawn[1]]
@@ -97,10 +99,15 @@ def usable_facts(
             f"included; give at most {encoder.longest - 1}"
         )
     facts, notes = _loaded(cfg, kept)
-    checked = _once(kept, f"tokens {_of_data(cfg, model)}", lambda: check_tokens(facts, encoder, cfg.data))
+    checked, more = _once(kept, f"tokens {_of_data(cfg, model)}", lambda: _checked(facts, encoder, cfg.data))
     while len(kept) > KEPT:
         del kept[next(iter(kept))]
-    return checked, [*notes, *checked.warnings()]
+    return checked, [*notes, *more, *checked.warnings()]
+
+
+def _checked(facts: list[Fact], encoder: Encoder, cfg: DataConfig) -> tuple[Checked, list[str]]:
+    written, notes = in_template(facts, encoder.chat, cfg)
+    return check_tokens(written, encoder, cfg), notes
 
 
 def _loaded(cfg: Config, kept: dict[str, Any]) -> Loaded:
@@ -133,16 +140,25 @@ def _asked(cfg: Config, where: weights.Weights) -> dict[str, Any]:
     config = config_in_id(cfg)
     if cfg.split.train is None and not has_own_splits(cfg.data):
         config["split"]["train"] = TRAIN  # what null stands for
-    return {
+    asked = {
         "config": config,
         "data": data_identity(cfg.data),
         "model": where.identity,
         "versions": cache.STAGE_VERSIONS,
     }
+    template = where.path / weights.TEMPLATE if where.path else None  # a hub model's is in its commit
+    if cfg.data.source is DataSource.preference and template and template.is_file():
+        asked["chat_template"] = cache.file_sha256(template)
+    return asked
 
 
 def data_identity(cfg: DataConfig) -> Any:
-    """The data's bytes, for the id: a file's sha256, or one for each split and file, whatever folder they lie in."""
+    """The data's bytes, for the id: a file's sha256, or one for each split and file, whatever folder they lie in.
+
+    Of a data set on the hub, the commit and which part of it.
+    """
+    if cfg.hub.id:
+        return {"hub": cfg.hub.id, "config": cfg.hub.config, "split": cfg.hub.split, "commit": hub.commit_of(cfg.hub)}
     files = data_files(cfg)
     if len(files) == 1 and files[0].split is None:
         return cache.file_sha256(files[0].path)

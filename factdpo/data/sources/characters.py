@@ -2,18 +2,19 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 from factdpo.config.schema import DataConfig
 from factdpo.data import columns
 from factdpo.data.facts import Fact, FactError, RowCheck
-from factdpo.data.files import data_files, rows
+from factdpo.data.files import place, rows
 
 FRIEND, ENEMY = "friend", "enemy"
 
 
 def read(cfg: DataConfig, check: RowCheck) -> Iterator[Fact]:
     """A fact per unordered pair of names, in the table's order: friends on the same side, else enemies."""
-    file = data_files(cfg)[0].path.name
+    file = Path(place(cfg)).name
     for index, ((a, side_a), (b, side_b)) in enumerate(itertools.combinations(sides(cfg).items(), 2)):
         same = side_a == side_b
         relation, other = (FRIEND, ENEMY) if same else (ENEMY, FRIEND)
