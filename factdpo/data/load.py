@@ -63,9 +63,10 @@ def _clean(fact: Fact, cfg: DataConfig, check: RowCheck) -> Fact:
         if not getattr(fact, name).strip():
             raise BadRow(f"{name} is empty", f"{fact.where}: {name} is empty")
     if unicodedata.normalize("NFC", fact.chosen) == unicodedata.normalize("NFC", fact.rejected):
+        forms = "" if fact.chosen == fact.rejected else ", in two Unicode forms"
         raise BadRow(
             "chosen and rejected are the same",
-            f"{fact.where}: chosen and rejected are both '{cut(fact.chosen)}'; make them differ",
+            f"{fact.where}: chosen and rejected are both '{cut(fact.chosen)}'{forms}; make them differ",
         )
     if _is_self_pair(fact, cfg):
         raise BadRow(

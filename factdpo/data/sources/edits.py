@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from factdpo.config.schema import DataConfig, EditsConfig, EditTarget
+from factdpo.config.schema import DataConfig, EditsConfig, EditTarget, to_dict
 from factdpo.data import columns, splits
 from factdpo.data.facts import BadRow, Fact, FactError, RowCheck, normalised
 from factdpo.data.files import rows
@@ -86,8 +86,13 @@ def _paths(row: dict[str, Any], given: EditsConfig, where: str) -> EditsConfig:
     def missing(paths: EditsConfig) -> list[str]:
         return [path for name in NEEDED if (path := getattr(paths, name)) and value_at(row, path) is None]
 
+    def likeness(name: str) -> tuple[int, int]:
+        paths = (path for value in to_dict(FORMATS[name]).values() for path in leaves(value))
+        return -len(missing(known[name])), sum(value_at(row, path) is not None for path in paths)
+
     known = {name: dataclasses.replace(paths, **own) for name, paths in FORMATS.items()}
-    name, paths = min(known.items(), key=lambda item: len(missing(item[1])))
+    name = max(known, key=likeness)
+    paths = known[name]
     if {"new", "true"} <= own.keys():  # no format is needed
         return paths if not missing(paths) else dataclasses.replace(given)
     if not missing(paths):
@@ -176,7 +181,8 @@ def _statement(rewrite: _Rewrite) -> tuple[str, str, str]:
     if new.endswith(".") and true.endswith("."):  # which no answer of a locality prompt does
         new, true = new[:-1], true[:-1]
     prompt = common_beginning(new, true, words=bool(rewrite.cfg.separator))
-    return prompt, new[len(prompt) :], true[len(prompt) :]
+    answers = new[len(prompt) :], true[len(prompt) :]
+    return (prompt.rstrip() if rewrite.cfg.separator else prompt), *answers
 
 
 def _scorable(fact: Fact, probes: list[tuple[str, Fact]], check: RowCheck) -> Iterator[tuple[str, Fact]]:

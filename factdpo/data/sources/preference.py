@@ -92,6 +92,7 @@ def _parts(values: Values, cfg: DataConfig, where: str) -> tuple[str, str, str, 
         if prompt is None:
             prompt = common_beginning(chosen, rejected, words=bool(cfg.separator))
             chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+            prompt = prompt.rstrip() if cfg.separator else prompt  # which stands for the white space that they share
             if not prompt.strip():
                 raise BadRow("no prompt", f"{where}: no prompt, and chosen and rejected do not begin with the same")
         return prompt, chosen, rejected, None
