@@ -15,7 +15,7 @@ Writer = Callable[[tuple[Message, ...], bool], str]  # (messages, is the answer 
 
 
 def writer(tokenizer: "PreTrainedTokenizerBase") -> Writer | None:
-    """The tokenizer's chat template, less a beginning that the tokenizer puts before every text itself; None without."""
+    """The tokenizer's chat template, less what the tokenizer puts before every text itself; None if it has none."""
     if not tokenizer.chat_template:
         return None
     ids = tokenizer("a")["input_ids"]
@@ -72,4 +72,3 @@ def in_template(facts: list[Fact], write: Writer | None, cfg: DataConfig) -> tup
                 f"'{cut(changed[start:])}'; take data.preference.template=plain",
             )
     return written, check.notes()
-

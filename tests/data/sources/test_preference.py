@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from factdpo import nano
 from factdpo.config.schema import BadRows, ConfigError, DataConfig, DataSource, PreferenceConfig, Template
-from factdpo.data.chat import in_template
+from factdpo.data.chat import in_template, writer
 from factdpo.data.facts import Fact, FactError
 from factdpo.data.load import load_facts
 from factdpo.data.pairs import tokenise
@@ -149,7 +149,7 @@ def test_completions_alone_take_their_false_answer_from_another_prompt(tmp_path:
 def test_a_conversation_is_written_in_the_models_own_template(tmp_path: Path):
     cfg = own(tmp_path, FORMATS["conversational"][0], {"prompt": "The sky is", "chosen": "blue", "rejected": "red"})
     model = tokenizer(CHATML)
-    (chat, text), notes = in_template(load_facts(cfg).facts, lambda: model, cfg)
+    (chat, text), notes = in_template(load_facts(cfg).facts, writer(model), cfg)
     assert said(chat) == ("<|user|>Where is the sun?<|end|><|assistant|>", "In the sky.<|end|>", "In the sea.<|end|>")
     assert (chat.separator, chat.conversation, text.separator, notes) == ("", None, None, [])
     pairs = tokenise([chat, text], model, cfg)
@@ -157,15 +157,15 @@ def test_a_conversation_is_written_in_the_models_own_template(tmp_path: Path):
     assert model.decode(pairs.prompt_ids[1] + pairs.chosen_ids[1]) == "The sky is blue"
 
 
-def test_without_conversations_no_tokenizer_is_asked_for(tmp_path: Path):
+def test_texts_need_no_template(tmp_path: Path):
     facts = load_facts(own(tmp_path, FORMATS["standard"][0])).facts
-    assert in_template(facts, lambda: pytest.fail("asked for"), DataConfig()) == (facts, [])
+    assert in_template(facts, None, DataConfig()) == (facts, [])
 
 
 def test_a_model_without_a_template_is_refused_with_the_cure(tmp_path: Path):
     cfg = own(tmp_path, FORMATS["conversational"][0])
     with pytest.raises(ConfigError, match=r"no chat template.*data.preference.template=plain"):
-        in_template(load_facts(cfg).facts, lambda: tokenizer(None), cfg)
+        in_template(load_facts(cfg).facts, writer(tokenizer(None)), cfg)
 
 
 @pytest.mark.parametrize(
@@ -179,9 +179,9 @@ def test_rows_that_a_template_cannot_write_are_bad_rows(tmp_path: Path, template
     cfg = own(tmp_path, FORMATS["conversational"][0])
     facts = load_facts(cfg).facts
     with pytest.raises(FactError, match=r"own.jsonl:1: the .*") as refusal:
-        in_template(facts, lambda: tokenizer(template), cfg)
+        in_template(facts, writer(tokenizer(template)), cfg)
     cfg.bad_rows = BadRows.drop
-    left, notes = in_template(facts, lambda: tokenizer(template), cfg)
+    left, notes = in_template(facts, writer(tokenizer(template)), cfg)
     assert left == [] and notes[0].startswith("1 row left out: the chat template")
     assert words in str(refusal.value) + notes[0]
 
@@ -190,7 +190,7 @@ def test_what_the_tokenizer_begins_with_itself_stands_there_once(tmp_path: Path)
     cfg = own(tmp_path, FORMATS["conversational"][0])
     model = tokenizer("{{ bos_token }}" + CHATML)
     facts = load_facts(cfg).facts
-    kept = in_template(facts, lambda: model, cfg)[0][0]
+    kept = in_template(facts, writer(model), cfg)[0][0]
     assert kept.prompt.startswith(str(model.bos_token))  # nano's adds none
 
     class Adding:
@@ -202,4 +202,4 @@ def test_what_the_tokenizer_begins_with_itself_stands_there_once(tmp_path: Path)
         def __call__(self, text: str) -> Any:
             return {"input_ids": [model.bos_token_id, *model(text)["input_ids"]]}
 
-    assert in_template(facts, lambda: Adding(), cfg)[0][0].prompt.startswith("<|user|>")
+    assert in_template(facts, writer(Adding()), cfg)[0][0].prompt.startswith("<|user|>")
