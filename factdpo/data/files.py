@@ -82,7 +82,7 @@ def _files(given: str, key: str, split: str | None) -> list[DataFile]:
         found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
         if not found:
             raise FactError(f"{key}={given}: no such file (looked for {path.resolve()}); give a path that exists")
-    named = [SPLIT_NAMES.match(file.name) or SPLIT_NAMES.match(file.parent.name) for file in found]
-    if split is None and all(named):
+    named = [SPLIT_NAMES.match(file.name) or SPLIT_NAMES.fullmatch(file.parent.name) for file in found]
+    if split is None and all(named) and len({match[1] for match in named if match}) > 1:  # of one alone, some are drawn
         return [DataFile(file, match[1]) for file, match in zip(found, named, strict=True) if match]
     return [DataFile(file, split) for file in found]

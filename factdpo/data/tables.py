@@ -65,20 +65,32 @@ def _read_csv(path: Path, delimiter: str | None) -> Rows:
 
 
 def _read_json(path: Path) -> Rows:
-    """A JSON object per line, or one array of objects."""
+    """A JSON object per line, one array of objects, or an object with such an array."""
     text = _text(path)
-    if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise FactError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
-        numbered = ((f"{path}: element {number}", row) for number, row in enumerate(rows, start=1))
-    else:
+    rows = _array(path, text)
+    if rows is None:
         numbered = _json_lines(path, text)
+    else:
+        numbered = ((f"{path}: element {number}", row) for number, row in enumerate(rows, start=1))
     for where, row in numbered:
         if not isinstance(row, dict):
             raise FactError(f"{where}: found a {type(row).__name__}; a row must be an object with named columns")
         yield where, row
+
+
+def _array(path: Path, text: str) -> list[Any] | None:
+    """The rows of a text that is one JSON value over several lines, or an array; None if each line is one."""
+    first = text.lstrip().split("\n", 1)[0].strip()
+    if not first.startswith("[") and first != "{":
+        return None
+    try:
+        whole = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FactError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    if isinstance(whole, list):
+        return whole
+    arrays = [value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    return arrays[0] if len(arrays) == 1 and "prompt" not in whole else [whole]
 
 
 def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
