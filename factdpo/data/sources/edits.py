@@ -188,9 +188,11 @@ def _statement(rewrite: _Rewrite) -> tuple[str, str, str]:
 def _scorable(fact: Fact, probes: list[tuple[str, Fact]], check: RowCheck) -> Iterator[tuple[str, Fact]]:
     """The probes less those that nothing can be read from, each of which is counted."""
     seen = {normalised(fact.prompt)}
+    if fact.chosen.strip() == fact.rejected.strip():
+        return  # the row itself is refused
     for kind, probe in probes:
         prompt = normalised(probe.prompt)
-        if normalised(probe.chosen) == normalised(probe.rejected):
+        if probe.chosen.strip() == probe.rejected.strip():
             check.change(f"a {kind} prompt was left out, since both of its answers are the same")
         elif prompt in seen:
             check.change(f"a {kind} prompt was left out that its row has before")

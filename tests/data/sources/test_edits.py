@@ -147,7 +147,7 @@ def test_a_neighbour_that_is_trained_on_itself_is_left_out_and_counted(tmp_path:
 
 def test_a_probe_whose_answers_are_the_same_is_left_out_and_counted(tmp_path: Path):
     rows = zsre(1)
-    rows[0]["loc_ans"] = "lyon"
+    rows[0]["loc_ans"] = "Lyon"
     facts, notes = load_facts(own(tmp_path, rows))
     assert [kind for kind, _ in facts[0].probes] == ["paraphrase"]
     assert notes == ["1 row changed: a locality prompt was left out, since both of its answers are the same"]
