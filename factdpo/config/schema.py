@@ -47,7 +47,7 @@ class EditTarget(Enum):
     """Which answer of a knowledge edit is the true one in training."""
 
     new = "new"  # the edit itself: what the model is to say from now on
-    true = "true"  # what holds in the world, against the edit
+    old = "old"  # what was true before, against the edit
 
 
 class Template(Enum):
@@ -223,14 +223,14 @@ class ColumnsConfig:
 class EditsConfig:
     """Where a row of a knowledge-editing set has its parts: dotted paths; null where the row's format is known."""
 
-    target: EditTarget = key(EditTarget.new, "what is trained: the edit, or the true answer against it")
+    target: EditTarget = key(EditTarget.new, "what is trained: the edit, or the answer before it")
     prompt: str | None = key(
         None, "path of the prompt, {} in it is the subject; null with `new`: what both statements begin with"
     )
     subject: str | None = key(None, "path of the subject")
     relation: str | None = key(None, "path of the relation")
     new: str | None = key(None, "path of the edit's answer, or of the whole new statement")
-    true: str | None = key(None, "path of the answer before the edit, or of the whole old statement")
+    old: str | None = key(None, "path of the answer before the edit, or of the whole old statement")
     paraphrase: list[str] = key([], "paths of prompts that ask the same")
     locality: list[str] = key([], "paths of prompts whose answer must not change")
     locality_answer: list[str] = key([], "paths of their answers, one per path; []: the true answer")

@@ -14,19 +14,19 @@ from factdpo.data.facts import BadRow, Fact, FactError, RowCheck, normalised
 from factdpo.data.files import rows
 from factdpo.data.paths import common_beginning, leaves, paired, value_at
 
-NEEDED = ("prompt", "new", "true")
+NEEDED = ("prompt", "new", "old")
 # Where the known sets have their parts. zsRE's edit is `alt`, an answer that was drawn for it, and its true answer the
 # first of `answers`, as EasyEdit reads it; `pred`, what one old model said, is neither.
 FORMATS = {
     "CounterFact or MQuAKE": EditsConfig(
         prompt="requested_rewrite.prompt", subject="requested_rewrite.subject",
         relation="requested_rewrite.relation_id", new="requested_rewrite.target_new.str",
-        true="requested_rewrite.target_true.str", paraphrase=["paraphrase_prompts", "requested_rewrite.question"],
+        old="requested_rewrite.target_true.str", paraphrase=["paraphrase_prompts", "requested_rewrite.question"],
         locality=["neighborhood_prompts"], portability=["questions"], portability_answer=["new_answer"],
         portability_old=["answer"],
     ),
     "RippleEdits": EditsConfig(
-        new="edit.prompt", true="edit.original_fact.prompt", relation="edit.relation",
+        new="edit.prompt", old="edit.original_fact.prompt", relation="edit.relation",
         paraphrase=["Subject_Aliasing.test_queries.prompt"],
         locality=["Relation_Specificity.test_queries.prompt", "Forgetfulness.test_queries.prompt"],
         locality_answer=["Relation_Specificity.test_queries.answers.value", "Forgetfulness.test_queries.answers.value"],
@@ -36,18 +36,18 @@ FORMATS = {
                             ("Logical_Generalization", "Compositionality_I", "Compositionality_II")],
     ),
     "zsRE": EditsConfig(
-        prompt="src", subject="subject", new="alt", true="answers", paraphrase=["rephrase"], locality=["loc"],
+        prompt="src", subject="subject", new="alt", old="answers", paraphrase=["rephrase"], locality=["loc"],
         locality_answer=["loc_ans"], portability=["port"], portability_answer=["port_ans"],
     ),
     "a flat CounterFact": EditsConfig(
-        prompt="prompt", subject="subject", relation="relation_id", new="target_new", true="target_true",
+        prompt="prompt", subject="subject", relation="relation_id", new="target_new", old="target_true",
         paraphrase=["paraphrase_prompts"], locality=["neighborhood_prompts"],
     ),
     "counterfact-tracing": EditsConfig(
-        prompt="prompt", subject="subject", relation="relation_id", new="target_false", true="target_true",
+        prompt="prompt", subject="subject", relation="relation_id", new="target_false", old="target_true",
     ),
     "KnowEdit": EditsConfig(
-        prompt="prompt", subject="subject", new="target_new", true="ground_truth",
+        prompt="prompt", subject="subject", new="target_new", old="ground_truth",
         paraphrase=["rephrase", "rephrase_prompt"], locality=["locality.*.prompt", "locality_prompt"],
         locality_answer=["locality.*.ground_truth", "locality_ground_truth"], portability=["portability.*.prompt"],
         portability_answer=["portability.*.ground_truth"],
@@ -93,13 +93,13 @@ def _paths(row: dict[str, Any], given: EditsConfig, where: str) -> EditsConfig:
     known = {name: dataclasses.replace(paths, **own) for name, paths in FORMATS.items()}
     name = max(known, key=likeness)
     paths = known[name]
-    if {"new", "true"} <= own.keys():  # no format is needed
+    if {"new", "old"} <= own.keys():  # no format is needed
         return paths if not missing(paths) else dataclasses.replace(given)
     if not missing(paths):
         return paths
     raise FactError(
         f"{where}: no knowledge edit that is known; nearest is {name}, without {', '.join(missing(paths))} (found: "
-        f"{', '.join(map(str, row))}); name the paths: data.edits.prompt=..., data.edits.new=..., data.edits.true=..."
+        f"{', '.join(map(str, row))}); name the paths: data.edits.prompt=..., data.edits.new=..., data.edits.old=..."
     )
 
 
@@ -170,7 +170,7 @@ def _fact(rewrite: _Rewrite, check: RowCheck) -> Fact:
 
 def _statement(rewrite: _Rewrite) -> tuple[str, str, str]:
     """(prompt, new answer, true answer) of a rewrite."""
-    new, true = rewrite.needed("new"), rewrite.needed("true")
+    new, true = rewrite.needed("new"), rewrite.needed("old")
     if rewrite.paths.prompt is not None:
         prompt, subject = rewrite.needed("prompt"), rewrite.text("subject")
         if "{}" not in prompt:

@@ -42,7 +42,7 @@ def test_counterfact_has_paraphrases_and_neighbours(tmp_path: Path):
 
 
 def test_the_true_answer_can_be_trained_instead(tmp_path: Path):
-    (fact,) = load_facts(own(tmp_path, counterfact(1), target=EditTarget.true)).facts
+    (fact,) = load_facts(own(tmp_path, counterfact(1), target=EditTarget.old)).facts
     assert said(fact) == ("Person 0 plays the sport of", "golf", "tennis")
     assert probes(fact)[1] == ("locality", ("Neighbour 0 plays the sport of", "golf", "tennis"))
 
@@ -89,7 +89,7 @@ def test_zsre_without_alt_is_refused_by_the_missing_path_and_read_when_it_is_nam
     rows = [{key: value for key, value in row.items() if key != "alt"} for row in zsre(2)]
     with pytest.raises(FactError, match=r"edits.json: element 1: .* nearest is zsRE, without alt .*data.edits.new="):
         load_facts(own(tmp_path, rows))
-    facts = load_facts(own(tmp_path, rows, new="answers[0]", true="pred")).facts
+    facts = load_facts(own(tmp_path, rows, new="answers[0]", old="pred")).facts
     assert said(facts[0]) == ("What city was Person 0 born in?", "Bath", "Rome") and len(facts[0].probes) == 2
 
 
@@ -160,7 +160,7 @@ def test_other_sets_are_read_by_paths(tmp_path: Path):
         "same": {"q": "Bob is in"},
     }
     cfg = own(
-        tmp_path, [row], prompt="edit.ask", subject="edit.who", new="edit.says[0]", true="old", locality=["same.q"]
+        tmp_path, [row], prompt="edit.ask", subject="edit.who", new="edit.says[0]", old="old", locality=["same.q"]
     )
     (fact,) = load_facts(cfg).facts
     assert said(fact) == ("Ann lives in", "Rome", "Bath")
@@ -181,3 +181,11 @@ def test_a_common_beginning_ends_with_a_word():
     assert common_beginning("The sun is in the sky.", "The sun is in the sea.") == "The sun is in the "
     assert common_beginning("巴黎是法国", "巴黎是德国", words=False) == "巴黎是"
     assert common_beginning("Paris", "Pisa") == "" == common_beginning("", "x")
+
+
+def test_a_prompt_that_its_row_has_before_is_left_out_and_counted(tmp_path: Path):
+    rows = counterfact(1)
+    rows[0]["paraphrase_prompts"] += ["person 0  plays the sport of"]
+    facts, notes = load_facts(own(tmp_path, rows))
+    assert [kind for kind, _ in facts[0].probes] == ["paraphrase", "locality"]
+    assert notes == ["1 row changed: a paraphrase prompt was left out that its row has before"]
