@@ -159,7 +159,10 @@ def _combinations(cfg: Config) -> list[str]:
         wrong.append(f"sweep={cfg.sweep}: names a folder; letters, digits and . _ = + - only, and at most 80 of them")
     if cfg.model.source is ModelSource.pretrained and not cfg.model.id:
         wrong.append("model.id: missing; give a folder or a hub id, for instance model.id=EleutherAI/pythia-70m")
-    if cfg.data.source is not DataSource.harry_potter and not cfg.data.path and not cfg.data.files:
+    given = f"data.path={cfg.data.path}" if cfg.data.path else "data.files" if cfg.data.files else ""
+    if cfg.data.source is DataSource.synthetic and given:
+        wrong.append(f"{given}: has no effect with data=synthetic, which reads no file; leave it out")
+    if cfg.data.source not in (DataSource.harry_potter, DataSource.synthetic) and not given:
         wrong.append(
             f"data.path: missing; data={cfg.data.source.name} needs a file, folder or glob (or data.files.train=..., "
             "data.files.test=...)"
@@ -168,6 +171,13 @@ def _combinations(cfg: Config) -> list[str]:
         wrong.append(f"data.path={cfg.data.path}: not beside data.files; give one of them")
     if cfg.data.files and "train" not in cfg.data.files:
         wrong.append(f"data.files: {', '.join(cfg.data.files)}, and none is named train; add data.files.train=...")
+    if cfg.data.source is DataSource.triples and not cfg.data.triples.templates and not cfg.data.triples.templates_path:
+        wrong.append(
+            "data.triples.templates: missing; give a sentence per relation, as in "
+            "data.triples.templates.P19='[[X] was born in [Y]]', or a file: data.triples.templates_path=..."
+        )
+    if len(cfg.data.graph.answers) not in (0, 2):
+        wrong.append(f"data.graph.answers={cfg.data.graph.answers}: give two, for same side and for different sides")
     for name in ("train", "validation", "test"):
         size = getattr(cfg.split, name)
         if isinstance(size, float) and size > 1:

@@ -9,11 +9,14 @@ from typing import NamedTuple
 from factdpo.config.schema import DataConfig, DataSource, RelationKind
 from factdpo.data.facts import BadRow, Fact, FactError, RowCheck, cut, normalised
 from factdpo.data.files import data_files
-from factdpo.data.sources import characters, pairs
+from factdpo.data.sources import characters, graph, pairs, synthetic, triples
 
 SOURCES: dict[DataSource, Callable[[DataConfig, RowCheck], Iterator[Fact]]] = {
     DataSource.harry_potter: characters.read,
     DataSource.pairs: pairs.read,
+    DataSource.triples: triples.read,
+    DataSource.graph: graph.read,
+    DataSource.synthetic: synthetic.read,
 }
 
 
@@ -44,6 +47,8 @@ def load_facts(cfg: DataConfig) -> Loaded:
 
 def sides(cfg: DataConfig) -> dict[str, int] | None:
     """Name -> number of its side, for figures; None for data without a table of sides."""
+    if cfg.source is DataSource.synthetic:
+        return synthetic.camps(cfg.synthetic)
     if cfg.source is not DataSource.harry_potter:
         return None
     side_of = characters.sides(cfg)

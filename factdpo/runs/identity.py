@@ -9,10 +9,10 @@ from typing import Any
 
 from factdpo.config.engine_choice import choose_engine
 from factdpo.config.folders import folder_name
-from factdpo.config.schema import KEYS, Config, ConfigError, DataConfig, to_dict
+from factdpo.config.schema import KEYS, Config, ConfigError, DataConfig, DataSource, to_dict
 from factdpo.data.encoder import Encoder
 from factdpo.data.facts import Fact
-from factdpo.data.files import data_files, has_own_splits
+from factdpo.data.files import data_files, data_name, has_own_splits, has_reverses, side_files
 from factdpo.data.load import Loaded, load_facts
 from factdpo.data.splits import TRAIN, make_splits
 from factdpo.data.tokens import Checked, check_tokens
@@ -142,8 +142,13 @@ def _asked(cfg: Config, where: weights.Weights) -> dict[str, Any]:
 
 
 def data_identity(cfg: DataConfig) -> Any:
-    """The data's bytes, for the id: a file's sha256, or one for each split and file, whatever folder they lie in."""
-    files = data_files(cfg)
+    """The data's bytes, for the id: a file's sha256, or one for each split and file, whatever folder they lie in.
+
+    Nothing for facts that are invented from the config alone.
+    """
+    files = [*data_files(cfg), *side_files(cfg)]
+    if cfg.source is DataSource.triples:  # a file may be named after its relation
+        return [[file.split, file.path.name, cache.file_sha256(file.path)] for file in files]
     if len(files) == 1 and files[0].split is None:
         return cache.file_sha256(files[0].path)
     return [[file.split, cache.file_sha256(file.path)] for file in files]
@@ -165,19 +170,27 @@ def config_in_id(cfg: Config) -> dict[str, Any]:
 
 
 def run_name(cfg: Config) -> str:
-    """How people call the run in tables and in W&B: the settings that most sweeps vary, then what else its own does."""
+    """How people call the run in tables and in W&B: the settings that most sweeps vary, then what else its own does.
+
+    Facts of one's own are named after their file.
+    """
     lora = f"r={cfg.lora.rank}" if cfg.lora.method.name == "lora" else "full"
     said = {
         "model": cfg.model.name, "beta": f"{cfg.dpo.beta:g}", "rank": str(cfg.lora.rank), "seed": str(cfg.dpo.seed),
     }  # fmt: skip
     swept = [pair.split("=", 1) for pair in re.split(r" (?=\S+=)", cfg.label or "") if "=" in pair]
     more = [f"{key}={value}" for key, value in swept if said.get(key.rsplit(".", 1)[-1]) != value]
-    return " ".join([cfg.model.name, f"b={cfg.dpo.beta:g}", lora, f"s={cfg.dpo.seed}", *more])
+    own = [data_name(cfg.data)] if cfg.data.path or cfg.data.files else []
+    return " ".join([cfg.model.name, f"b={cfg.dpo.beta:g}", lora, f"s={cfg.dpo.seed}", *own, *more])
 
 
 def slug(cfg: Config) -> str:
     """The readable half of a folder's name, never a path: in a sweep what is swept, else the run's name."""
-    return folder_name(cfg.label or f"{run_name(cfg)} {cfg.data.source.name} {cfg.split.orientation.name}")
+    if cfg.label:
+        return folder_name(cfg.label)
+    built_in = [] if cfg.data.path or cfg.data.files else [data_name(cfg.data)]
+    order = [cfg.split.orientation.name] if has_reverses(cfg.data) else []
+    return folder_name(" ".join([run_name(cfg), *built_in, *order]))
 
 
 def run_folder(cfg: Config, asked: dict[str, Any]) -> Path:
