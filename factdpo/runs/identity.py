@@ -64,7 +64,7 @@ def look_up(cfg: Config, memo: dict[str, Any] | None = None, kept: dict[str, Any
     asked = _asked(cfg, where)
     spec = RunSpec(cfg, f"{cfg.engine.name.name} ({why})", asked, run_id(asked), run_name(cfg), run_folder(cfg, asked))
     if spec.state() != "FINISHED":
-        loaded = _loaded(cfg, kept)
+        loaded = loaded_facts(cfg, kept)
         drawn = _once(memo, f"splits of {cfg.data}, {cfg.split}", lambda: _draw(loaded.facts, cfg))
         _once(memo, f"access to {cfg.model}", lambda: weights.check_obtainable(cfg.model, where))
         folder = Path(cfg.out) / "cache"
@@ -96,14 +96,15 @@ def usable_facts(
             f"eval.max_new_tokens={cfg.eval.max_new_tokens}: the model takes {encoder.longest} tokens, a prompt "
             f"included; give at most {encoder.longest - 1}"
         )
-    facts, notes = _loaded(cfg, kept)
+    facts, notes = loaded_facts(cfg, kept)
     checked = _once(kept, f"tokens {_of_data(cfg, model)}", lambda: check_tokens(facts, encoder, cfg.data))
     while len(kept) > KEPT:
         del kept[next(iter(kept))]
     return checked, [*notes, *checked.warnings()]
 
 
-def _loaded(cfg: Config, kept: dict[str, Any]) -> Loaded:
+def loaded_facts(cfg: Config, kept: dict[str, Any]) -> Loaded:
+    """All facts of the data, read once with the same dict `kept`; raises FactError for bad rows."""
     return _once(kept, f"facts {_of_data(cfg)}", lambda: load_facts(cfg.data))
 
 

@@ -104,9 +104,11 @@ class Answers:
         """`questions` are (relation, name, true answer)."""
         self.seed = seed
         self.of_relation: dict[str, list[str]] = defaultdict(list)
+        self.different: dict[str, dict[str, str]] = defaultdict(dict)  # relation -> normalised answer -> answer
         self.true: dict[tuple[str, str], set[str]] = defaultdict(set)
         for relation, name, answer in questions:
             self.of_relation[relation].append(answer)
+            self.different[relation].setdefault(normalised(answer), answer)
             self.true[relation, normalised(name)].add(normalised(answer))
 
     def false(self, relation: str, name: str, answer: str) -> str | None:
@@ -123,7 +125,7 @@ class Answers:
     def candidates(self, relation: str, name: str) -> list[str]:
         """The different answers of the relation that are not true of this name, in the order of the table."""
         true = self.true[relation, normalised(name)]
-        return [answer for answer in dict.fromkeys(self.of_relation[relation]) if normalised(answer) not in true]
+        return [answer for text, answer in self.different[relation].items() if text not in true]
 
 
 # ----------------------------------------------------------------------------------------------------------- templates
