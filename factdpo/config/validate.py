@@ -174,7 +174,7 @@ def _combinations(cfg: Config) -> list[str]:
     if cfg.data.source is DataSource.triples and not cfg.data.triples.templates and not cfg.data.triples.templates_path:
         wrong.append(
             "data.triples.templates: missing; give a sentence per relation, as in "
-            "data.triples.templates.P19='[[X] was born in [Y]]', or a file: data.triples.templates_path=..."
+            "'data.triples.templates.P19=[\"[X] was born in [Y]\"]', or a file: data.triples.templates_path=..."
         )
     if len(cfg.data.graph.answers) not in (0, 2):
         wrong.append(f"data.graph.answers={cfg.data.graph.answers}: give two, for same side and for different sides")

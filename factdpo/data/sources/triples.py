@@ -85,7 +85,7 @@ def _triples(cfg: DataConfig, templates: dict[str, list[Template]], check: RowCh
                     "no sentence for the relation",
                     f"{row.where}: no sentence for relation '{cut(relation)}' that ends with the object; there are "
                     f"some for {', '.join(map(cut, list(templates)[:9])) or 'none'}; add "
-                    f"data.triples.templates.{relation}='[[X] ... [Y]]'",
+                    f"'data.triples.templates.{relation}=[\"[X] ... [Y]\"]'",
                 )
             told = (row.split, relation, normalised(subject), normalised(found))
             if told in first:
