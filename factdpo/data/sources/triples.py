@@ -134,10 +134,10 @@ class Answers:
 def _templates(cfg: TriplesConfig, check: RowCheck) -> dict[str, list[Template]]:
     """Relation -> its templates, the config's in place of those in the file; each has one that asks for the object."""
     found: dict[str, list[Template]] = defaultdict(list)
-    left_out = 0
+    left_out = total = 0
     for relation, sentence in _sentences(cfg):
         template = parse(sentence)
-        left_out += template is None
+        left_out, total = left_out + (template is None), total + 1
         if template is not None and relation not in cfg.templates:
             found[relation].append(template)
     for relation, sentences in cfg.templates.items():
@@ -151,8 +151,8 @@ def _templates(cfg: TriplesConfig, check: RowCheck) -> dict[str, list[Template]]
             found[relation].append(template)
     if left_out:
         check.say(
-            f"data.triples.templates_path: {left_out} sentences were left out, since they do not end with the place of "
-            "a name, so that they cannot be asked"
+            f"data.triples.templates_path: {left_out} of {total} sentences do not end with the place of a name, so that "
+            "they cannot be asked: left out"
         )
     return {relation: some for relation, some in found.items() if not all(one.asks_subject for one in some)}
 

@@ -121,8 +121,8 @@ def test_pararels_files_are_read_and_what_cannot_be_asked_is_left_out_and_counte
     assert loaded.facts[1].prompt == "The capital of Italy is" and loaded.facts[1].relation == "P36"
     assert [kind for kind, _ in loaded.facts[1].probes] == ["paraphrase", "reverse_question"]
     assert loaded.notes == [
-        "data.triples.templates_path: 3 sentences were left out, since they do not end with the place of a name, so "
-        "that they cannot be asked"
+        "data.triples.templates_path: 3 of 6 sentences do not end with the place of a name, so that they cannot be "
+        "asked: left out"
     ]
 
 
