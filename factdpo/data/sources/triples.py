@@ -151,8 +151,8 @@ def _templates(cfg: TriplesConfig, check: RowCheck) -> dict[str, list[Template]]
             found[relation].append(template)
     if left_out:
         check.say(
-            f"data.triples.templates_path: {left_out} of {total} sentences do not end with the place of a name, so that "
-            "they cannot be asked: left out"
+            f"data.triples.templates_path: {left_out} of {total} sentences do not end with the place of a name, so "
+            "that they cannot be asked: left out"
         )
     return {relation: some for relation, some in found.items() if not all(one.asks_subject for one in some)}
 
