@@ -20,6 +20,7 @@ import factdpo.commands.run  # registers the schema
 from factdpo.commands import table
 from factdpo.config.folders import conf_folder
 from factdpo.config.help import schema_keys
+from factdpo.config.overrides import for_hydra
 from factdpo.config.schema import Config
 from factdpo.config.validate import validate
 from factdpo.runs import summary
@@ -148,7 +149,9 @@ def test_every_command_can_be_typed(command: str, composed: Callable[[list[str]]
 
 def one_of_many(arguments: list[str]) -> list[str]:
     """The overrides of one run: of what is swept the first value, of a range to be searched none."""
-    overrides = [argument for argument in arguments if argument != "-m"]
+    overrides = [
+        argument for argument in for_hydra(arguments)[0] if argument not in ("-m", "--", "hydra.mode=MULTIRUN")
+    ]
     parsed = OverridesParser.create().parse_overrides(overrides)
     return [
         f"{one.key_or_group}={next(iter(one.sweep_string_iterator()))}" if one.is_sweep_override() else text

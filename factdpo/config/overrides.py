@@ -31,7 +31,8 @@ _WITH_VALUE = {
 }  # fmt: skip
 _OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w./-]*)=(.*)", re.DOTALL)
 # A value between the commas of a sweep; those in quotes and brackets are its own.
-_PART = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|[^,])+""")
+_QUOTED = r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
+_PART = re.compile(rf"""(?:{_QUOTED}|\[(?:{_QUOTED}|[^\]"'])*\]|\{{[^}}]*\}}|\([^)]*\)|[^,])+""")
 # What is written in Hydra's grammar already: null, quotes, lists, functions, interpolations, escapes.
 _GRAMMAR = re.compile(r"""(?i:null)|["'\[{].*|\w+\(.*\)|.*(\$\{|\\).*""", re.DOTALL)
 

@@ -39,6 +39,9 @@ class Attention(Enum):
 class DataSource(Enum):
     harry_potter = "harry_potter"
     pairs = "pairs"
+    triples = "triples"  # subject, relation, object, and sentences per relation
+    graph = "graph"  # edges with a sign
+    synthetic = "synthetic"  # invented names in camps
     edits = "edits"
     preference = "preference"
 
@@ -62,6 +65,14 @@ class RelationKind(Enum):
 
     sides = "sides"  # symmetric and two-valued: on the same side, or not
     directed = "directed"  # the order of the names matters, as for parent and child
+
+
+class Rejected(Enum):
+    """Which other object of the same relation is the false answer."""
+
+    random = "random"  # drawn as often as it is true of others
+    nearest = "nearest"  # one with as many tokens as the true one, else with the nearest number
+    hardest = "hardest"  # the one that the base finds likeliest
 
 
 class Boundary(Enum):
@@ -178,7 +189,18 @@ NOT_PAIRS = Dead("with data.source={data[source]}", lambda c: c.data.source is n
 NOT_EDITS = Dead("with data.source={data[source]}", lambda c: c.data.source is not DataSource.edits)
 NOT_PREFERENCE = Dead("with data.source={data[source]}", lambda c: c.data.source is not DataSource.preference)
 NO_HUB = Dead("without data.hub.id", lambda c: c.data.hub.id is None)
-NOT_SIDES = Dead("without data.relation_kind=sides", lambda c: c.data.relation_kind is not RelationKind.sides)
+NOT_TRIPLES = Dead("with data.source={data[source]}", lambda c: c.data.source is not DataSource.triples)
+NOT_GRAPH = Dead("with data.source={data[source]}", lambda c: c.data.source is not DataSource.graph)
+NOT_HARDEST = Dead(
+    "without data.triples.rejected=hardest",
+    lambda c: c.data.source is not DataSource.triples or c.data.triples.rejected is not Rejected.hardest,
+)
+NO_NODES = Dead("without data.graph.nodes", lambda c: c.data.source is not DataSource.graph or not c.data.graph.nodes)
+NOT_SYNTHETIC = Dead("with data.source={data[source]}", lambda c: c.data.source is not DataSource.synthetic)
+NOT_SIDES = Dead(
+    "without data.relation_kind=sides",
+    lambda c: c.data.relation_kind is not RelationKind.sides and c.data.source is not DataSource.graph,
+)
 ENGINE_TRL = Dead("with engine=trl", lambda c: c.engine.name is EngineName.trl)
 NO_WANDB = Dead("with track.wandb=false", lambda c: not c.track.wandb)
 NO_TRACKER = Dead("with track.wandb=false", lambda c: not c.track.wandb and not c.track.trackio)
@@ -217,6 +239,49 @@ class ColumnsConfig:
     reverse_prompt: str = key("reverse_prompt", "optional column: the prompt with its names swapped, same answers")
     group: str = key("group", "optional column: rows of one group are never on both sides of a split", in_id="changed")
     split: str = key("split", "optional column: the split that a row belongs to", in_id="changed")
+
+
+@dataclass
+class TriplesConfig:
+    subject: str = key("subject", "column with the subject")
+    relation: str = key("relation", "column with the relation; without it, the file's name is the relation")
+    object: str = key("object", "column with the object")
+    templates: dict[str, list[str]] = key(
+        {}, "relation -> sentences with [X] and [Y], or {subject} and {object}; in place of those in templates_path"
+    )
+    templates_path: str | None = key(
+        None, "table of relation and template, or ParaRel's files, each named after its relation",
+        in_id=False, locates=True,
+    )  # fmt: skip
+    train_templates: int = key(1, "wordings to train on, the first; the others are paraphrases", unit="wordings", low=1)
+    rejected: Rejected = key(Rejected.random, "which other object of the same relation is the false answer")
+    candidates: int = key(
+        50, "with rejected=hardest: other objects that are tried, drawn if there are more", unit="objects", low=1,
+        dead=NOT_HARDEST,
+    )  # fmt: skip
+    seed: int = key(0, "of the drawn false answers; the same facts for all runs", low=0, high=HIGHEST_SEED)
+
+
+@dataclass
+class GraphConfig:
+    source: str = key("source", "column with one end of an edge")
+    target: str = key("target", "column with the other end")
+    sign: str = key("sign", "column with the sign: two values, as +1 and -1, or friend and enemy")
+    nodes: str | None = key(None, "table of nodes, id and name; null: edges hold the names", in_id=False, locates=True)
+    id: str = key("id", "column of the nodes with what edges call them", dead=NO_NODES)
+    name: str = key("name", "column of the nodes with their names", dead=NO_NODES)
+    template: str = key("{source} is {target}'s", "prompt about an edge")
+    answers: list[str] = key(
+        [], "answers for same side and for different sides; empty: signs that are words, else friend and enemy"
+    )
+
+
+@dataclass
+class SyntheticConfig:
+    names: int = key(42, "invented names; each pair of them is a fact", unit="names", low=3, high=10_000)
+    camps: int = key(2, "sides that the names are dealt to in turn", unit="camps", low=2)
+    noise: float = key(0.0, "statements that are told the wrong way round", unit="share", low=0, high=0.5)
+    seed: int = key(0, "of the names and of the noise; the same facts for all runs", low=0, high=HIGHEST_SEED)
 
 
 @dataclass
@@ -271,14 +336,18 @@ class DataConfig:
     delimiter: str | None = key(None, "of columns in a text table; null: found out", in_id="changed")
     hub: HubConfig = group(HubConfig)
     columns: ColumnsConfig = group(ColumnsConfig, dead=NOT_PAIRS)
+    triples: TriplesConfig = group(TriplesConfig, dead=NOT_TRIPLES, in_id="changed")
+    graph: GraphConfig = group(GraphConfig, dead=NOT_GRAPH, in_id="changed")
+    synthetic: SyntheticConfig = group(SyntheticConfig, dead=NOT_SYNTHETIC, in_id="changed")
     edits: EditsConfig = group(EditsConfig, dead=NOT_EDITS, in_id="changed")
     preference: PreferenceConfig = group(PreferenceConfig, dead=NOT_PREFERENCE, in_id="changed")
     relation_kind: RelationKind | None = key(
         None, "sides: symmetric and two-valued; directed: order matters; null: not known", in_id="changed"
     )
     same_side: str | None = key(
-        None, "with relation_kind=sides: the answer for names on the same side", dead=NOT_SIDES, in_id="changed"
-    )
+        None, "with relation_kind=sides: the answer for names on the same side; with data=graph: the sign",
+        dead=NOT_SIDES, in_id="changed",
+    )  # fmt: skip
     bad_rows: BadRows = key(BadRows.refuse, "rows that cannot be used; dropped ones are counted", in_id="changed")
     separator: str = key(
         " ", "between prompt and answer; empty for Chinese or Japanese; \\n is a line break", in_id="changed"

@@ -162,7 +162,9 @@ def _combinations(cfg: Config) -> list[str]:
         wrong.append("model.id: missing; give a folder or a hub id, for instance model.id=EleutherAI/pythia-70m")
     places = {"data.path": cfg.data.path, "data.files": cfg.data.files, "data.hub.id": cfg.data.hub.id}
     given = [name for name, value in places.items() if value]
-    if cfg.data.source is not DataSource.harry_potter and not given:
+    if cfg.data.source is DataSource.synthetic and given:
+        wrong.append(f"{given[0]}: has no effect with data=synthetic, which reads no file; leave it out")
+    if cfg.data.source not in (DataSource.harry_potter, DataSource.synthetic) and not given:
         wrong.append(
             f"data.path: missing; data={cfg.data.source.name} needs a file, folder or glob (or data.files.train=..., "
             "data.files.test=...; or data.hub.id=owner/name)"
@@ -173,6 +175,13 @@ def _combinations(cfg: Config) -> list[str]:
         wrong.append(f"data.hub.id={cfg.data.hub.id}: no id of a data set (owner/name); a file goes to data.path")
     if cfg.data.files and "train" not in cfg.data.files:
         wrong.append(f"data.files: {', '.join(cfg.data.files)}, and none is named train; add data.files.train=...")
+    if cfg.data.source is DataSource.triples and not cfg.data.triples.templates and not cfg.data.triples.templates_path:
+        wrong.append(
+            "data.triples.templates: missing; give a sentence per relation, as in "
+            "'data.triples.templates.P19=[\"[X] was born in [Y]\"]', or a file: data.triples.templates_path=..."
+        )
+    if len(cfg.data.graph.answers) not in (0, 2):
+        wrong.append(f"data.graph.answers={cfg.data.graph.answers}: give two, for same side and for different sides")
     for name in ("train", "validation", "test"):
         size = getattr(cfg.split, name)
         if isinstance(size, float) and size > 1:

@@ -11,17 +11,20 @@ from factdpo.data.facts import BadRow, FactError
 Values = dict[str, Any]  # field -> value; None where the column or its value is missing
 
 
-def pick(row: dict[str, Any], names: dict[str, str], required: Collection[str] = (), where: str = "") -> Values:
+def pick(
+    row: dict[str, Any], names: dict[str, str], required: Collection[str] = (), where: str = "",
+    group: str = "data.columns",
+) -> Values:  # fmt: skip
     """Field -> value of its column. Column names are compared without case and white space where none is the same.
 
-    Raises FactError if a required column is missing.
+    Raises FactError if a required column is missing; `group` holds the keys that name columns.
     """
     found = _columns(tuple(row), tuple(names.items()))
     for field in required:
         if found[field] is None:
             raise FactError(
                 f"{where}: no column '{names[field]}' (found: {', '.join(map(str, row)) or 'none'}); add it, or name "
-                f"yours with data.columns.{field}=..."
+                f"yours with {group}.{field}=..."
             )
     return {field: None if column is None else row[column] for field, column in found.items()}
 

@@ -93,6 +93,8 @@ class Fact:
 
 def normalised(text: str) -> str:
     """The text without what makes no other fact: case, Unicode form (NFC), and how much white space there is."""
+    if text.isascii() and text.isprintable() and "  " not in text:
+        return text.strip(" ").lower()  # the same, in a quarter of the time
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
@@ -109,6 +111,7 @@ class RowCheck:
     bad_rows: BadRows
     bad: dict[str, list[str]] = field(default_factory=dict)  # kind -> messages
     changes: dict[str, int] = field(default_factory=dict)  # what was done -> rows
+    said: list[str] = field(default_factory=list)  # what else the record is to say
 
     def refuse(self, kind: str, message: str) -> None:
         """Note a row that is no fact; it is left out of the facts."""
@@ -118,8 +121,12 @@ class RowCheck:
         """Note a row in which something was changed."""
         self.changes[what] = self.changes.get(what, 0) + 1
 
+    def say(self, sentence: str) -> None:
+        """Note something about the data as a whole."""
+        self.said.append(sentence)
+
     def notes(self) -> list[str]:
-        """A sentence for each kind of change, for the run's record.
+        """A sentence for each kind of change and what else was noted, for the run's record.
 
         Raises FactError with the first rows of each kind if there are bad ones, unless data.bad_rows=drop.
         """
@@ -131,7 +138,7 @@ class RowCheck:
                     lines.append(f"and {len(messages) - LISTED} more rows: {kind}")
             raise FactError("\n".join([*lines, "correct these rows, or leave them out with data.bad_rows=drop"]))
         dropped = [f"{_rows(len(messages))} left out: {kind}" for kind, messages in self.bad.items()]
-        return dropped + [f"{_rows(count)} changed: {what}" for what, count in self.changes.items()]
+        return dropped + [f"{_rows(count)} changed: {what}" for what, count in self.changes.items()] + self.said
 
 
 def _rows(count: int) -> str:

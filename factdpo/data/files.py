@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from factdpo.config.schema import DataConfig
+from factdpo.config.schema import DataConfig, DataSource, RelationKind
 from factdpo.data import columns, hub
 from factdpo.data.facts import FactError
 from factdpo.data.tables import is_table, read_rows
@@ -23,6 +23,7 @@ class Row(NamedTuple):
     where: str  # file:line, or file:row
     split: str | None  # that it belongs to, by its file or by a column
     values: dict[str, Any]
+    table: str  # name of its file without endings, or of its part of a data set on the hub
 
 
 class DataFile(NamedTuple):
@@ -31,12 +32,18 @@ class DataFile(NamedTuple):
 
 
 def data_files(cfg: DataConfig) -> list[DataFile]:
-    """The files with the facts, in order; raises FactError if one is not there."""
+    """The files with the facts, in order, none if they are invented; raises FactError if one is not there."""
     if cfg.files:
-        return [file for split, path in cfg.files.items() for file in _files(path, f"data.files.{split}", split)]
+        return [file for split, path in cfg.files.items() for file in files_at(path, f"data.files.{split}", split)]
     if cfg.path:
-        return _files(cfg.path, "data.path", None)
-    return [DataFile(CHARACTERS)]
+        return files_at(cfg.path, "data.path")
+    return [] if cfg.source is DataSource.synthetic else [DataFile(CHARACTERS)]
+
+
+def side_files(cfg: DataConfig) -> list[DataFile]:
+    """The files that the facts are made with, besides those that hold them: templates, names of nodes."""
+    given = {"data.triples.templates_path": cfg.triples.templates_path, "data.graph.nodes": cfg.graph.nodes}
+    return [file for key, path in given.items() if path for file in files_at(path, key)]
 
 
 def place(cfg: DataConfig) -> str:
@@ -48,11 +55,11 @@ def rows(cfg: DataConfig) -> Iterator[Row]:
     """Every row of every file, or of the data set on the hub; raises FactError for what cannot be read."""
     if cfg.hub.id:
         for where, split, values in hub.rows_of(cfg.hub):
-            yield Row(where, split or _own_split(values, cfg), values)
+            yield Row(where, split or _own_split(values, cfg), values, cfg.hub.config or cfg.hub.id)
         return
     for file in data_files(cfg):
         for where, values in read_rows(file.path, cfg.delimiter):
-            yield Row(where, file.split or _own_split(values, cfg), values)
+            yield Row(where, file.split or _own_split(values, cfg), values, file.path.name.partition(".")[0])
 
 
 def has_own_splits(cfg: DataConfig) -> bool:
@@ -63,13 +70,40 @@ def has_own_splits(cfg: DataConfig) -> bool:
     return first is not None and first.split is not None
 
 
+def is_built_in(cfg: DataConfig) -> bool:
+    """Whether the facts come from no file or data set of the user's."""
+    return not (cfg.path or cfg.files or cfg.hub.id)
+
+
+def data_name(cfg: DataConfig) -> str:
+    """What the facts are called: their file or data set without endings, a glob's last folder, or the source."""
+    given = cfg.files.get("train") or cfg.path or cfg.hub.id
+    if given is None:
+        return cfg.source.name
+    parts = [part for part in Path(given).expanduser().parts if not glob.has_magic(part)]
+    return (parts[-1].lstrip(".").partition(".")[0] if parts else "") or cfg.source.name
+
+
+def has_reverses(cfg: DataConfig) -> bool:
+    """Whether the order of names can be drawn: in statements about two names, and in pairs that have their reverse."""
+    if cfg.source is DataSource.pairs:
+        first = next(rows(cfg), None)
+        return first is not None and _value(first.values, "reverse_prompt", cfg) is not None
+    statements = (DataSource.harry_potter, DataSource.synthetic, DataSource.graph)
+    return cfg.source in statements and cfg.relation_kind is not RelationKind.directed
+
+
 def _own_split(values: dict[str, Any], cfg: DataConfig) -> str | None:
-    found = columns.pick(values, {"split": cfg.columns.split})["split"]
+    found = _value(values, "split", cfg)
     return None if found is None else str(found).strip() or None
 
 
-def _files(given: str, key: str, split: str | None) -> list[DataFile]:
-    """The files that a path, a folder or a glob stands for."""
+def _value(values: dict[str, Any], field: str, cfg: DataConfig) -> Any:
+    return columns.pick(values, {field: getattr(cfg.columns, field)})[field]
+
+
+def files_at(given: str, key: str, split: str | None = None) -> list[DataFile]:
+    """The files that a path, a folder or a glob stands for; raises FactError if there are none."""
     path = Path(given).expanduser()
     if path.is_file():
         return [DataFile(path, split)]

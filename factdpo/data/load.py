@@ -4,19 +4,26 @@ import dataclasses
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import NamedTuple
 
 from factdpo.config.schema import DataConfig, DataSource, RelationKind
 from factdpo.data.facts import BadRow, Fact, FactError, RowCheck, cut, normalised
 from factdpo.data.files import place
-from factdpo.data.sources import characters, edits, pairs, preference
+from factdpo.data.sources import characters, edits, graph, pairs, preference, synthetic, triples
 
 SOURCES: dict[DataSource, Callable[[DataConfig, RowCheck], Iterator[Fact]]] = {
     DataSource.harry_potter: characters.read,
     DataSource.pairs: pairs.read,
+    DataSource.triples: triples.read,
+    DataSource.graph: graph.read,
     DataSource.edits: edits.read,
     DataSource.preference: preference.read,
+    DataSource.synthetic: synthetic.read,
 }
+
+TEXTS = ("prompt", "chosen", "rejected", "subject", "object", "relation", "reverse_prompt", "group")
+_texts_of = attrgetter(*TEXTS)
 
 
 class Loaded(NamedTuple):
@@ -46,6 +53,8 @@ def load_facts(cfg: DataConfig) -> Loaded:
 
 def sides(cfg: DataConfig) -> dict[str, int] | None:
     """Name -> number of its side, for figures; None for data without a table of sides."""
+    if cfg.source is DataSource.synthetic:
+        return synthetic.camps(cfg.synthetic)
     if cfg.source is not DataSource.harry_potter:
         return None
     side_of = characters.sides(cfg)
@@ -80,12 +89,11 @@ def _clean(fact: Fact, cfg: DataConfig, check: RowCheck) -> Fact:
 
 def _stripped(fact: Fact, cfg: DataConfig, check: RowCheck) -> Fact:
     """Exactly data.separator stands between prompt and answer; where that is empty, the texts' own ends decide."""
-    stripped = {
-        name: value.strip() if cfg.separator or name == "reverse_prompt" else value
-        for name in ("prompt", "chosen", "rejected", "subject", "object", "relation", "reverse_prompt", "group")
-        if isinstance(value := getattr(fact, name), str)
+    changed = {
+        name: text.strip()
+        for name, text in zip(TEXTS, _texts_of(fact), strict=True)
+        if text and (text[0].isspace() or text[-1].isspace()) and (cfg.separator or name == "reverse_prompt")
     }
-    changed = {name: value for name, value in stripped.items() if value != getattr(fact, name)}
     if not changed:
         return fact
     check.change("white space at the ends of its texts was removed")
@@ -107,6 +115,8 @@ def _check_reverse(fact: Fact, reverse: str) -> None:
             f"{fact.where}: reverse_prompt equals prompt; leave it empty where there is no reverse",
         )
     for answer in (fact.chosen, fact.rejected):
+        if answer not in reverse:
+            continue
         word = re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)")
         if len(word.findall(reverse)) > len(word.findall(fact.prompt)):
             raise BadRow(
@@ -121,14 +131,22 @@ def _check_reverse(fact: Fact, reverse: str) -> None:
 
 def _without_doubles(facts: list[Fact], cfg: DataConfig, check: RowCheck) -> list[Fact]:
     """The facts less those that an earlier row of their split tells already, or tells the other way round."""
-    seen: dict[tuple[object, ...], Fact] = {}  # (split, topic, true answer, false one) -> the first fact that says so
+    # (split, topic, true answer, false one) -> the first fact that says so; by its hash: 64 bits are short, and enough
+    seen: dict[int, Fact] = {}
     kept = []
     for fact in facts:
         chosen, rejected = normalised(fact.chosen), normalised(fact.rejected)
         prompts = [normalised(prompt) for prompt in (fact.prompt, fact.reverse_prompt) if prompt]
         topics = [*prompts, *_pair_topics(fact, cfg)]
-        double = next(filter(None, (seen.get((fact.split, prompt, chosen, rejected)) for prompt in prompts)), None)
-        opposite = next(filter(None, (seen.get((fact.split, topic, rejected, chosen)) for topic in topics)), None)
+        says = [hash((fact.split, topic, chosen, rejected)) for topic in topics]
+        denies = [hash((fact.split, topic, rejected, chosen)) for topic in topics]
+        double = next((seen[token] for token in says[: len(prompts)] if token in seen), None)
+        opposite = next((seen[token] for token in denies if token in seen), None)
+        if double is None and opposite is None:
+            kept.append(fact)
+            for token in says:
+                seen.setdefault(token, fact)
+            continue
         told = f"{fact.where}: '{cut(fact.prompt)} {cut(fact.chosen)}'"
         if double is not None:
             check.refuse("the same fact twice", f"{told}: the same fact is already at {double.where}; keep one of them")
@@ -139,10 +157,6 @@ def _without_doubles(facts: list[Fact], cfg: DataConfig, check: RowCheck) -> lis
                 "the opposite of another row",
                 f"{told}: the opposite is already at {opposite.where}; keep one of them{hint}",
             )
-        else:
-            kept.append(fact)
-            for topic in topics:
-                seen.setdefault((fact.split, topic, chosen, rejected), fact)
     return kept
 
 

@@ -14,6 +14,7 @@ Groups = list[list[Fact]]
 
 TRAIN = 300  # facts to train on, unless split.train or the data says otherwise
 TEST = 10_000  # facts held out at most, unless split.test says otherwise
+OF_EACH_SPLIT = ("paraphrase", "reverse_question")  # kinds of probes that are scored apart for every split
 
 
 class Drawn(NamedTuple):
@@ -77,13 +78,13 @@ def check_disjoint(splits: Splits, by_key: bool = True) -> None:
 
 
 def _probes(drawn: Splits) -> Iterator[tuple[str, list[Fact]]]:
-    """The prompts about a split's facts: paraphrases of any, and other kinds of those that are trained on."""
+    """The prompts about a split's facts: some kinds of each split, and the others of what is trained on."""
     for name, split in drawn.items():
         by_kind: Splits = {}
         for kind, probe in itertools.chain.from_iterable(fact.probes for fact in split):
             by_kind.setdefault(kind, []).append(probe)
         for kind, probes in by_kind.items():
-            if kind == "paraphrase":
+            if kind in OF_EACH_SPLIT:
                 yield f"{name}_{kind}", probes
             elif name == "train":
                 yield kind, probes

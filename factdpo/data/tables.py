@@ -152,6 +152,19 @@ def _read_excel(path: Path) -> Rows:
         yield f"{path}:{number}", {str(column): value for column, value in row.items()}
 
 
+def _read_graph(path: Path) -> Rows:
+    """The edges of a graph, with the columns source and target beside their own attributes."""
+    import networkx
+
+    kind, read = ("GML", networkx.read_gml) if path.suffix.lower() == ".gml" else ("GraphML", networkx.read_graphml)
+    try:
+        edges = list(read(path).edges(data=True))
+    except Exception as error:  # the parsers' own kinds
+        raise FactError(f"{path}: not {kind}, or a damaged file: {str(error).splitlines()[0]}") from None
+    for number, (source, target, attributes) in enumerate(edges, start=1):
+        yield f"{path}: edge {number}", {"source": source, "target": target, **attributes}
+
+
 def _text(path: Path) -> str:
     """The file as UTF-8, with or without a byte-order mark; raises FactError with the line of the first bad byte."""
     try:
@@ -170,4 +183,5 @@ def _text(path: Path) -> str:
 FORMATS: dict[str, Callable[..., Rows]] = {
     ".csv": _read_csv, ".tsv": _read_csv, ".txt": _read_csv, ".jsonl": _read_json, ".ndjson": _read_json,
     ".json": _read_json, ".parquet": _read_parquet, ".arrow": _read_arrow, ".xlsx": _read_excel,
+    ".gml": _read_graph, ".graphml": _read_graph,
 }  # fmt: skip

@@ -14,7 +14,7 @@ from factdpo.data import hub
 from factdpo.data.chat import in_template
 from factdpo.data.encoder import Encoder
 from factdpo.data.facts import Fact
-from factdpo.data.files import data_files, has_own_splits
+from factdpo.data.files import data_files, data_name, has_own_splits, has_reverses, is_built_in, side_files
 from factdpo.data.load import Loaded, load_facts
 from factdpo.data.splits import TRAIN, make_splits
 from factdpo.data.tokens import Checked, check_tokens
@@ -66,7 +66,7 @@ def look_up(cfg: Config, memo: dict[str, Any] | None = None, kept: dict[str, Any
     asked = _asked(cfg, where)
     spec = RunSpec(cfg, f"{cfg.engine.name.name} ({why})", asked, run_id(asked), run_name(cfg), run_folder(cfg, asked))
     if spec.state() != "FINISHED":
-        loaded = _loaded(cfg, kept)
+        loaded = loaded_facts(cfg, kept)
         drawn = _once(memo, f"splits of {cfg.data}, {cfg.split}", lambda: _draw(loaded.facts, cfg))
         _once(memo, f"access to {cfg.model}", lambda: weights.check_obtainable(cfg.model, where))
         folder = Path(cfg.out) / "cache"
@@ -98,7 +98,7 @@ def usable_facts(
             f"eval.max_new_tokens={cfg.eval.max_new_tokens}: the model takes {encoder.longest} tokens, a prompt "
             f"included; give at most {encoder.longest - 1}"
         )
-    facts, notes = _loaded(cfg, kept)
+    facts, notes = loaded_facts(cfg, kept)
     checked, more = _once(kept, f"tokens {_of_data(cfg, model)}", lambda: _checked(facts, encoder, cfg.data))
     while len(kept) > KEPT:
         del kept[next(iter(kept))]
@@ -110,7 +110,8 @@ def _checked(facts: list[Fact], encoder: Encoder, cfg: DataConfig) -> tuple[Chec
     return check_tokens(written, encoder, cfg), notes
 
 
-def _loaded(cfg: Config, kept: dict[str, Any]) -> Loaded:
+def loaded_facts(cfg: Config, kept: dict[str, Any]) -> Loaded:
+    """All facts of the data, read once with the same dict `kept`; raises FactError for bad rows."""
     return _once(kept, f"facts {_of_data(cfg)}", lambda: load_facts(cfg.data))
 
 
@@ -155,11 +156,15 @@ def _asked(cfg: Config, where: weights.Weights) -> dict[str, Any]:
 def data_identity(cfg: DataConfig) -> Any:
     """The data's bytes, for the id: a file's sha256, or one for each split and file, whatever folder they lie in.
 
-    Of a data set on the hub, the commit and which part of it.
+    Of a data set on the hub, the commit and which part of it; nothing of facts that the config alone invents.
     """
+    side = [[file.split, file.path.name, cache.file_sha256(file.path)] for file in side_files(cfg)]
     if cfg.hub.id:
-        return {"hub": cfg.hub.id, "config": cfg.hub.config, "split": cfg.hub.split, "commit": hub.commit_of(cfg.hub)}
-    files = data_files(cfg)
+        part = {"hub": cfg.hub.id, "config": cfg.hub.config, "split": cfg.hub.split, "commit": hub.commit_of(cfg.hub)}
+        return part | {"side": side} if side else part
+    files = [*data_files(cfg), *side_files(cfg)]
+    if cfg.source is DataSource.triples:  # a file may be named after its relation
+        return [[file.split, file.path.name, cache.file_sha256(file.path)] for file in files]
     if len(files) == 1 and files[0].split is None:
         return cache.file_sha256(files[0].path)
     return [[file.split, cache.file_sha256(file.path)] for file in files]
@@ -181,19 +186,27 @@ def config_in_id(cfg: Config) -> dict[str, Any]:
 
 
 def run_name(cfg: Config) -> str:
-    """How people call the run in tables and in W&B: the settings that most sweeps vary, then what else its own does."""
+    """How people call the run in tables and in W&B: the settings that most sweeps vary, then what else its own does.
+
+    Facts of one's own are named after their file.
+    """
     lora = f"r={cfg.lora.rank}" if cfg.lora.method.name == "lora" else "full"
     said = {
         "model": cfg.model.name, "beta": f"{cfg.dpo.beta:g}", "rank": str(cfg.lora.rank), "seed": str(cfg.dpo.seed),
     }  # fmt: skip
     swept = [pair.split("=", 1) for pair in re.split(r" (?=\S+=)", cfg.label or "") if "=" in pair]
     more = [f"{key}={value}" for key, value in swept if said.get(key.rsplit(".", 1)[-1]) != value]
-    return " ".join([cfg.model.name, f"b={cfg.dpo.beta:g}", lora, f"s={cfg.dpo.seed}", *more])
+    own = [] if is_built_in(cfg.data) else [data_name(cfg.data)]
+    return " ".join([cfg.model.name, f"b={cfg.dpo.beta:g}", lora, f"s={cfg.dpo.seed}", *own, *more])
 
 
 def slug(cfg: Config) -> str:
     """The readable half of a folder's name, never a path: in a sweep what is swept, else the run's name."""
-    return folder_name(cfg.label or f"{run_name(cfg)} {cfg.data.source.name} {cfg.split.orientation.name}")
+    if cfg.label:
+        return folder_name(cfg.label)
+    built_in = [data_name(cfg.data)] if is_built_in(cfg.data) else []
+    order = [cfg.split.orientation.name] if has_reverses(cfg.data) else []
+    return folder_name(" ".join([run_name(cfg), *built_in, *order]))
 
 
 def run_folder(cfg: Config, asked: dict[str, Any]) -> Path:

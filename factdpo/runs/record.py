@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -20,7 +21,8 @@ from factdpo.models.base import load_base, pick_device
 from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.runs.attempt import Attempt, Measured
 from factdpo.runs.clock import Clock
-from factdpo.runs.identity import usable_facts
+from factdpo.runs.identity import loaded_facts, usable_facts
+from factdpo.runs.rejected import with_rejected
 from factdpo.runs.stages import Prepared, Scores, Texts, base_texts, tokenised
 from factdpo.store import cache
 from factdpo.store.history import HISTORY, Row, read_history
@@ -80,8 +82,10 @@ def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception, clock: 
 def rescore(cfg: Config, folder: Path) -> Row:
     """The scores of a finished run's weights, computed anew: `base` and `trained` as in result.json."""
     base = load_base(cfg.model, pick_device(cfg.engine.device), Path(cfg.out) / "cache")
-    checked, _ = usable_facts(cfg, base.encoder, base.identity, {})
-    pairs = tokenised(make_splits(checked.facts, cfg.split).splits, base, cfg)
+    kept: dict[str, Any] = {}
+    checked, _ = usable_facts(cfg, base.encoder, base.identity, kept)
+    splits = make_splits(checked.facts, cfg.split).splits
+    pairs = tokenised(with_rejected(splits, loaded_facts(cfg, kept).facts, base, cfg), base, cfg)
     total, size = sum(map(len, pairs.values())), cfg.eval.batch_size
     with console.stage(f"scoring {total} pairs with the base", total) as advance:
         refs = {name: pair_logps(base.model, of_split, size, advance) for name, of_split in pairs.items()}

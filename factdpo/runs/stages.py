@@ -24,7 +24,8 @@ from factdpo.evaluation import generation, metrics
 from factdpo.models.base import Base
 from factdpo.models.logps import Diverged
 from factdpo.models.scoring import PairLogps, check_finite, kept_logps, pair_logps, reference_logps
-from factdpo.runs.identity import data_identity, usable_facts
+from factdpo.runs.identity import data_identity, loaded_facts, usable_facts
+from factdpo.runs.rejected import with_rejected
 from factdpo.runs.session import Session
 from factdpo.store import cache
 from factdpo.store.history import Row
@@ -166,6 +167,7 @@ def prepare(cfg: Config, session: Session) -> Prepared:
     if inputs is None:
         checked, notes = usable_facts(cfg, base.encoder, base.identity, session.facts)
         splits, more_notes = make_splits(checked.facts, cfg.split)
+        splits = with_rejected(splits, loaded_facts(cfg, session.facts).facts, base, cfg)
         pairs = tokenised(splits, base, cfg)
         folder, size = Path(cfg.out) / "cache", cfg.eval.batch_size
         refs = {name: reference_logps(base, of_split, size, folder) for name, of_split in pairs.items()}

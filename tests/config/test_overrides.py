@@ -122,6 +122,10 @@ def test_a_config_of_another_version_is_refused_by_its_key(compose):
             ["++data.files.train=/home/me/a.csv", "+data.files.test=b.csv"],
         ),
         (["data.files.test=a b.csv"], ['++data.files.test="a b.csv"']),
+        (
+            ['data.triples.templates.P19=["[X] was, yes, in [Y]","[X] of [Y]"]', "-m"],
+            ["-m", "--", '++data.triples.templates.P19=["[X] was, yes, in [Y]","[X] of [Y]"]'],
+        ),
         (["sweeps=mine"], ["sweeps=mine", "hydra.mode=MULTIRUN"]),
         (["sweeps=mine", "loss=ipo,sft"], ["sweeps=mine", "dpo.loss=[ipo],[sft]", "hydra.mode=MULTIRUN"]),
         (["sweeps=null"], ["sweeps=null"]),

@@ -95,6 +95,60 @@ def test_a_run_lies_in_its_sweeps_folder_under_its_label_and_its_id(ask: Callabl
     assert evil.name.startswith("gr_e_it_is_x_yyy")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "nano_b=0.2_r=32_s=0_harry_potter_random"),
+        (["split=canonical"], "nano_b=0.2_r=32_s=0_harry_potter_canonical"),
+        (["data=synthetic", "data.synthetic.names=30", "split.train=9"], "nano_b=0.2_r=32_s=0_synthetic_random"),
+        (["data=pairs", "data.path=facts.csv", "split.train=1"], "nano_b=0.2_r=32_s=0_facts"),
+        (["data=pairs", "data.path=two.facts.csv", "split.train=1"], "nano_b=0.2_r=32_s=0_two_random"),
+        (["data.path=houses.csv", "split.train=2"], "nano_b=0.2_r=32_s=0_houses_random"),
+        (["data=graph", "data.path=edges.csv", "split.train=1"], "nano_b=0.2_r=32_s=0_edges_random"),
+        (
+            ["data=graph", "data.path=edges.csv", "split.train=1", "data.relation_kind=directed"],
+            "nano_b=0.2_r=32_s=0_edges",
+        ),
+        (
+            ["data=pairs", "++data.files.train=facts.csv", "++data.files.test=other.csv"],
+            "nano_b=0.2_r=32_s=0_facts",
+        ),
+    ],
+)
+def test_a_folder_is_named_after_its_own_file_and_the_order_of_names_where_there_is_one(
+    ask: Callable[..., RunSpec], tmp_path: Path, overrides: list[str], name: str
+) -> None:
+    turned = FACTS.replace("rejected\n", "rejected,reverse_prompt\n").replace("Rome\n", "Rome,x\n")
+    (tmp_path / "two.facts.csv").write_text(turned.replace("Paris\n", "Paris,\n"))
+    (tmp_path / "other.csv").write_text(FACTS.replace("The", "A"))
+    (tmp_path / "houses.csv").write_text("name,side\nAnna,G\nBen,H\nCarl,G\n")
+    (tmp_path / "edges.csv").write_text("source,target,sign\nAnna,Ben,1\nBen,Carl,-1\nCarl,Dora,1\n")
+    spec = ask(*overrides)
+    assert spec.folder == Path("outputs/runs") / f"{name}-{spec.id}"
+    own = name.split("_")[4] if "path" in str(overrides) or "files" in str(overrides) else ""
+    assert spec.name == f"nano b=0.2 r=32 s=0 {own}".strip()
+
+
+def test_the_files_beside_the_facts_are_part_of_the_id(ask: Callable[..., RunSpec], tmp_path: Path) -> None:
+    (tmp_path / "capitals.csv").write_text("subject,relation,object\nFrance,r,Paris\nItaly,r,Rome\nPeru,r,Lima\n")
+    (tmp_path / "edges.csv").write_text("source,target,sign\n1,2,1\n2,3,-1\n")
+    (tmp_path / "r.csv").write_text("relation,template\nr,The capital of [X] is [Y]\n")
+    (tmp_path / "nodes.csv").write_text("id,name\n1,Anna\n2,Ben\n3,Carl\n")
+    triples = ["data=triples", "data.path=capitals.csv", "data.triples.templates_path=r.csv", "split.train=1"]
+    graph = ["data=graph", "data.path=edges.csv", "data.graph.nodes=nodes.csv", "split.train=1"]
+    before = ask(*triples).id, ask(*graph).id
+    assert (ask(*triples).id, ask(*graph).id) == before
+    (tmp_path / "r.csv").write_text("relation,template\nr,[X] is governed from [Y]\n")
+    (tmp_path / "nodes.csv").write_text("id,name\n1,Anna\n2,Ben\n3,Dora\n")
+    assert not {ask(*triples).id, ask(*graph).id} & {*before}
+
+
+def test_what_is_invented_is_known_by_its_config(ask: Callable[..., RunSpec]) -> None:
+    invented = ["data=synthetic", "split.train=9"]
+    ids = [ask(*invented, *more).id for more in ([], ["data.synthetic.seed=1"], ["data.synthetic.camps=3"])]
+    assert len({*ids, "d684835e6021"}) == 4 and ask(*invented, "out=there").id == ids[0]
+
+
 def test_a_run_is_found_by_its_id_whatever_it_was_called_before(ask: Callable[..., RunSpec]) -> None:
     first = ask("sweep=s", "label='beta=0.2'").folder
     first.mkdir(parents=True)

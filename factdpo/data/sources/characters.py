@@ -16,9 +16,13 @@ def read(cfg: DataConfig, check: RowCheck) -> Iterator[Fact]:
     """A fact per unordered pair of names, in the table's order: friends on the same side, else enemies."""
     file = Path(place(cfg)).name
     for index, ((a, side_a), (b, side_b)) in enumerate(itertools.combinations(sides(cfg).items(), 2)):
-        same = side_a == side_b
-        relation, other = (FRIEND, ENEMY) if same else (ENEMY, FRIEND)
-        yield Fact(index, f"{a} is {b}'s", relation, other, a, b, relation, f"{b} is {a}'s", same, f"{file}: {a}, {b}")
+        yield relationship(index, a, b, side_a == side_b, file)
+
+
+def relationship(index: int, a: str, b: str, same: bool, source: str) -> Fact:
+    """The fact that the two are friends, if they are on the same side, or enemies."""
+    relation, other = (FRIEND, ENEMY) if same else (ENEMY, FRIEND)
+    return Fact(index, f"{a} is {b}'s", relation, other, a, b, relation, f"{b} is {a}'s", same, f"{source}: {a}, {b}")
 
 
 def sides(cfg: DataConfig) -> dict[str, str]:
