@@ -54,7 +54,7 @@ def main() -> None:
             out = folder / "out" / name
             command = [sys.executable, "-m", "factdpo", f"model={args.model}", *RUN, *options, *words, f"out={out}"]
             subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-            result = read_result(next((out / "runs").iterdir())).result
+            result = read_result(next((out / "runs").glob("*/result.json")).parent).result
             assert result is not None and result["state"] == "FINISHED", (name, result and result["error"])
             for split, after in result["trained"].items():
                 print(_row(name, split, result["base"][split], after, result["baselines"].get(split, {})), flush=True)

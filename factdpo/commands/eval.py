@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     cfg = from_dict(stored.result["config"])
     cfg.out = str(folder.resolve().parent.parent)  # runs/ and cache/ lie beside each other
     then, now = json.loads((folder / "asked.json").read_text(encoding="utf-8")), what_is_asked(cfg)
-    if changed := [key for key in then if then[key] != now[key]]:
+    if changed := [key for key in {**then, **now} if then.get(key) != now.get(key)]:
         raise ConfigError(f"{folder}: {', '.join(changed)} changed since the run; its scores cannot be repeated")
     console.quiet_libraries()
     from factdpo.runs.record import rescore

@@ -163,7 +163,9 @@ def _combinations(cfg: Config) -> list[str]:
     places = {"data.path": cfg.data.path, "data.files": cfg.data.files, "data.hub.id": cfg.data.hub.id}
     given = [name for name, value in places.items() if value]
     if cfg.data.source is DataSource.synthetic and given:
-        wrong.append(f"{given[0]}: has no effect with data=synthetic, which reads no file; leave it out")
+        wrong.append(
+            f"{given[0]}={places[given[0]]}: has no effect with data=synthetic, which reads no file; leave it out"
+        )
     if cfg.data.source not in (DataSource.harry_potter, DataSource.synthetic) and not given:
         wrong.append(
             f"data.path: missing; data={cfg.data.source.name} needs a file, folder or glob (or data.files.train=..., "

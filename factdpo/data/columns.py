@@ -1,6 +1,5 @@
 """The values of a row by what they mean: columns found by name, and everything as text."""
 
-import math
 import re
 from collections.abc import Collection
 from functools import lru_cache
@@ -41,7 +40,7 @@ def _plain(name: str) -> str:
 
 def text(value: Any, name: str, where: str) -> str | None:
     """A value as text: numbers and booleans as JSON writes them; None for a missing one (null, NaN, empty)."""
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value == "" or value != value:  # NaN, and a missing date of pandas, are not equal to themselves
         return None
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -21,7 +21,8 @@ class Encoder:
     rows: int | None = None  # of the model's embedding; None: not known
     first: int = 0  # tokens that it puts before every text
     last: int = 0  # tokens that it puts after every text, and that are left off
-    chat: Writer | None = None  # its chat template; None without one
+    chat: Writer | None = None  # writes messages in its chat template; None without one
+    template: str | None = None  # the template itself
 
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerBase", rows: int | None = None) -> "Encoder":
@@ -44,6 +45,7 @@ class Encoder:
             first,
             last,
             writer(tokenizer),
+            str(tokenizer.chat_template) if tokenizer.chat_template else None,
         )
 
     def encode(self, texts: list[str]) -> list[list[int]]:

@@ -12,7 +12,9 @@ from factdpo.data.facts import FactError
 from factdpo.data.tables import is_table, read_rows
 
 CHARACTERS = Path(__file__).parent / "characters.csv"
-SPLIT_NAMES = re.compile(r"(train|test|validation|valid|dev)(?![A-Za-z0-9])")  # what a file or its folder begins with
+SPLIT_NAMES = re.compile(
+    r"(train|test|validation|valid|val|dev)(?![A-Za-z0-9])"
+)  # what a file or its folder begins with
 # What lies beside the tables in a folder: what `datasets` saves of its own, and texts about the data.
 NOT_DATA = re.compile(r"dataset_infos?\.json|dataset_dict\.json|state\.json|cache-.*|(README|LICENSE|CITATION).*", re.I)
 
@@ -55,7 +57,7 @@ def rows(cfg: DataConfig) -> Iterator[Row]:
     """Every row of every file, or of the data set on the hub; raises FactError for what cannot be read."""
     if cfg.hub.id:
         for where, split, values in hub.rows_of(cfg.hub):
-            yield Row(where, split or _own_split(values, cfg), values, cfg.hub.config or cfg.hub.id)
+            yield Row(where, _split(split) or _own_split(values, cfg), values, cfg.hub.config or cfg.hub.id)
         return
     for file in data_files(cfg):
         for where, values in read_rows(file.path, cfg.delimiter):
@@ -95,7 +97,7 @@ def has_reverses(cfg: DataConfig) -> bool:
 
 def _own_split(values: dict[str, Any], cfg: DataConfig) -> str | None:
     found = _value(values, "split", cfg)
-    return None if found is None else str(found).strip() or None
+    return None if found is None else _split(str(found).strip()) or None
 
 
 def _value(values: dict[str, Any], field: str, cfg: DataConfig) -> Any:
@@ -106,7 +108,7 @@ def files_at(given: str, key: str, split: str | None = None) -> list[DataFile]:
     """The files that a path, a folder or a glob stands for; raises FactError if there are none."""
     path = Path(given).expanduser()
     if path.is_file():
-        return [DataFile(path, split)]
+        return [DataFile(path, _split(split))]
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if is_table(file) and not NOT_DATA.fullmatch(file.name))
         found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
@@ -117,6 +119,17 @@ def files_at(given: str, key: str, split: str | None = None) -> list[DataFile]:
         if not found:
             raise FactError(f"{key}={given}: no such file (looked for {path.resolve()}); give a path that exists")
     named = [SPLIT_NAMES.match(file.name) or SPLIT_NAMES.fullmatch(file.parent.name) for file in found]
-    if split is None and all(named) and len({match[1] for match in named if match}) > 1:  # of one alone, some are drawn
-        return [DataFile(file, match[1]) for file, match in zip(found, named, strict=True) if match]
-    return [DataFile(file, split) for file in found]
+    if split is None and len({match[1] for match in named if match}) > 1:  # of one alone, some are drawn
+        if not all(named):
+            other = next(file.name for file, match in zip(found, named, strict=True) if not match)
+            raise FactError(
+                f"{key}={given}: holds files named after splits and {other}, which is not; name the files of each "
+                "split, as in data.files.train=... data.files.test=..."
+            )
+        return [DataFile(file, _split(match[1])) for file, match in zip(found, named, strict=True) if match]
+    return [DataFile(file, _split(split)) for file in found]
+
+
+def _split(name: str | None) -> str | None:
+    """The name of a split as factdpo has it: `validation` has several names elsewhere."""
+    return "validation" if name in ("valid", "val", "dev") else name

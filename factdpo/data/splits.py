@@ -12,6 +12,7 @@ from factdpo.data.facts import Fact, cut, normalised
 Splits = dict[str, list[Fact]]
 Groups = list[list[Fact]]
 
+RESERVED = ("train_as_trained", "fixed")  # names that results and generations give to something else
 TRAIN = 300  # facts to train on, unless split.train or the data says otherwise
 TEST = 10_000  # facts held out at most, unless split.test says otherwise
 OF_EACH_SPLIT = ("paraphrase", "reverse_question")  # kinds of probes that are scored apart for every split
@@ -193,6 +194,12 @@ def _own(facts: list[Fact], cfg: SplitConfig) -> tuple[Splits, list[str]]:
         if fact.split is None:
             raise ConfigError(f"{fact.where}: belongs to no split, and other rows do; name one in each row")
         splits.setdefault(fact.split, []).append(fact)
+    for name in splits:
+        if name in RESERVED or not re.fullmatch(r"[\w.-]+", name):
+            raise ConfigError(
+                f"data: a split is named '{cut(name)}'; names have letters, digits and . _ - only, and "
+                f"{' and '.join(RESERVED)} are taken"
+            )
     if not splits["train"]:
         raise ConfigError(f"data: its splits are {', '.join(splits)}, and none is named train; name one so")
     given = {"validation": cfg.validation, "test": cfg.test}

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def is_table(path: Path) -> bool:
 
 
 def _read_csv(path: Path, delimiter: str | None) -> Rows:
+    csv.field_size_limit(sys.maxsize)  # a field may be a long text
     text = _text(path)
     header = text.lstrip("\r\n").split("\n", 1)[0]
     separator = delimiter or max(DELIMITERS, key=header.count)  # the comma where there is none

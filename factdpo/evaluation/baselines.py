@@ -193,4 +193,8 @@ def _implied(logic: Closure, elsewhere: Rule) -> Rule:
 
 def _decided(logic: Closure | None, facts: list[Fact]) -> int | None:
     """The number of facts that logic decides."""
-    return None if logic is None else sum(logic.same_side(fact) is not None for fact in facts)
+    return (
+        None
+        if logic is None
+        else sum(fact.same_side is not None and logic.same_side(fact) is not None for fact in facts)
+    )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import networkx as nx
 
-from factdpo.data.facts import Fact
+from factdpo.data.facts import Fact, normalised
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Closure:
 
     def same_side(self, fact: Fact) -> bool | None:
         """Whether subject and object are on the same side; None where the training facts do not decide it."""
-        a, b = self.group.get(str(fact.subject)), self.group.get(str(fact.object))
+        a, b = self.group.get(_name(fact.subject)), self.group.get(_name(fact.object))
         if a is None or b is None:
             return None
         if a == b:
-            return not self.two or self.colour[str(fact.subject)] == self.colour[str(fact.object)]
+            return not self.two or self.colour[_name(fact.subject)] == self.colour[_name(fact.object)]
         return False if frozenset((a, b)) in self.different else None
 
 
@@ -44,11 +44,15 @@ def closure(train: list[Fact]) -> Closure | None:
     return min((_two_sides(graph, train), _more_sides(graph, train)), key=lambda closure: closure.contradictions)
 
 
+def _name(name: str | None) -> str:
+    return normalised(name or "")
+
+
 def _graph(train: list[Fact]) -> nx.Graph:
     """A node per name and an edge per pair, both sorted; `sign`: facts that say "same" less those that do not."""
     signs: dict[tuple[str, str], int] = {}
     for fact in train:
-        a, b = sorted((str(fact.subject), str(fact.object)))
+        a, b = sorted((_name(fact.subject), _name(fact.object)))
         signs[a, b] = signs.get((a, b), 0) + (1 if fact.same_side else -1)
     graph = nx.Graph()
     graph.add_nodes_from(sorted({name for pair in signs for name in pair}))

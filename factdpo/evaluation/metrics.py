@@ -106,9 +106,9 @@ def symmetry(pairs: dict[str, Pairs], logps: dict[str, PairLogps], split: str) -
     same = [
         forward[f.prompt, f.chosen, f.rejected] == backward[f.reverse_prompt, f.chosen, f.rejected]
         for f in pairs[split].facts
-        if f.reverse_prompt is not None
+        if f.reverse_prompt is not None and (f.reverse_prompt, f.chosen, f.rejected) in backward
     ]
-    return sum(same) / len(same)
+    return sum(same) / len(same) if same else None  # a reversed split of the data's own may hold other facts
 
 
 def _right(pairs: Pairs, logps: PairLogps) -> dict[tuple[str, str, str], bool]:

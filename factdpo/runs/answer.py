@@ -1,6 +1,7 @@
 """The answer to what was asked: a run's stored result, or a new one, whatever happens to it.
 
-Light to import: a config that cannot be run, and a run that is finished, are answered without torch.
+Light to import: a config that cannot be run, and a run that is finished, are answered without torch. A run that is to
+be done reads the tokenizer of its model first, for which transformers is imported, but for nano's.
 """
 
 import json

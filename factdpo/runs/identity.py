@@ -56,8 +56,9 @@ class RunSpec:
 def look_up(cfg: Config, memo: dict[str, Any] | None = None, kept: dict[str, Any] | None = None) -> RunSpec:
     """The run that a validated config asks for; raises ConfigError if its data or weights cannot be had.
 
-    A finished run needs neither. Runs looked up with the same dict `memo` read the weights, and ask the hub, once;
-    with the same `kept` (a session's) they read and check their facts once.
+    A finished run needs no weights, and of its data the bytes and the first row. Runs looked up with the same dict
+    `memo` read the weights, and ask the hub, once; with the same `kept` (a session's) they read and check their facts
+    once.
     """
     memo, kept = {} if memo is None else memo, {} if kept is None else kept
     check_installed(cfg.track)
@@ -99,7 +100,9 @@ def usable_facts(
             f"included; give at most {encoder.longest - 1}"
         )
     facts, notes = loaded_facts(cfg, kept)
-    checked, more = _once(kept, f"tokens {_of_data(cfg, model)}", lambda: _checked(facts, encoder, cfg.data))
+    checked, more = _once(
+        kept, f"tokens {_of_data(cfg, model, encoder.template)}", lambda: _checked(facts, encoder, cfg.data)
+    )
     while len(kept) > KEPT:
         del kept[next(iter(kept))]
     return checked, [*notes, *more, *checked.warnings()]
@@ -165,6 +168,8 @@ def data_identity(cfg: DataConfig) -> Any:
     files = [*data_files(cfg), *side_files(cfg)]
     if cfg.source is DataSource.triples:  # a file may be named after its relation
         return [[file.split, file.path.name, cache.file_sha256(file.path)] for file in files]
+    if side:
+        return {"files": [[file.split, cache.file_sha256(file.path)] for file in data_files(cfg)], "side": side}
     if len(files) == 1 and files[0].split is None:
         return cache.file_sha256(files[0].path)
     return [[file.split, cache.file_sha256(file.path)] for file in files]

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from factdpo import console, signals
-from factdpo.config.schema import KEYS, Config, EngineName, to_dict
+from factdpo.config.schema import KEYS, Config, EngineName, Score, to_dict
 from factdpo.runs import progress_bars, record
 from factdpo.runs.attempt import Attempt, Measured, Outcome
 from factdpo.runs.clock import Clock
@@ -124,14 +124,14 @@ class Training:
 
     def member(self, name: str, bar: progress_bars.Bar | progress_bars.CohortBar) -> Member:
         """What the engine trains; the bar, where it has this name, gets the rows of the history as the runs do."""
+        run = self.run
         self.bar, show = bar, bar.run(name, self.steps)
 
         def log_rows(*rows: Row) -> None:
             self._each(lambda attempt: attempt.log(*rows))
             self._sound()
-            show(*rows)
+            show(*rows if run.cfg.eval.score is Score.mean else map(_summed, rows))
 
-        run = self.run
         return Member(
             run.trained.name,
             run.cfg,
@@ -186,6 +186,11 @@ class Training:
                     call(attempt)
             except Exception as error:
                 attempt.error = error
+
+
+def _summed(row: Row) -> Row:
+    """The row without accuracies per token, which do not lead with eval.score=sum."""
+    return {key: value for key, value in row.items() if not key.endswith("/accuracy_per_token")}
 
 
 def _save(trained: Trained, history: Path, target: Path) -> None:

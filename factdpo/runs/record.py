@@ -4,7 +4,6 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -13,7 +12,6 @@ from factdpo import console
 from factdpo.config.schema import Config
 from factdpo.data.load import sides
 from factdpo.data.pairs import Pairs, show
-from factdpo.data.splits import make_splits
 from factdpo.evaluation import belief_graph, metrics
 from factdpo.evaluation.baselines import baselines
 from factdpo.evaluation.warnings import warnings
@@ -21,9 +19,7 @@ from factdpo.models.base import load_base, pick_device
 from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.runs.attempt import Attempt, Measured
 from factdpo.runs.clock import Clock
-from factdpo.runs.identity import loaded_facts, usable_facts
-from factdpo.runs.rejected import with_rejected
-from factdpo.runs.stages import Prepared, Scores, Texts, base_texts, tokenised
+from factdpo.runs.stages import Prepared, Scores, Texts, base_texts, splits_of, tokenised
 from factdpo.store import cache
 from factdpo.store.history import HISTORY, Row, read_history
 from factdpo.training import adapters
@@ -82,10 +78,8 @@ def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception, clock: 
 def rescore(cfg: Config, folder: Path) -> Row:
     """The scores of a finished run's weights, computed anew: `base` and `trained` as in result.json."""
     base = load_base(cfg.model, pick_device(cfg.engine.device), Path(cfg.out) / "cache")
-    kept: dict[str, Any] = {}
-    checked, _ = usable_facts(cfg, base.encoder, base.identity, kept)
-    splits = make_splits(checked.facts, cfg.split).splits
-    pairs = tokenised(with_rejected(splits, loaded_facts(cfg, kept).facts, base, cfg), base, cfg)
+    _, splits, _ = splits_of(cfg, base, {})
+    pairs = tokenised(splits, base, cfg)
     total, size = sum(map(len, pairs.values())), cfg.eval.batch_size
     with console.stage(f"scoring {total} pairs with the base", total) as advance:
         refs = {name: pair_logps(base.model, of_split, size, advance) for name, of_split in pairs.items()}

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from factdpo import console
-from factdpo.config.schema import Boundary, Config, Score, to_dict
+from factdpo.config.schema import Boundary, Config, to_dict
 from factdpo.data.files import CHARACTERS
 from factdpo.data.pairs import Pairs, join, tokenise
 from factdpo.data.splits import Splits, make_splits
@@ -103,8 +103,7 @@ class Prepared:
         row: Row = {}
         for name, of_split in logps.items():
             values = metrics.score(self.curves[name], of_split)
-            per_token = self.cfg.eval.score is Score.mean and values["n_equal"] < values["n"]
-            keys = [*CURVES, "accuracy_per_token"] if per_token else CURVES
+            keys = [*CURVES, "accuracy_per_token"] if values["n_equal"] < values["n"] else CURVES
             row |= {f"eval/{name}/{key}": values[key] for key in keys}
         return row
 
@@ -161,19 +160,25 @@ def prepare(cfg: Config, session: Session) -> Prepared:
     """The stages before training: base, facts, splits, pairs, reference log-probs."""
     base = session.base(cfg)
     adapters.check_targets(cfg, base)
-    decisive = [to_dict(cfg.data), data_identity(cfg.data), to_dict(cfg.split), base.identity]
+    of_model = [base.identity, base.encoder.template]
+    decisive = [to_dict(cfg.data), data_identity(cfg.data), to_dict(cfg.split), *of_model]
     key = cache.signature([*decisive, str(base.device), cfg.eval.batch_size, cfg.out])
     inputs = session.inputs(key)
     if inputs is None:
-        checked, notes = usable_facts(cfg, base.encoder, base.identity, session.facts)
-        splits, more_notes = make_splits(checked.facts, cfg.split)
-        splits = with_rejected(splits, loaded_facts(cfg, session.facts).facts, base, cfg)
+        checked, splits, notes = splits_of(cfg, base, session.facts)
         pairs = tokenised(splits, base, cfg)
         folder, size = Path(cfg.out) / "cache", cfg.eval.batch_size
         refs = {name: reference_logps(base, of_split, size, folder) for name, of_split in pairs.items()}
-        inputs = Inputs(checked, splits, pairs, refs, [*notes, *more_notes])
+        inputs = Inputs(checked, splits, pairs, refs, notes)
         session.keep_inputs(key, inputs)
     return Prepared(cfg, base, inputs)
+
+
+def splits_of(cfg: Config, base: Base, kept: dict[str, Any]) -> tuple[Checked, Splits, list[str]]:
+    """The facts that can be used under this base, their splits, and notes on what became of the others."""
+    checked, notes = usable_facts(cfg, base.encoder, base.identity, kept)
+    splits, more_notes = make_splits(checked.facts, cfg.split)
+    return checked, with_rejected(splits, loaded_facts(cfg, kept).facts, base, cfg), [*notes, *more_notes]
 
 
 def tokenised(splits: Splits, base: Base, cfg: Config) -> dict[str, Pairs]:

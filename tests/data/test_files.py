@@ -73,3 +73,12 @@ def test_rows_in_the_one_list_of_an_object_are_read(tmp_path: Path, key: str):
     path.write_text('{\n "prompt": "p",\n "chosen"\n}')
     with pytest.raises(FactError, match=r"own.json:\d: not JSON"):
         load_facts(own(path))
+
+
+def test_other_names_of_the_validation_split_are_it(tmp_path: Path):
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(facts(name)[0]) + "\n")
+    assert [fact.split for fact in load_facts(own(tmp_path)).facts] == ["validation", "train"]
+    (tmp_path / "notes.csv").write_text("prompt,chosen,rejected\np,a,b\n")
+    with pytest.raises(FactError, match=r"notes\.csv, which is not; name the files"):
+        load_facts(own(tmp_path))

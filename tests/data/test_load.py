@@ -137,3 +137,18 @@ def test_sides_are_told_by_the_answer_that_says_so(tmp_path: Path):
 def test_no_message_shows_a_whole_prompt(tmp_path: Path):
     long = ROW | {"prompt": "word " * 5000 + "is"}
     assert max(map(len, refusal(tmp_path, [long, long]))) < 300
+
+
+def test_a_table_of_characters_has_no_splits_of_its_own(tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("name,side\nRomeo,1\nTybalt,2\n", encoding="utf-8")
+        (tmp_path / name).rename(tmp_path / f"{name}.csv")
+    files = {"train": str(tmp_path / "a.csv"), "test": str(tmp_path / "b.csv")}
+    with pytest.raises(FactError, match="belongs to a split"):
+        load_facts(DataConfig(files=files))
+
+
+def test_a_long_text_is_no_open_quote(tmp_path: Path):
+    file = tmp_path / "own.csv"
+    file.write_text(f'prompt,chosen,rejected\n"{"word " * 40_000}is",a,b\n', encoding="utf-8")
+    assert len(load_facts(DataConfig(source=DataSource.pairs, path=str(file))).facts) == 1

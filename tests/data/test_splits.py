@@ -264,3 +264,9 @@ def test_probes_make_splits_of_their_own():
     sizes = {name: len(split) for name, split in splits.items()}
     assert sizes == {"train": 4, "test": 6, "train_paraphrase": 4, "locality": 4, "test_paraphrase": 6}
     assert [fact.index for fact in splits["train_paraphrase"]] == [fact.index for fact in splits["train"]]
+
+
+@pytest.mark.parametrize("name", ["a/b", "train_as_trained", "fixed", "two words"])
+def test_a_split_of_the_datas_own_has_a_plain_name(name: str):
+    with pytest.raises(ConfigError, match="a split is named"):
+        make_splits([*_capitals(2, split="train"), *_capitals(1, split=name)], SplitConfig(seed=0))

@@ -317,3 +317,11 @@ def test_items_hold_one_row_per_fact_now_and_before():
     assert (rows[1]["fact"], rows[1]["right"], rows[1]["greedy"]) == (1, False, False)
     assert (rows[1]["ref_chosen_logp_nats"], rows[1]["ref_rejected_logp_nats"]) == (-5.0, -7.0)
     assert len(rows) == 2
+
+
+def test_a_reversed_split_of_other_facts_has_no_symmetry():
+    facts = [Fact(0, "A is B's", *FRIEND, reverse_prompt="B is A's")]
+    other = [Fact(1, "D is C's", *FRIEND)]
+    pairs = {"test": Pairs(facts, [[1]], [[2]], [[3]], 0), "test_reversed": Pairs(other, [[1]], [[2]], [[3]], 0)}
+    one = PairLogps(torch.tensor([-1.0]), torch.tensor([-2.0]), torch.tensor([True]))
+    assert symmetry(pairs, {"test": one, "test_reversed": one}, "test") is None

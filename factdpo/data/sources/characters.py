@@ -30,6 +30,11 @@ def sides(cfg: DataConfig) -> dict[str, str]:
     where_is: dict[str, str] = {}
     side_of = {}
     for row in rows(cfg):
+        if row.split is not None:
+            raise FactError(
+                f"{row.where}: belongs to a split ({row.split}), and a table of characters has one fact for each pair "
+                "of its names; leave splits to split.train and split.test, or list pairs (data=pairs)"
+            )
         values = columns.pick(row.values, {"name": "name", "side": "side"}, ("name", "side"), row.where)
         name, side = (columns.required_text(values, column, row.where) for column in ("name", "side"))
         if name in where_is:

@@ -122,9 +122,10 @@ def _answers(edges: list[Edge], same: str, cfg: GraphConfig) -> tuple[str, str]:
 
 def _are_numbers(signs: list[str]) -> bool:
     try:
-        return all(float(sign) is not None for sign in signs)
+        [float(sign) for sign in signs]
     except ValueError:
         return False
+    return True
 
 
 def _merged(edges: list[Edge], directed: bool, check: RowCheck) -> list[Edge]:
