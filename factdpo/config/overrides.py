@@ -170,7 +170,13 @@ def command(config: dict[str, Any], conf_folders: list[Path]) -> str:
     for group in dict.fromkeys(key.split(".")[0] for key in wanted):
         keys = [key for key in wanted if key.split(".")[0] == group]
         options = [("", {}), *_options(group, conf_folders, usual)]
-        option, values = min(options, key=lambda o: sum(wanted[key] != (usual | o[1]).get(key) for key in keys))
+        option, values = min(
+            options,  # of equals the one that is named after what it sets: data=pairs, and not data=hub
+            key=lambda o: (
+                sum(wanted[key] != (usual | o[1]).get(key) for key in keys),
+                bool(o[0]) and o[0] not in o[1].values(),
+            ),
+        )
         words += [f"{group}={option}"] if option else []
         words += [_word(key, wanted[key]) for key in keys if wanted[key] != (usual | values).get(key)]
     return shlex.join(["factdpo", *words])

@@ -124,12 +124,13 @@ def _draw(facts: list[Fact], cfg: SplitConfig) -> tuple[Splits, list[str]]:
     random.Random(f"facts {cfg.seed}").shuffle(order)
     notes: list[str] = []
     wanted = TRAIN if cfg.train is None else cfg.train
-    train, rest = _take(order, _count(wanted, len(facts)), f"split.train={wanted}", notes)
-    validation, rest = _take(rest, _count(cfg.validation, len(facts)), f"split.validation={cfg.validation}", notes)
+    train, rest = _take(order, _count("train", wanted, len(facts)), f"split.train={wanted}", notes)
+    count = _count("validation", cfg.validation, len(facts))
+    validation, rest = _take(rest, count, f"split.validation={cfg.validation}", notes)
     left = sum(map(len, rest))
     if cfg.test is None and left > TEST:
         notes.append(f"held out are {TEST} of {left} facts; split.test=1.0 takes all")
-    held_out = min(left, TEST) if cfg.test is None else _count(cfg.test, left)
+    held_out = min(left, TEST) if cfg.test is None else _count("test", cfg.test, left)
     test, _ = _take(rest, held_out, f"split.test={cfg.test}", notes)
     return {"train": train, "validation": validation, "test": test}, notes
 
@@ -179,9 +180,14 @@ def _take(order: Groups, count: int, asked: str, notes: list[str]) -> tuple[list
     return taken, rest
 
 
-def _count(wanted: int | float, available: int) -> int:
-    """A number of facts, or a share of them."""
-    return round(wanted * available) if isinstance(wanted, float) else wanted
+def _count(name: str, wanted: int | float, available: int) -> int:
+    """A number of facts, or a share of them; raises ConfigError for a share of less than half a fact."""
+    if not isinstance(wanted, float):
+        return wanted
+    count = round(wanted * available)
+    if wanted and available and not count:
+        raise ConfigError(f"split.{name}={wanted}: of {available} facts that is none; give a larger share, or a number")
+    return count
 
 
 # ------------------------------------------------------------------------------------------- splits of the data's own
@@ -211,7 +217,7 @@ def _own(facts: list[Fact], cfg: SplitConfig) -> tuple[Splits, list[str]]:
     order = groups(splits["train"])
     random.Random(f"facts {cfg.seed}").shuffle(order)
     size = len(splits["train"])
-    wanted = size if cfg.train is None else _count(cfg.train, size)
+    wanted = size if cfg.train is None else _count("train", cfg.train, size)
     splits["train"], _ = _take(order, wanted, f"split.train={cfg.train}", notes)
     return splits, notes + list(_overlaps(splits))
 

@@ -30,12 +30,12 @@ def _two_accuracies(trained: dict[str, Scores]) -> list[str]:
     accuracy = trained["train"]["accuracy"]
     if reward - accuracy > ACCURACY_GAP:
         return [
-            f"reward accuracy on the training pairs is {reward:.2f}, accuracy on train only {accuracy:.2f}: what was "
+            f"reward accuracy on the training pairs is {reward:.2f}, accuracy on train (summed) only {accuracy:.2f}: what was "
             "trained moved the right way, and the model still does not rank the facts above the fictions"
         ]
     if accuracy - reward > ACCURACY_GAP:
         return [
-            f"reward accuracy on the training pairs is only {reward:.2f}, accuracy on train {accuracy:.2f}: the base "
+            f"reward accuracy on the training pairs is only {reward:.2f}, accuracy on train (summed) {accuracy:.2f}: the base "
             "ranked them so before, and training moved many of them the wrong way"
         ]
     return []

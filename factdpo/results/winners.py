@@ -41,7 +41,9 @@ def lines(results: Results, metrics: list[str], conf_folders: list[Path]) -> lis
         praises.setdefault(places[0], []).append(f"{metric} {_cell(rows[places[0]])}{others}")
         if metric == validation:
             scores = (means(results, results.settings, [test]).to_dict("records")[places[0]] for test in tests)
-            notes[places[0]] = [f"chosen on the validation facts; {score['metric']} {_cell(score)}" for score in scores]
+            notes[places[0]] = [
+                f"chosen on the validation facts; {score['metric']} {_cell(score)}" for score in scores if score["n"]
+            ]
         elif is_test(metric) and len(values) > 1:
             flattered.append(metric)
     text = []

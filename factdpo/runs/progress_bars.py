@@ -5,6 +5,7 @@ from collections.abc import Callable
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from factdpo.console import console, plural
+from factdpo.results.best import RANKED_BY
 from factdpo.store.history import Row
 
 
@@ -103,10 +104,10 @@ class CohortBar:
         self.progress.update(self.task, completed=sum(self.steps.values()), numbers=self._best())
 
     def _best(self) -> str:
-        """The run with the highest accuracy on held-out facts, or on what there is."""
+        """The run with the highest accuracy on the facts to choose by: validation, else held-out, else training ones."""
         if not self.scores:
             return ""
-        split = "test" if all("test" in scores for scores in self.scores.values()) else "train"
+        split = next(name for name in RANKED_BY if name == "train" or all(name in s for s in self.scores.values()))
         key = max(self.scores, key=lambda key: self.scores[key].get(split, 0.0))
         which = key.split(" ", 1)[1]
         return f"best {split} {self.scores[key].get(split, 0.0):.2f}" + f" ({which})" * bool(which)

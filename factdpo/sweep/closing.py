@@ -61,7 +61,9 @@ def lines(results: Results, asked: Sequence[Metric], conf_folders: list[Path]) -
 
 
 def _usual(results: Results) -> list[Metric]:
-    return USUAL_METRICS if USUAL_METRICS[0].name in results.metrics else [TRAINED_ON, *USUAL_METRICS[1:]]
+    """`USUAL_METRICS` with the accuracy that eval.score asks for."""
+    usual = USUAL_METRICS if USUAL_METRICS[0].name in results.metrics else [TRAINED_ON, *USUAL_METRICS[1:]]
+    return [metric._replace(name=re.sub("^accuracy/", f"{results.accuracy}/", metric.name)) for metric in usual]
 
 
 def _ranked(results: Results, metric: Metric) -> Ranked:

@@ -120,7 +120,7 @@ class Sweep:
         asked = metrics_asked(read(self.folder))
         if len(results.finished):
             names = [metric.name for metric in asked if metric.name in results.metrics]
-            columns = list(dict.fromkeys([*names, *results.metrics_of("accuracy")]))
+            columns = list(dict.fromkeys([*names, *results.default_metrics]))
             view = views.groups(results, results.settings or ["model.name"], columns)
         else:
             view = views.runs(results, [])

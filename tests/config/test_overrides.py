@@ -45,6 +45,8 @@ COMMANDS = [
     "factdpo engine=trl",  # what auto would not have taken
     "factdpo dpo.epochs=null dpo.max_steps=20 'eval.every=\"5\"'",
     'factdpo data=pairs \'data.path="my \\"odd\\" facts, é=x.csv"\' data.columns.prompt=question data.eos=true',
+    "factdpo data=pairs data.path=my.csv",
+    "factdpo data=pairs data.hub.id=owner/name",  # data=hub sets the same
     "factdpo split.seed=0 seed=4",
 ]
 

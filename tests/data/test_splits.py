@@ -218,6 +218,13 @@ def test_sizes_may_be_shares():
     assert {name: len(split) for name, split in splits.items()} == {"train": 30, "validation": 6, "test": 24}
 
 
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_a_share_of_no_fact_is_refused(name: str):
+    sizes = {"train": 0.5, name: 0.01}
+    with pytest.raises(ConfigError, match=rf"split\.{name}=0\.01: of (10|5) facts that is none"):
+        make_splits(_capitals(10), SplitConfig(**sizes, seed=0))
+
+
 def test_a_validation_split_leaves_the_training_facts_as_they_are():
     facts = load_facts(DataConfig()).facts
     with_it, without = (make_splits(facts, SplitConfig(validation=n, seed=1)).splits for n in (50, 0))

@@ -31,3 +31,10 @@ def test_runs_that_go_on_are_told_of_as_they_stand_and_no_line_has_one_of_them_a
         "  20/30  test 0.50-0.70  best test 0.70 (seed=1)",
         "  30/30  test 1.00-1.00  best test 1.00 (seed=0)",
     ]
+
+
+def test_where_facts_are_set_aside_to_choose_by_these_name_the_best() -> None:
+    with console.capture() as said, CohortBar(2, enabled=False) as bar:
+        for name, validation, test in (("seed=0", 0.5, 0.9), ("seed=1", 0.6, 0.8)):
+            bar.run(name, 10)(scored(10, test) | {"eval/validation/accuracy": validation})
+    assert said.get().splitlines()[0].endswith("best validation 0.60 (seed=1)")

@@ -114,6 +114,17 @@ def test_without_a_question_the_numbers_that_disagree_with_the_held_out_facts_ar
     assert len(told(sweep)) == 3
 
 
+def test_without_a_question_the_accuracy_is_that_of_eval_score(sweep: Path) -> None:
+    for path in sweep.glob("run-*/result.json"):
+        result = json.loads(path.read_text())
+        result["config"]["eval"] = {"score": "mean"}
+        accuracy = 1 - result["trained"]["test"]["accuracy"]
+        result["trained"]["test"] |= {"accuracy_per_token": accuracy, "n_equal": 0}
+        path.write_text(json.dumps(result))
+    first = told(sweep)[0]
+    assert first.startswith("best accuracy_per_token/test 0.333") and first.endswith("dpo.beta=0.1")
+
+
 def test_one_setting_has_no_best(tmp_path: Path) -> None:
     for seed in range(2):
         store(tmp_path, f"a{seed}", seed=seed)
