@@ -29,7 +29,7 @@ _WITH_VALUE = {
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
     "--experimental-rerun",
 }  # fmt: skip
-_OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w./-]*)=(.*)", re.DOTALL)
+_OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][^=]*)=(.*)", re.DOTALL)
 # A value between the commas of a sweep; those in quotes and brackets are its own.
 _QUOTED = r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
 _PART = re.compile(rf"""(?:{_QUOTED}|\[(?:{_QUOTED}|[^\]"'])*\]|\{{[^}}]*\}}|\([^)]*\)|[^,])+""")
@@ -49,7 +49,7 @@ def for_hydra(arguments: list[str]) -> tuple[list[str], list[str]]:
     is_sweep = given.get("sweeps", "null") != "null"
     many = is_sweep or bool({"-m", "--multirun"} & {*options}) or given.get("hydra.mode") == "MULTIRUN"
     overrides = [
-        f"{m[1] or ('++' if _in_dict(m[2]) else '')}{_override(m[2], m[3], many)}" if m else override
+        f"{m[1] or ('++' if _in_dict(m[2]) or _is_dict(m[2]) else '')}{_override(m[2], m[3], many)}" if m else override
         for override, m in matches
     ]
     notes = []
@@ -78,13 +78,32 @@ def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
     return options, overrides
 
 
-def _in_dict(key: str) -> Any:
-    """The type of a value in a dict of the schema, as of data.files.test; None for any other key.
+def _dict_and_name(key: str) -> tuple[str, str] | None:
+    """A dict of the schema and the name in it: `data.files` and `test` of data.files.test; None for any other key.
 
     Such a key is added with `++`, since Hydra knows no key of a dict before it is set.
     """
-    kind = _kinds().get(key.rpartition(".")[0])
-    return typing.get_args(kind)[1] if typing.get_origin(kind) is dict else None
+    dicts = [name for name, kind in _kinds().items() if typing.get_origin(kind) is dict]
+    return next(((name, key.removeprefix(f"{name}.")) for name in dicts if key.startswith(f"{name}.")), None)
+
+
+def _in_dict(key: str) -> Any:
+    """The type of a value in a dict of the schema, as of data.files.test; None for any other key."""
+    found = _dict_and_name(key)
+    return typing.get_args(_kinds()[found[0]])[1] if found else None
+
+
+def _written(key: str, values: list[str]) -> str:
+    """`key=value,value`; in braces where the name in a dict is none of Hydra's, as `place of work` or `v1.0`."""
+    found = _dict_and_name(key)
+    if found is None or re.fullmatch(r"[\w-]+", found[1]):
+        return f"{key}={','.join(values)}"
+    name = re.sub(r"([\\()\[\]{}:=,])", r"\\\1", found[1])
+    return f"{found[0]}={','.join(f'{{{name}:{value}}}' for value in values)}"
+
+
+def _is_dict(key: str) -> bool:
+    return typing.get_origin(_kinds().get(key)) is dict
 
 
 def _override(key: str, value: str, many: bool) -> str:
@@ -95,6 +114,10 @@ def _override(key: str, value: str, many: bool) -> str:
     kind = _kinds().get(key) or _in_dict(key)
     if kind is None or (_is_list(kind) and not many and len(_PART.findall(value)) > 1):
         return f"{key}={value}"
+    if key == "data.separator" and value != value.strip() and value.strip()[:1] not in ("'", '"'):
+        return f"{key}={_PART.sub(lambda part: typed(part[0]), value) if many else typed(value)}"  # the ends matter
+    if _in_dict(key):
+        return _written(key, [_in_grammar(key, part.strip(), kind) for part in _PART.findall(value)])
     return f"{key}={_PART.sub(lambda part: _in_grammar(key, part[0].strip(), kind), value)}"
 
 
@@ -184,7 +207,7 @@ def command(config: dict[str, Any], conf_folders: list[Path]) -> str:
 
 def _word(key: str, value: Any) -> str:
     share = isinstance(value, float) and int in typing.get_args(_kinds().get(key))  # 1.0 is a share, 1 a number
-    return f"{key}={value if share else typed(value)}"
+    return _written(key, [str(value) if share else typed(value)])
 
 
 @lru_cache(maxsize=256)

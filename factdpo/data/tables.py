@@ -145,7 +145,7 @@ def _read_excel(path: Path) -> Rows:
     import pandas as pd
 
     try:
-        frame = pd.read_excel(path, dtype=object)
+        frame = pd.read_excel(path, dtype=object, keep_default_na=False, na_values=[""])  # NA may be an answer
     except ImportError:
         raise FactError(f"{path}: reading Excel needs a package: pip install openpyxl; or save it as CSV") from None
     except Exception as error:  # openpyxl's and zipfile's own kinds

@@ -30,13 +30,13 @@ def _two_accuracies(trained: dict[str, Scores]) -> list[str]:
     accuracy = trained["train"]["accuracy"]
     if reward - accuracy > ACCURACY_GAP:
         return [
-            f"reward accuracy on the training pairs is {reward:.2f}, accuracy on train (summed) only {accuracy:.2f}: what was "
-            "trained moved the right way, and the model still does not rank the facts above the fictions"
+            f"reward accuracy on the training pairs is {reward:.2f}, accuracy on train (summed) only {accuracy:.2f}: "
+            "what was trained moved the right way, and the model still does not rank the facts above the fictions"
         ]
     if accuracy - reward > ACCURACY_GAP:
         return [
-            f"reward accuracy on the training pairs is only {reward:.2f}, accuracy on train (summed) {accuracy:.2f}: the base "
-            "ranked them so before, and training moved many of them the wrong way"
+            f"reward accuracy on the training pairs is only {reward:.2f}, accuracy on train (summed) {accuracy:.2f}: "
+            "the base ranked them so before, and training moved many of them the wrong way"
         ]
     return []
 

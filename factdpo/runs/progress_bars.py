@@ -104,7 +104,7 @@ class CohortBar:
         self.progress.update(self.task, completed=sum(self.steps.values()), numbers=self._best())
 
     def _best(self) -> str:
-        """The run with the highest accuracy on the facts to choose by: validation, else held-out, else training ones."""
+        """The run with the highest accuracy on the facts to choose by (RANKED_BY)."""
         if not self.scores:
             return ""
         split = next(name for name in RANKED_BY if name == "train" or all(name in s for s in self.scores.values()))

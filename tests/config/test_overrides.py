@@ -42,11 +42,11 @@ COMMANDS = [
     "factdpo split=both lora.rank=8 'lora.target_modules=[query_key_value,dense]'",
     "factdpo 'dpo.loss=[sigmoid,sft]' 'dpo.loss_weights=[1,0.5]'",
     "factdpo 'dpo.loss=[exo_pair]' dpo.label_smoothing=0.001",  # auto takes trl by itself
+    "factdpo data=pairs data.path=my.csv",
+    "factdpo data=pairs data.hub.id=owner/name",  # data=hub sets the same
     "factdpo engine=trl",  # what auto would not have taken
     "factdpo dpo.epochs=null dpo.max_steps=20 'eval.every=\"5\"'",
     'factdpo data=pairs \'data.path="my \\"odd\\" facts, é=x.csv"\' data.columns.prompt=question data.eos=true',
-    "factdpo data=pairs data.path=my.csv",
-    "factdpo data=pairs data.hub.id=owner/name",  # data=hub sets the same
     "factdpo split.seed=0 seed=4",
 ]
 
@@ -128,6 +128,19 @@ def test_a_config_of_another_version_is_refused_by_its_key(compose):
             ['data.triples.templates.P19=["[X] was, yes, in [Y]","[X] of [Y]"]', "-m"],
             ["-m", "--", '++data.triples.templates.P19=["[X] was, yes, in [Y]","[X] of [Y]"]'],
         ),
+        (["data.separator= "], ['data.separator=" "']),  # a shell has taken the quotes off
+        (["data.separator=: "], ['data.separator=": "']),
+        (["data.separator=\n"], ['data.separator="\n"']),
+        (["data.separator=\\n"], ["data.separator=\\n"]),
+        (
+            ['data.triples.templates.place of work=["[X] works in [Y]"]'],
+            ['++data.triples.templates={place of work:["[X] works in [Y]"]}'],
+        ),
+        (["data.files.v1.0=a.csv,b.csv", "-m"], ["-m", "--", "++data.files={v1.0:a.csv},{v1.0:b.csv}"]),
+        (["data.files={train: a.csv}"], ["++data.files={train: a.csv}"]),
+        (["data.separator=' '"], ["data.separator=' '"]),
+        (["data.separator= ,: ", "-m"], ["-m", "--", 'data.separator=" ",": "']),
+        (["data.separator= ,\\n", "-m"], ["-m", "--", 'data.separator=" ","\\n"']),
         (["sweeps=mine"], ["sweeps=mine", "hydra.mode=MULTIRUN"]),
         (["sweeps=mine", "loss=ipo,sft"], ["sweeps=mine", "dpo.loss=[ipo],[sft]", "hydra.mode=MULTIRUN"]),
         (["sweeps=null"], ["sweeps=null"]),

@@ -82,3 +82,10 @@ def test_other_names_of_the_validation_split_are_it(tmp_path: Path):
     (tmp_path / "notes.csv").write_text("prompt,chosen,rejected\np,a,b\n")
     with pytest.raises(FactError, match=r"notes\.csv, which is not; name the files"):
         load_facts(own(tmp_path))
+
+
+def test_words_that_pandas_takes_for_missing_are_answers_in_a_sheet(tmp_path: Path):
+    pandas, _ = pytest.importorskip("pandas"), pytest.importorskip("openpyxl")
+    rows = [{"prompt": "The code of Namibia is", "chosen": "NA", "rejected": "None"}]
+    pandas.DataFrame(rows).to_excel(tmp_path / "codes.xlsx", index=False)
+    assert [(fact.chosen, fact.rejected) for fact in load_facts(own(tmp_path / "codes.xlsx")).facts] == [("NA", "None")]
