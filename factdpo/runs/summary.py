@@ -78,6 +78,8 @@ def _splits_table(result: Result, columns: list[str]) -> Table:
     metric = accuracy_metric([headline_row(result)])
     other = "accuracy" if metric == "accuracy_per_token" else "accuracy_per_token"
     headings = {TRAINED: f"{HEADINGS[metric]}\n{TRAINED}", OTHER: "summed" if other == "accuracy" else "per token"}
+    if metric != "accuracy":  # these two are of the summed log-probs all the same
+        headings |= {"balanced": "summed,\nbalanced", "flips": "summed,\nflips"}
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     table.add_column("split", no_wrap=True)
     for column in columns:
