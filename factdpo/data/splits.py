@@ -33,6 +33,10 @@ def make_splits(facts: list[Fact], cfg: SplitConfig) -> Drawn:
     both orders of each drawn fact, and train_reversed is the same set.
     Raises ConfigError if the data has too few facts for the config.
     """
+    if not facts:
+        raise ConfigError(
+            "data: every row was left out (data.bad_rows, data.too_long); correct some, or raise the limit"
+        )
     own = any(fact.split for fact in facts)
     drawn, notes = _own(facts, cfg) if own else _draw(facts, cfg)
     if cfg.orientation is Orientation.random:

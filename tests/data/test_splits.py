@@ -218,6 +218,11 @@ def test_sizes_may_be_shares():
     assert {name: len(split) for name, split in splits.items()} == {"train": 30, "validation": 6, "test": 24}
 
 
+def test_no_fact_at_all_is_refused():
+    with pytest.raises(ConfigError, match="every row was left out"):
+        make_splits([], SplitConfig(train=0.5, seed=0))
+
+
 @pytest.mark.parametrize("name", ["train", "validation", "test"])
 def test_a_share_of_no_fact_is_refused(name: str):
     sizes = {"train": 0.5, name: 0.01}
