@@ -134,7 +134,9 @@ def test_one_setting_has_no_best(tmp_path: Path) -> None:
 def test_facts_set_aside_to_decide_by_decide_and_the_held_out_ones_are_told_once(sweep: Path) -> None:
     for path in sweep.glob("run-*/result.json"):
         result = json.loads(path.read_text())
-        result["trained"]["validation"] = result["trained"]["test"] | {"accuracy": 0.2 if "-2" in path.parent.name else 0.7}
+        result["trained"]["validation"] = result["trained"]["test"] | {
+            "accuracy": 0.2 if "-2" in path.parent.name else 0.7
+        }
         path.write_text(json.dumps(result))
     assert told(sweep, "accuracy/test") == [
         "best accuracy/validation 0.700 (mean of 3 runs; 0.667 on the held-out facts; worst 0.200, dpo.beta=0.2): "
