@@ -76,7 +76,7 @@ def look_up(cfg: Config, memo: dict[str, Any] | None = None, kept: dict[str, Any
         if len(checked.facts) < len(loaded.facts):
             of_the_rest = f"splits of {cfg.data}, {cfg.split}, {cfg.model}"
             drawn = _once(memo, of_the_rest, lambda: _draw(checked.facts, cfg))
-        spec.sizes, spec.notes = drawn[0], [*notes, *drawn[1]]
+        spec.sizes, spec.notes = drawn[0], [*notes, *checked.warnings(), *drawn[1]]
     return spec
 
 
@@ -89,7 +89,7 @@ def _draw(facts: list[Fact], cfg: Config) -> tuple[dict[str, int], list[str]]:
 def usable_facts(
     cfg: Config, encoder: Encoder, model: dict[str, Any], kept: dict[str, Any]
 ) -> tuple[Checked, list[str]]:
-    """The facts of the data that can be used under the tokenizer of the model with this identity, and notes on others.
+    """The facts of the data that can be used under the tokenizer of the model with this identity; notes on the data.
 
     Raises ConfigError that names every row that cannot, unless such rows are to be dropped. What was read and checked
     before with the same dict `kept` is not again.
@@ -105,7 +105,7 @@ def usable_facts(
     )
     while len(kept) > KEPT:
         del kept[next(iter(kept))]
-    return checked, [*notes, *more, *checked.warnings()]
+    return checked, [*notes, *more]
 
 
 def _checked(facts: list[Fact], encoder: Encoder, cfg: DataConfig) -> tuple[Checked, list[str]]:
