@@ -17,7 +17,9 @@ from factdpo.evaluation.baselines import baselines
 from factdpo.evaluation.warnings import warnings
 from factdpo.models.base import load_base, pick_device
 from factdpo.models.scoring import PairLogps, pair_logps
+from factdpo.models.weights import fetch_template, locate
 from factdpo.runs.attempt import Attempt, Measured
+from factdpo.runs.identity import is_chat
 from factdpo.runs.stages import Prepared, Scores, Texts, base_texts, splits_of, tokenised
 from factdpo.store import cache
 from factdpo.store.history import HISTORY, Row, read_history
@@ -75,6 +77,8 @@ def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Meas
 
 def rescore(cfg: Config, folder: Path) -> Row:
     """The scores of a finished run's weights, computed anew: `base` and `trained` as in result.json."""
+    if is_chat(cfg.data):
+        fetch_template(locate(cfg.model))
     base = load_base(cfg.model, pick_device(cfg.engine.device), Path(cfg.out) / "cache")
     _, splits, _ = splits_of(cfg, base, {})
     pairs = tokenised(splits, base, cfg)
