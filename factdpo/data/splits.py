@@ -83,12 +83,16 @@ def check_disjoint(splits: Splits, by_key: bool = True) -> None:
 
 
 def _probes(drawn: Splits) -> Iterator[tuple[str, list[Fact]]]:
-    """The prompts about a split's facts: some kinds of each split, and the others of what is trained on."""
+    """The prompts about a split's facts: some kinds of each split, and the others of what is trained on.
+
+    What several facts ask alike (CounterFact's share their neighbours) is there once, as the first one's: counted
+    twice, it would be taken for evidence twice.
+    """
     for name, split in drawn.items():
-        by_kind: Splits = {}
+        by_kind: dict[str, dict[tuple[str, str, str], Fact]] = {}
         for kind, probe in itertools.chain.from_iterable(fact.probes for fact in split):
-            by_kind.setdefault(kind, []).append(probe)
-        for kind, probes in by_kind.items():
+            by_kind.setdefault(kind, {}).setdefault((probe.prompt, probe.chosen, probe.rejected), probe)
+        for kind, probes in ((kind, list(of_kind.values())) for kind, of_kind in by_kind.items()):
             if kind in OF_EACH_SPLIT:
                 yield f"{name}_{kind}", probes
             elif name == "train":

@@ -3,7 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from factdpo.config.schema import BadRows, Boundary, ConfigError, DataConfig, TooLong
@@ -195,7 +195,7 @@ def check_tokens(facts: list[Fact], encoder: Encoder, cfg: DataConfig) -> Checke
     """
     bad: dict[str, dict[int, str]] = {kind: {} for kind in PROBLEMS}  # kind -> place in `facts` -> words
     told, nested, truncated = _Told(facts), set(), set()
-    for boundary in dict.fromkeys((Boundary.space, cfg.boundary)):
+    for boundary in boundaries(cfg):
         for place, is_probe, row in _all_rows(facts, encoder, cfg, boundary):
             problem = row.problem
             if problem is None and boundary is Boundary.space and not is_probe:
@@ -211,16 +211,34 @@ def check_tokens(facts: list[Fact], encoder: Encoder, cfg: DataConfig) -> Checke
     out: dict[int, str] = {}
     for kind in bad:
         out = dict.fromkeys(bad[kind], kind) | out  # the first kind counts
-    left = nested - out.keys()
-    return Checked(
+    checked = Checked(
         [fact for place, fact in enumerate(facts) if place not in out] if out else facts,
         Counter(out.values()),
-        len(left),
-        len(truncated - out.keys()),
-        facts[min(left)] if left else None,
-        " ".join(encoder.tokens(encoder.end())) if left else "",
-        " ".join(encoder.tokens(encoder.encode_all(["a"])[0][-encoder.last :])) if encoder.last else "",
+        left_off=" ".join(encoder.tokens(encoder.encode_all(["a"])[0][-encoder.last :])) if encoder.last else "",
     )
+    left = nested - out.keys()
+    return _counted(checked, len(left), len(truncated - out.keys()), facts[min(left)] if left else None, encoder)
+
+
+def recounted(checked: Checked, facts: list[Fact], encoder: Encoder, cfg: DataConfig) -> Checked:
+    """The same facts with other false answers, all of them usable: what is nested or truncated is counted anew."""
+    nested, truncated = set(), set()
+    for boundary in boundaries(cfg):
+        for place, _, row in _all_rows(facts, encoder, cfg, boundary):
+            nested.update([place] * row.nested)
+            truncated.update([place] * row.truncated)
+    first = facts[min(nested)] if nested else None
+    return _counted(replace(checked, facts=facts), len(nested), len(truncated), first, encoder)
+
+
+def _counted(checked: Checked, nested: int, truncated: int, example: Fact | None, encoder: Encoder) -> Checked:
+    end = " ".join(encoder.tokens(encoder.end())) if nested else ""
+    return replace(checked, nested=nested, truncated=truncated, example=example, end=end)
+
+
+def boundaries(cfg: DataConfig) -> list[Boundary]:
+    """The boundary that evaluation reads, and that of training if it is another."""
+    return list(dict.fromkeys((Boundary.space, cfg.boundary)))
 
 
 def _all_rows(

@@ -113,6 +113,32 @@ def download_tokenizer(weights: Weights) -> Path:
     )
 
 
+def fetch_template(weights: Weights) -> None:
+    """Download a hub model's chat template, which is not among what its weights need, where its snapshot lacks it.
+
+    Raises ConfigError, within 5 s, if the hub cannot be reached and the tokenizer's config has no template either.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotFoundError  # type: ignore
+
+    folder = _downloaded(weights) if weights.commit is not None else None
+    if folder is None or try_to_load_from_cache(weights.name, TEMPLATE, revision=weights.commit) is not None:
+        return  # it comes with the download; or it is here, or is known not to exist
+    try:
+        hf_hub_download(weights.name, TEMPLATE, revision=weights.commit, etag_timeout=HUB_TIMEOUT_SECONDS)
+    except (LocalEntryNotFoundError, HTTPError, OSError) as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return  # the repository has none
+        config = folder / "tokenizer_config.json"
+        if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("chat_template"):
+            return
+        raise ConfigError(
+            f"model.id={weights.name}: the hub cannot be reached ({type(error).__name__}) and its chat template "
+            f"is not here. With network once: `hf download {weights.name} {TEMPLATE} --revision {weights.commit}`; or "
+            "data.preference.template=plain"
+        ) from None
+
+
 def _downloaded(weights: Weights) -> Path | None:
     """The folder in the hub's cache on this machine; None if it is missing or incomplete."""
     from huggingface_hub import snapshot_download

@@ -104,7 +104,7 @@ def _executed(
     while attempts:
         with console.stage("importing torch and transformers"):
             from factdpo.runs.pipeline import execute
-        clock.charge("open", [[attempt] for attempt in attempts])
+        clock.charge([[attempt] for attempt in attempts])
         if len(attempts) > 1 and (first := attempts[0].spec).cfg.track.wandb:
             console.say(wandb_settings.wandb_sentence(first.cfg.track, first.folder.parent))
         again: list[Attempt] = []

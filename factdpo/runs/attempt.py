@@ -56,6 +56,7 @@ class Attempt:
         self.error: Exception | None = None  # what one of its trackers, or its log, could not do
         self.log_file: console.LogFile | None = None
         self.trackers = tracker.Trackers([])
+        self.stage = "open"  # of STAGES, that it is in
         self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)  # its share of the time of each stage
         self._logs: list[logging.Handler] = [logging.NullHandler()]
 
@@ -105,8 +106,11 @@ class Attempt:
         stages = {f"{stage}_seconds": self.seconds[stage] for stage in STAGES[1:]}
         return stages | {"total_seconds": sum(self.seconds.values())}
 
-    def complete(self, measure: Callable[[], Measured]) -> Outcome:
-        """Write result.json, last and atomically: what `measure` returns, or which exception ended the run."""
+    def complete(self, measure: Callable[[], Measured], charge: Callable[[], None]) -> Outcome:
+        """Write result.json, last and atomically: what `measure` returns, or which exception ended the run.
+
+        `charge` brings the run's share of the time up to now; it is called when all but the record is written.
+        """
         result, exit_code = self._result(), 0
         items: list[Row] = []
         generations: list[Row] = []
@@ -124,8 +128,11 @@ class Attempt:
                     for name, sha in cache.folder_sha256(self.spec.folder).items()
                     if not name.startswith(NOT_PROVEN)
                 }
+                charge()
+                result["timing"] |= self.timing()
                 result["state"] = "FINISHED"
             except BaseException as error:
+                charge()
                 result["state"], result["error"], exit_code = _ending(error, self.spec.cfg)
                 result["timing"] = self.timing()
                 log.error("%s", result["error"], exc_info=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from factdpo.config.engine_choice import choose_engine
 from factdpo.config.folders import folder_name
-from factdpo.config.schema import KEYS, Config, ConfigError, DataConfig, DataSource, to_dict
+from factdpo.config.schema import KEYS, Config, ConfigError, DataConfig, DataSource, Template, to_dict
 from factdpo.data import hub
 from factdpo.data.chat import in_template
 from factdpo.data.encoder import Encoder
@@ -71,13 +71,22 @@ def look_up(cfg: Config, memo: dict[str, Any] | None = None, kept: dict[str, Any
         drawn = _once(memo, f"splits of {cfg.data}, {cfg.split}", lambda: _draw(loaded.facts, cfg))
         _once(memo, f"access to {cfg.model}", lambda: weights.check_obtainable(cfg.model, where))
         folder = Path(cfg.out) / "cache"
-        encoder = _once(memo, f"tokenizer of {cfg.model}", lambda: load_encoder(cfg.model, where, folder))
+        if is_chat(cfg.data):
+            _once(memo, f"template of {cfg.model}", lambda: weights.fetch_template(where))
+        encoder = _once(
+            memo, f"tokenizer of {cfg.model}, {is_chat(cfg.data)}", lambda: load_encoder(cfg.model, where, folder)
+        )
         checked, notes = usable_facts(cfg, encoder, where.identity, kept)
         if len(checked.facts) < len(loaded.facts):
             of_the_rest = f"splits of {cfg.data}, {cfg.split}, {cfg.model}"
             drawn = _once(memo, of_the_rest, lambda: _draw(checked.facts, cfg))
-        spec.sizes, spec.notes = drawn[0], [*notes, *drawn[1]]
+        spec.sizes, spec.notes = drawn[0], [*notes, *checked.warnings(), *drawn[1]]
     return spec
+
+
+def is_chat(cfg: DataConfig) -> bool:
+    """Whether the model's chat template may write the facts."""
+    return cfg.source is DataSource.preference and cfg.preference.template is Template.chat
 
 
 def _draw(facts: list[Fact], cfg: Config) -> tuple[dict[str, int], list[str]]:
@@ -89,7 +98,7 @@ def _draw(facts: list[Fact], cfg: Config) -> tuple[dict[str, int], list[str]]:
 def usable_facts(
     cfg: Config, encoder: Encoder, model: dict[str, Any], kept: dict[str, Any]
 ) -> tuple[Checked, list[str]]:
-    """The facts of the data that can be used under the tokenizer of the model with this identity, and notes on others.
+    """The facts of the data that can be used under the tokenizer of the model with this identity; notes on the data.
 
     Raises ConfigError that names every row that cannot, unless such rows are to be dropped. What was read and checked
     before with the same dict `kept` is not again.
@@ -105,7 +114,7 @@ def usable_facts(
     )
     while len(kept) > KEPT:
         del kept[next(iter(kept))]
-    return checked, [*notes, *more, *checked.warnings()]
+    return checked, [*notes, *more]
 
 
 def _checked(facts: list[Fact], encoder: Encoder, cfg: DataConfig) -> tuple[Checked, list[str]]:

@@ -45,9 +45,10 @@ def execute(attempts: list[Attempt], session: Session, clock: Clock) -> Generato
                 yield from _execute_cohort(cohort, session, logs, clock, alone=len(attempts) == 1)
     except BaseException as error:
         under_way = [attempt for attempt in attempts if attempt.under_way]
-        clock.charge("train", [[attempt] for attempt in under_way])
+        scored = [attempt for attempt in under_way if attempt.stage == "score"]  # the training of others waits for them
+        clock.charge([[attempt] for attempt in scored or under_way])
         for attempt in under_way:
-            attempt.complete(partial(_raise, error))
+            _complete(attempt, partial(_raise, error), clock)
         raise
 
 
@@ -59,18 +60,21 @@ def _execute_cohort(
         try:
             if alone:
                 _open(attempt, logs)
-                clock.charge("open", [[attempt]])
+                clock.charge([[attempt]])
+            attempt.stage = "reference"
             prepared[attempt] = prepare(attempt.spec.cfg, session)
-            clock.charge("reference", [[attempt]])
+            clock.charge([[attempt]])
+            attempt.stage = "train"
         except Exception as error:
-            yield attempt, _close(attempt, logs, partial(_raise, error))
+            yield attempt, _close(attempt, logs, partial(_raise, error), clock)
     try:
         for attempt, ending in _train_and_score(prepared, session, logs, clock):
-            yield attempt, _close(attempt, logs, partial(record.measure, attempt, prepared[attempt], ending, clock))
+            yield attempt, _close(attempt, logs, partial(record.measure, attempt, prepared[attempt], ending), clock)
     except Exception as error:  # of the cohort as a whole: it ends the runs that have no record yet
-        for attempt in prepared:
-            if attempt.outcome is None:
-                yield attempt, _close(attempt, logs, partial(_raise, error))
+        left = [attempt for attempt in prepared if attempt.outcome is None]
+        clock.charge([[attempt] for attempt in left])
+        for attempt in left:
+            yield attempt, _close(attempt, logs, partial(_raise, error), clock)
 
 
 def _cohorts(attempts: list[Attempt]) -> list[list[Attempt]]:
@@ -94,13 +98,20 @@ def _open(attempt: Attempt, logs: list[logging.Handler]) -> None:
         logs.append(attempt.log_file)
 
 
-def _close(attempt: Attempt, logs: list[logging.Handler], measure: Callable[[], Measured]) -> Outcome:
+def _close(attempt: Attempt, logs: list[logging.Handler], measure: Callable[[], Measured], clock: Clock) -> Outcome:
     """The record of a run; raises what a signal raises if one came meanwhile."""
     if attempt.log_file is not None and attempt.log_file in logs:
         logs.remove(attempt.log_file)
-    outcome = attempt.complete(measure)
+    outcome = _complete(attempt, measure, clock)
     if outcome.state == "PREEMPTED":
         raise signals.stop(outcome.exit_code - 128)
+    return outcome
+
+
+def _complete(attempt: Attempt, measure: Callable[[], Measured], clock: Clock) -> Outcome:
+    """The record of a run; what its trackers take after it is in no record, and not the next run's."""
+    outcome = attempt.complete(measure, partial(clock.charge, [[attempt]]))
+    clock.skip()
     return outcome
 
 
@@ -239,7 +250,7 @@ def _train(
         ended = [members.pop(member) for member, _ in group]
         for training, (_, ending) in zip(ended, group, strict=True):
             training.keep(ending)
-        clock.charge("train", in_training)
+        clock.charge(in_training)
         return ended
 
     fit = _fit_of(cfg.engine.name)
@@ -275,8 +286,9 @@ def _scored(
                 yield attempt, error
             else:
                 sound[prepared[attempt]] = attempt
+                attempt.stage = "score"
     for part in score(list(sound)):
-        clock.charge("score", [[sound[run]] for run, _ in part])
+        clock.charge([[sound[run]] for run, _ in part])
         yield from ((sound[run], scores) for run, scores in part)
 
 

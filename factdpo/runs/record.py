@@ -17,8 +17,9 @@ from factdpo.evaluation.baselines import baselines
 from factdpo.evaluation.warnings import warnings
 from factdpo.models.base import load_base, pick_device
 from factdpo.models.scoring import PairLogps, pair_logps
+from factdpo.models.weights import fetch_template, locate
 from factdpo.runs.attempt import Attempt, Measured
-from factdpo.runs.clock import Clock
+from factdpo.runs.identity import is_chat
 from factdpo.runs.stages import Prepared, Scores, Texts, base_texts, splits_of, tokenised
 from factdpo.store import cache
 from factdpo.store.history import HISTORY, Row, read_history
@@ -36,7 +37,7 @@ def log_inputs(run: Prepared) -> None:
         log.info(note)
 
 
-def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception, clock: Clock) -> Measured:
+def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Measured:
     """The numbers of a run, and its artefacts in its folder; raises what ended it."""
     if isinstance(ending, Exception):
         raise ending
@@ -68,15 +69,16 @@ def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception, clock: 
         "adjusted": run.base.adjusted,
         "canaries": fit["canaries"],
         "training": {key: fit[key] for key in ("steps", "trainable_parameters", "trained_together", "peak_gib")},
+        "timing": {"batch_seconds": fit["train_seconds"]},
     }
     scores["warnings"] = run.inputs.notes + warnings(scores["trained"], pairs)
-    clock.charge("score", [[attempt]])
-    scores["timing"] = attempt.timing() | {"batch_seconds": fit["train_seconds"]}
     return Measured(scores, items, generations)
 
 
 def rescore(cfg: Config, folder: Path) -> Row:
     """The scores of a finished run's weights, computed anew: `base` and `trained` as in result.json."""
+    if is_chat(cfg.data):
+        fetch_template(locate(cfg.model))
     base = load_base(cfg.model, pick_device(cfg.engine.device), Path(cfg.out) / "cache")
     _, splits, _ = splits_of(cfg, base, {})
     pairs = tokenised(splits, base, cfg)

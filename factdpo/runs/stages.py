@@ -24,7 +24,7 @@ from factdpo.evaluation import generation, metrics
 from factdpo.models.base import Base
 from factdpo.models.logps import Diverged
 from factdpo.models.scoring import PairLogps, check_finite, kept_logps, pair_logps, reference_logps
-from factdpo.runs.identity import data_identity, loaded_facts, usable_facts
+from factdpo.runs.identity import data_identity, usable_facts
 from factdpo.runs.rejected import with_rejected
 from factdpo.runs.session import Session
 from factdpo.store import cache
@@ -177,8 +177,9 @@ def prepare(cfg: Config, session: Session) -> Prepared:
 def splits_of(cfg: Config, base: Base, kept: dict[str, Any]) -> tuple[Checked, Splits, list[str]]:
     """The facts that can be used under this base, their splits, and notes on what became of the others."""
     checked, notes = usable_facts(cfg, base.encoder, base.identity, kept)
+    checked = with_rejected(checked, base, cfg)
     splits, more_notes = make_splits(checked.facts, cfg.split)
-    return checked, with_rejected(splits, loaded_facts(cfg, kept).facts, base, cfg), [*notes, *more_notes]
+    return checked, splits, [*notes, *checked.warnings(), *more_notes]
 
 
 def tokenised(splits: Splits, base: Base, cfg: Config) -> dict[str, Pairs]:

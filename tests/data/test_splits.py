@@ -1,5 +1,6 @@
 """Which facts are trained on and held out (D5, D7), and in which order their names stand (D2)."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -266,6 +267,18 @@ def test_a_prompt_of_the_datas_own_test_that_is_trained_on_is_refused():
     facts = [*_capitals(3, split="train"), *_capitals(1, split="test")]
     with pytest.raises(ConfigError, match="is held out, but"):
         make_splits(facts, SplitConfig(seed=0))
+
+
+def test_a_probe_that_several_facts_share_is_asked_once():
+    """As CounterFact's neighbours are; the same prompt with other answers is another probe."""
+    alike, other = Fact(0, "Paris is in", "France", "Rome"), Fact(0, "Paris is in", "France", "Oslo")
+    probes = [("locality", dataclasses.replace(probe, index=i)) for i in range(3) for probe in (alike, other)]
+    facts = [Fact(i, f"p{i}", "x", "y", probes=tuple(probes[2 * i : 2 * i + 2])) for i in range(3)]
+    splits = make_splits(facts, SplitConfig(train=3)).splits
+    assert sorted((probe.prompt, probe.rejected) for probe in splits["locality"]) == [
+        ("Paris is in", "Oslo"),
+        ("Paris is in", "Rome"),
+    ]
 
 
 def test_probes_make_splits_of_their_own():

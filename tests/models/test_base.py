@@ -4,6 +4,7 @@ import importlib.util
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,6 +127,57 @@ def test_a_hub_that_does_not_answer_is_given_up_with_what_to_do(
         monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(ConfigError, match=r"cannot be reached.*Timeout.*hf download EleutherAI/pythia-70m"):
             weights._ask_hub("EleutherAI/pythia-70m", "step1000")
+
+
+@pytest.fixture
+def chat_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> weights.Weights:
+    """A hub model in the cache, downloaded for other facts: all that loading needs, without its chat template."""
+    import huggingface_hub.constants as hub
+
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    commit = "c" * 40
+    snapshot = tmp_path / "models--owner--chat" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (snapshot / name).write_text("{}")
+    return weights.Weights("owner/chat", {}, commit=commit)
+
+
+def test_a_chat_template_that_is_not_here_is_not_taken_for_one_that_the_model_lacks(
+    chat_model: weights.Weights,
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"owner/chat: the hub .* template is not here.*owner/chat chat_template.jinja"
+    ):
+        weights.fetch_template(chat_model)
+
+
+@pytest.mark.parametrize("where", ["snapshots", ".no_exist"])
+def test_a_chat_template_that_is_here_or_known_not_to_exist_is_not_asked_for(
+    chat_model: weights.Weights, tmp_path: Path, where: str
+) -> None:
+    place = tmp_path / "models--owner--chat" / where / str(chat_model.commit) / weights.TEMPLATE
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.touch()
+    weights.fetch_template(chat_model)
+
+
+def test_without_network_the_template_in_the_tokenizers_config_will_do(
+    chat_model: weights.Weights, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models--owner--chat" / "snapshots" / str(chat_model.commit)
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    weights.fetch_template(chat_model)
+
+
+def test_a_missing_chat_template_is_downloaded(chat_model: weights.Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str, Any]] = []
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda repo, name, revision, **_: asked.append((repo, name, revision))
+    )
+    weights.fetch_template(chat_model)
+    assert asked == [("owner/chat", "chat_template.jinja", "c" * 40)]
 
 
 def test_a_pinned_commit_needs_no_hub_to_be_identified() -> None:

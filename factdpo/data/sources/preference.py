@@ -1,14 +1,16 @@
 """Facts from preference data, as TRL documents it, ShareGPT, Alpaca and UltraFeedback: texts or lists of messages."""
 
+import json
 import random
-from collections.abc import Iterator
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 from factdpo.config.schema import DataConfig, Template
 from factdpo.data import columns
 from factdpo.data.columns import Values
 from factdpo.data.facts import BadRow, Conversation, Fact, FactError, Message, RowCheck, cut
-from factdpo.data.files import rows
+from factdpo.data.files import Row, rows
 from factdpo.data.paths import common_beginning
 
 FIELDS = (
@@ -16,25 +18,32 @@ FIELDS = (
     "history", "score_chosen", "score_rejected",
 )  # fmt: skip
 ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}  # ShareGPT's
+DRAWN_OF_SPLIT = "its false answer is the true one of another row of its split, drawn at random: the data has none"
+DRAWN = (
+    "its false answer is the true one of another row, drawn at random: the data has none. A row that is held out may "
+    "lend its true answer to one that is trained on, which makes it less likely; give the data splits of its own"
+)
 Messages = tuple[Message, ...]
+T = TypeVar("T")
 
 
 def read(cfg: DataConfig, check: RowCheck) -> Iterator[Fact]:
-    """A fact per row. Rows of a prompt and its completion alone take their false answer from another row.
+    """A fact per row. One of a prompt and a completion alone takes its false answer from another row of its split.
 
     Raises FactError for unpaired preferences.
     """
-    others: list[tuple[str, Any]] | None = None
+    completions: _Completions | None = None
     for index, row in enumerate(rows(cfg)):
         values = columns.pick(row.values, dict(zip(FIELDS, FIELDS, strict=True)))
         if index == 0:
             _check_paired(row.values, values, row.where)
             if values["completion"] is not None and values["rejected"] is None:
-                others = _completions(cfg)
+                completions = _Completions(cfg)
         try:
-            if others is not None:
-                values |= {"chosen": values["completion"], "rejected": _other(index, others, row.where)}
-                check.change("its false answer is the true one of another row, drawn at random: the data has none")
+            if completions is not None:
+                false = completions.false(index, row, values["prompt"])
+                values |= {"chosen": values["completion"], "rejected": false}
+                check.change(DRAWN if row.split is None else DRAWN_OF_SPLIT)
             prompt, chosen, rejected, conversation = _parts(values, cfg, row.where)
         except BadRow as bad:
             check.refuse(bad.kind, str(bad))
@@ -57,24 +66,39 @@ def _check_paired(row: dict[str, Any], values: Values, where: str) -> None:
         )
 
 
-def _completions(cfg: DataConfig) -> list[tuple[str, Any]]:
-    """(prompt, completion) of every row."""
-    picked = (columns.pick(row.values, {name: name for name in ("prompt", "completion")}) for row in rows(cfg))
-    return [(str(values["prompt"]), values["completion"]) for values in picked]
+class _Completions:
+    """The completions of each split that the data names, or of all rows, and which are true of a prompt."""
+
+    def __init__(self, cfg: DataConfig) -> None:
+        self.of_split: dict[str | None, list[tuple[str, Any]]] = defaultdict(list)  # (key, completion)
+        self.true: dict[tuple[str | None, str], set[str]] = defaultdict(set)  # (split, prompt) -> keys
+        for row in rows(cfg):
+            values = columns.pick(row.values, {name: name for name in ("prompt", "completion")})
+            key = json.dumps(values["completion"], sort_keys=True, default=str)
+            self.of_split[row.split].append((key, values["completion"]))
+            self.true[row.split, str(values["prompt"])].add(key)
+
+    def false(self, index: int, row: Row, prompt: Any) -> Any:
+        """A completion of the row's split, drawn at random, and none of this prompt's; raises BadRow without one."""
+        true = self.true[row.split, str(prompt)]
+        for key, completion in in_random_order(self.of_split[row.split], random.Random(f"completion {index}")):
+            if key not in true and completion is not None:
+                return completion
+        raise BadRow(
+            "no false answer",
+            f"{row.where}: '{cut(str(prompt))}' has a completion and no rejected one, and no other row"
+            f"{'' if row.split is None else f' of split {row.split}'} has another: pairs are needed; add a column "
+            "rejected, and call the completion chosen",
+        )
 
 
-def _other(index: int, rows: list[tuple[str, Any]], where: str) -> Any:
-    """A completion that is not one of this row's prompt."""
-    prompt = rows[index][0]
-    true = [completion for other, completion in rows if other == prompt]
-    for place in random.Random(f"completion {index}").sample(range(len(rows)), len(rows)):
-        if rows[place][1] not in true and rows[place][1] is not None:
-            return rows[place][1]
-    raise BadRow(
-        "no false answer",
-        f"{where}: '{cut(prompt)}' has a completion and no rejected one, and no other row has another: pairs are "
-        "needed; add a column rejected, and call the completion chosen",
-    )
+def in_random_order(items: Sequence[T], rng: random.Random) -> Iterator[T]:
+    """Each item once; Fisher and Yates's shuffle, as far as it is asked for."""
+    moved: dict[int, int] = {}  # place -> which item lies there now
+    for left in range(len(items), 0, -1):
+        place = rng.randrange(left)
+        yield items[moved.get(place, place)]
+        moved[place] = moved.get(left - 1, left - 1)
 
 
 # ---------------------------------------------------------------------------------------------------- texts, messages

@@ -32,7 +32,7 @@ def read(cfg: DataConfig, check: RowCheck) -> Iterator[Fact]:
     """
     templates = _templates(cfg.triples, check)
     triples = list(_triples(cfg, templates, check))
-    objects = Answers(((t.relation, t.subject, t.object) for t in triples), cfg.triples.seed)
+    objects = _objects(triples, cfg.triples)
     subjects = Answers(((t.relation, t.object, t.subject) for t in triples), cfg.triples.seed)
     for index, triple in enumerate(triples):
         false = objects.false(triple.relation, triple.subject, triple.object)
@@ -45,6 +45,16 @@ def read(cfg: DataConfig, check: RowCheck) -> Iterator[Fact]:
         else:
             other = subjects.false(triple.relation, triple.object, triple.subject)
             yield from _facts(index, triple, templates[triple.relation], false, other, cfg.triples)
+
+
+def true_answers(cfg: DataConfig) -> "Answers":
+    """What the whole table says of its subjects, in rows too that became no facts."""
+    check = RowCheck(cfg.bad_rows)  # reading the facts has named these rows
+    return _objects(_triples(cfg, _templates(cfg.triples, check), check), cfg.triples)
+
+
+def _objects(triples: Iterable[Triple], cfg: TriplesConfig) -> "Answers":
+    return Answers(((t.relation, t.subject, t.object) for t in triples), cfg.seed)
 
 
 def _facts(

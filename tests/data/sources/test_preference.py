@@ -1,6 +1,7 @@
 """Preferences as TRL, ShareGPT, Alpaca and UltraFeedback write them; conversations through a chat template."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from factdpo.data.chat import in_template, writer
 from factdpo.data.facts import Fact, FactError
 from factdpo.data.load import load_facts
 from factdpo.data.pairs import tokenise
+from factdpo.data.sources.preference import in_random_order
 
 CHATML = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
@@ -20,6 +22,7 @@ CHATML = (
 )
 ASKED = {"role": "user", "content": "Where is the sun?"}
 SKY, SEA = ({"role": "assistant", "content": f"In the {where}."} for where in ("sky", "sea"))
+SPLITS = ("train", "test")
 SYSTEM = {"role": "system", "content": "Be brief."}
 PLAIN = ("user: Where is the sun?\nassistant:", "In the sky.", "In the sea.")
 BRIEF = ("system: Be brief.\n" + PLAIN[0], *PLAIN[1:])
@@ -140,7 +143,37 @@ def test_completions_alone_take_their_false_answer_from_another_prompt(tmp_path:
     facts, notes = load_facts(own(tmp_path, *rows))
     assert [said(fact) for fact in facts[:2]] == [("Sky:", "blue", "gold"), ("Sky:", "azure", "gold")]
     assert facts[2].rejected in ("blue", "azure") and facts == load_facts(own(tmp_path, *rows)).facts
-    assert any(note.startswith("3 rows changed: its false answer is the true one of another row") for note in notes)
+    (note,) = (note for note in notes if "the true one of another row" in note)
+    assert note.startswith("3 rows changed") and "A row that is held out may lend its true answer" in note
+
+
+def test_the_false_answer_of_a_row_that_is_trained_on_is_never_a_held_out_rows_true_one(tmp_path: Path):
+    rows = [{"prompt": f"{i}:", "completion": f"{i} {split}", "split": split} for split in SPLITS for i in range(9)]
+    facts, notes = load_facts(own(tmp_path, *rows))
+    assert all(fact.rejected.endswith(str(fact.split)) for fact in facts)
+    assert len({fact.rejected for fact in facts}) > 9 and not any("held out" in note for note in notes)
+    alone = own(tmp_path, {"prompt": "p", "completion": "x", "split": "train"}, *rows[9:])
+    with pytest.raises(
+        FactError, match=r"own.jsonl:1: 'p' has a completion .* no other row of split train has another"
+    ):
+        load_facts(alone)
+
+
+def test_a_draw_looks_at_no_more_rows_than_it_needs():
+    """Of a billion rows the first can be had, and of few each comes once."""
+    assert next(in_random_order(range(10**9), random.Random(0))) == random.Random(0).randrange(10**9)
+    assert sorted(in_random_order("abcdef", random.Random(0))) == list("abcdef")
+    assert len({"".join(in_random_order("abc", random.Random(seed))) for seed in range(99)}) == 6
+
+
+def test_completions_that_are_messages_are_compared_as_such(tmp_path: Path):
+    rows = [{"prompt": [ASKED], "completion": [SKY]}, {"prompt": [ASKED], "completion": [dict(reversed(SKY.items()))]}]
+    rows.append({"prompt": [{"role": "user", "content": "Where is the fish?"}], "completion": [SEA]})
+    facts = load_facts(own(tmp_path, *rows, bad_rows=BadRows.drop)).facts
+    assert [(fact.chosen, fact.rejected) for fact in facts] == [
+        ("In the sky.", "In the sea."),
+        ("In the sea.", "In the sky."),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------ chat templates
