@@ -8,12 +8,13 @@ from factdpo import console as display
 from factdpo.commands.parser import Parser
 from factdpo.config.folders import conf_folders
 from factdpo.config.schema import ConfigError
-from factdpo.results import views
+from factdpo.results import views, winners
+from factdpo.results.best import NEITHER, metric_of
 from factdpo.results.compare import side
-from factdpo.results.tables import Results, load
+from factdpo.results.tables import load
 from factdpo.results.views import View, show
 from factdpo.store import sweep_file
-from factdpo.store.sweep_file import metrics_asked
+from factdpo.store.sweep_file import Metric, metrics_asked
 
 FORMATS = ("csv", "json", "markdown", "parquet")
 
@@ -32,9 +33,14 @@ def main(arguments: list[str]) -> None:
         view = views.comparison(*(side(results, name) for name in args.compare))
     else:
         by = [results.key(key) for key in _names(args.by)] or results.settings or ["model.name"]
-        metrics = metrics or list(dict.fromkeys([*_asked(results, args.folders), *results.default_metrics]))
+        asked = _asked(args.folders)
+        if metrics:  # ranked by these, each the way the sweep says
+            signs = {metric.name: metric for metric in asked}
+            asked = [signs.get(name, metric_of(name)) for name in metrics if not name.startswith(NEITHER)]
+        measured = [metric.name for metric in asked if metric.name in results.metrics]
+        metrics = metrics or list(dict.fromkeys([*measured, *results.default_metrics]))
         view = views.groups(results, by, metrics) if metrics and not args.runs else views.runs(results, metrics)
-        view.below += views.around(results, metrics, conf_folders())
+        view.below += [*views.caveats(results), *winners.lines(results, asked, conf_folders())]
         if args.runs and not args.metric:
             view.frame = results.runs
     if kind:
@@ -72,10 +78,10 @@ From Python: factdpo.load("outputs/sweeps/beta") has .runs, .splits, .items and 
     return parser
 
 
-def _asked(results: Results, folders: list[str]) -> list[str]:
-    """The numbers that the sweeps in these folders ask about, of those that their runs have."""
-    asked = [metric.name for folder in folders for metric in metrics_asked(sweep_file.read(Path(folder)))]
-    return [name for name in asked if name in results.metrics]
+def _asked(folders: list[str]) -> list[Metric]:
+    """The numbers that the sweeps in these folders ask about, each once."""
+    asked = [metric for folder in folders for metric in metrics_asked(sweep_file.read(Path(folder)))]
+    return list({metric.name: metric for metric in reversed(asked)}.values())[::-1]
 
 
 def _names(text: str | None) -> list[str]:

@@ -118,7 +118,7 @@ def _detail(group: Runs, rows: int, splits: Iterable[str]) -> RenderableType:
     if (best := group.best()) and len(runs) > 1:
         mean = f" (mean of {best.runs} runs)" if best.runs > 1 else ""
         above.append(
-            Text(f"best {best.split} {best.accuracy:.2f}  {best.label}{mean}{'' if best.final else ', so far'}")
+            Text(f"best {_short(best.metric)} {best.mean:.2f}  {best.label}{mean}{'' if best.final else ', so far'}")
         )
     shown = _chosen(runs, rows)
     below: list[Text] = []
@@ -154,10 +154,16 @@ def _overview(groups: list[Runs], rows: int) -> RenderableType:
             Text(str(group.folder)), str(len(group.runs)),
             *(Text(str(counts.get(name, "")), STYLES[name]) for name in states),
             "" if left is None else f"~{display.duration(left)}",
-            f"{best.split} {best.accuracy:.2f}" if best else "",
+            f"{_short(best.metric)} {best.mean:.2f}" if best else "",
         )  # fmt: skip
     hidden = len(groups) - rows
     return Group(table, Text(f"and {hidden} older ones; --all shows them", "dim")) if hidden > 0 else table
+
+
+def _short(metric: str) -> str:
+    """`test` for accuracy/test, `test, per token` for accuracy_per_token/test; others by their name."""
+    kind, _, split = metric.rpartition("/")
+    return {"accuracy": split, "accuracy_per_token": f"{split}, per token"}.get(kind, metric)
 
 
 def _columns(left: list[Column], numbers: list[str]) -> Table:

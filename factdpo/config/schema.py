@@ -469,7 +469,7 @@ class EvalConfig:
     )
     max_new_tokens: int = key(12, "length of a continuation", unit="tokens", low=1)
     score: Score = key(
-        Score.mean, "log-prob by which headline, best and searches rank answers of different lengths", in_id="changed"
+        Score.mean, "log-prob by which headline and best rank answers of different lengths", in_id="changed"
     )
 
 

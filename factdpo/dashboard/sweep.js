@@ -30,8 +30,8 @@ function figures(answer) {
   if (answer.counts.running && answer.steps) list.push([`of ${answer.steps[1]} optimizer steps`, percent(answer.steps)]);
   if (answer.left_seconds !== null) list.push(['left', `~${duration(answer.left_seconds)}`]);
   if (answer.best) {
-    const {split, final, runs, label, accuracy} = answer.best;
-    list.push([`best on ${split}${final ? '' : ', so far'}${runs > 1 ? `, mean of ${runs} runs` : ''}: ${label}`, number(accuracy, 2)]);
+    const {metric, final, runs, label, mean} = answer.best;
+    list.push([`best on ${metric}${final ? '' : ', so far'}${runs > 1 ? `, mean of ${runs} runs` : ''}: ${label}`, number(mean, 2)]);
   }
   const make = () => element('div', {}, element('dt'), element('dd'));
   follow($('figures'), list, ([title]) => title, make, (node, [title, value, bad]) => {

@@ -12,7 +12,7 @@ from factdpo.dashboard import machine
 from factdpo.results import curves, run_status
 from factdpo.results.run_status import RunStatus
 from factdpo.results.sweep_status import Runs, runs_of
-from factdpo.results.tables import SPLITS, in_order
+from factdpo.results.tables import SPLITS, in_order, words
 from factdpo.store import layout, sweep_file
 from factdpo.store.history import HISTORY
 from factdpo.store.result import KILLED, RUNNING, TO_DO
@@ -39,12 +39,13 @@ class Shown:
             "counts": self.runs.counts(), "total": len(self.runs.runs), "steps": self.runs.steps(),
             "running_done": sum(run.step / run.steps for run in running if run.steps) / max(1, len(running)),
             "left_seconds": self.runs.left_seconds() if self.runs.is_running() else None,
-            "changed": self.runs.changed, "best": self._best(), "asked": self.runs.splits(),
+            "changed": self.runs.changed, "best": self._best(),
+            "asked": [metric.name.rpartition("/")[2] for metric in self.runs.choosing()],  # splits, if accuracies
         }  # fmt: skip
 
     def _best(self) -> dict[str, Any] | None:
         best = self.runs.best()
-        return best._asdict() | {"split": SPLITS.get(best.split, best.split)} if best else None
+        return best._asdict() | {"metric": words(best.metric)} if best else None
 
     def stamp(self) -> str:
         """Changes whenever another run has ended; empty before the first one has."""

@@ -10,17 +10,14 @@ from factdpo.console import plural
 from factdpo.report.difference import difference
 from factdpo.report.ranking import Ranking, and_list, gap_text, listed, number, rank
 from factdpo.report.settings import Score, Setting
-from factdpo.results.best import FLATTERED
+from factdpo.results.best import FLATTERED, choosing, is_test, told
 from factdpo.results.intervals import plain
 from factdpo.results.means import BOTH, COUNTS, OVER_FACTS, OVER_SEEDS
 from factdpo.results.tables import Results, shown, words
-from factdpo.results.winners import is_test
 from factdpo.store.result import ACCURACY_GAP, AS_TRAINED, best_baseline
 from factdpo.store.sweep_file import Metric
 
 NAMED_CLOSE = 6  # settings that cannot be told from the best and are listed by name
-HEADLINES = ("validation", "test", "test_reversed", "train_reversed", "train")  # splits, of which the first is reported
-RETENTION = Metric("across/retention_nats_per_token", lower_is_better=True)
 
 
 @dataclass(frozen=True)
@@ -37,35 +34,29 @@ class Answer:
 
 def answer(results: Results, settings: list[Setting], splits: list[str], asked: list[Metric]) -> Answer:
     """What the finished runs show about what the sweep asks; without a question about held-out facts."""
-    metrics = [metric for metric in asked or _usual(results, splits) if any(metric.name in s.scores for s in settings)]
+    measured = {name for setting in settings for name in setting.scores}
+    asked = [metric for metric in asked if metric.name in measured]
+    metrics = choosing(measured, results.accuracy, asked)
     if not metrics:
         return Answer("No run has finished, so there is nothing to say yet.", [], [])
-    first, *others = metrics
+    first = metrics[0]
     ranking = rank(results, settings, first)
     if ranking is None:
         setting = next(setting for setting in settings if first.name in setting.scores)
         more = [_reference_points(setting, first.name), _accuracy_gap(results)]
         how = [_interval_note(setting.scores[first.name])]
         return Answer(_single(setting, first.name), [line for line in more if line], how, *first)
-    rankings = [other for metric in others if (other := rank(results, settings, metric))]
-    told = [other for other in rankings if asked or _disagrees(other, ranking)]
+    rankings = [other for metric in metrics[1:] if (other := rank(results, settings, metric))]
+    others = [other for other in rankings if asked or _disagrees(other, ranking)]
     more = _caveats(results, ranking)
-    more += _widest_split(results, settings, splits, {r.metric.name for r in (ranking, *told)})
+    more += _widest_split(results, settings, splits, {r.metric.name for r in (ranking, *others)})
     more += [_reference_points(ranking.best, first.name), _accuracy_gap(results)]
-    methods = [_interval_note(s.scores[r.metric.name]) for r in (ranking, *told) for s in r.measured]
-    methods += [f"Interval of a difference: {r.gap.how}." for r in (ranking, *told)]
+    methods = [_interval_note(s.scores[r.metric.name]) for r in (ranking, *others) for s in r.measured]
+    methods += [f"Interval of a difference: {r.gap.how}." for r in (ranking, *others)]
     return Answer(
-        " ".join(r.sentence() for r in (ranking, *told)), [line for line in more if line],
+        " ".join(r.sentence() for r in (ranking, *others)), [line for line in more if line],
         [line for line in dict.fromkeys(methods) if line], *first, ranking.best if ranking.gap.certain else None,
     )  # fmt: skip
-
-
-def _usual(results: Results, splits: list[str]) -> list[Metric]:
-    """Of a sweep that does not say what it asks: accuracy on held-out facts, and reversed, and what is forgotten."""
-    split = next((split for split in HEADLINES if split in splits), "")
-    reversed_ = f"{split.partition('_')[0]}_reversed"
-    others = [Metric(f"{results.accuracy}/{reversed_}")] if reversed_ != split else []
-    return [Metric(f"{results.accuracy}/{split}"), *others, RETENTION]
 
 
 def _disagrees(other: Ranking, ranking: Ranking) -> bool:
@@ -89,9 +80,8 @@ def _caveats(results: Results, ranking: Ranking) -> list[str]:
         lines.append(_close_to_best(results, ranking))
     if ranking.gap.certain and is_test(name):
         lines.append(f"The best was {FLATTERED}.")
-    tests = [f"{results.accuracy}/{split}" for split in ("test", "test_reversed")]
-    if name == f"{results.accuracy}/validation" and (told := [t for t in tests if t in ranking.best.scores]):
-        scores = and_list([f"{number(ranking.best.scores[test])} of the {words(test)}" for test in told])
+    if name.startswith("accuracy") and (tests := told(name, ranking.best.scores)):
+        scores = and_list([f"{number(ranking.best.scores[test])} of the {words(test)}" for test in tests])
         lines.append(f"{ranking.best.label}, chosen on the validation facts, ranks {scores} right.")
     return [*lines, _seed_note(ranking.measured, name)]
 
@@ -130,13 +120,13 @@ def _seed_note(measured: list[Setting], metric: str) -> str:
     return f"{subject} one run only, so the spread over seeds is unknown."
 
 
-def _widest_split(results: Results, settings: list[Setting], splits: list[str], told: set[str]) -> list[str]:
-    """The split on which settings differ more than on those that were told, if by more than chance."""
+def _widest_split(results: Results, settings: list[Setting], splits: list[str], named: set[str]) -> list[str]:
+    """The split on which settings differ more than on those that were named, if by more than chance."""
     names = [f"{results.accuracy}/{split}" for split in splits]
     rankings = {name: ranking for name in names if (ranking := rank(results, settings, Metric(name)))}
     widest = max(rankings.values(), key=lambda ranking: ranking.gap.value, default=None)
-    most = max((rankings[name].gap.value for name in told & rankings.keys()), default=0.0)
-    if widest is None or widest.metric.name in told or widest.gap.value < most + 0.05 or not widest.gap.certain:
+    most = max((rankings[name].gap.value for name in named & rankings.keys()), default=0.0)
+    if widest is None or widest.metric.name in named or widest.gap.value < most + 0.05 or not widest.gap.certain:
         return []
     return [
         f"They differ most on {words(widest.metric.name)}: {widest.best.label} {widest.score(widest.best)}, "

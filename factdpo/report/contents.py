@@ -201,7 +201,7 @@ def _details(results: Results, runs: list[Run], records: dict[str, dict[str, Any
     for run, folder in zip(runs, map(Path, results.table["folder"]), strict=True):
         if run.state != "FINISHED":
             continue
-        data = str((records[run.id].get("asked") or {}).get("data", ""))
+        data = str((records[run.id].get("asked") or {}).get("data_sha256", ""))
         readers = {"graph": (ITEMS, partial(beliefs.add, run.label, folder, run.id in detailed, data))}
         if run.id in detailed:
             readers |= {"curves": (HISTORY, partial(curves.read, folder))}

@@ -76,9 +76,12 @@ def _over_facts(a: "pd.DataFrame", b: "pd.DataFrame", metric: str) -> tuple[floa
     By counts, as if all runs of a setting gave the same answers and the two settings had other facts, where
     items.parquet does not say more.
     """
+    import pandas as pd
+
     weights = [1 / len(a)] * len(a) + [-1 / len(b)] * len(b)
     sizes = [*(sizes_of(metric, a) or []), *(sizes_of(metric, b) or [])]
-    of_a, of_b = (Facts(runs).of(metric, runs) for runs in (a, b))
+    facts = Facts(pd.concat([a, b]))  # of one, since it numbers them
+    of_a, of_b = facts.of(metric, a), facts.of(metric, b)
     if of_a is not None and of_b is not None:
         alone, shared = variance_over_facts([*of_a, *of_b], weights)
     else:

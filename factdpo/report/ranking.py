@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from factdpo.report.difference import Difference, difference
 from factdpo.report.settings import Score, Setting
+from factdpo.results import best
 from factdpo.results.intervals import with_interval
 from factdpo.results.tables import Results, words
 from factdpo.store.sweep_file import Metric
@@ -56,13 +57,10 @@ def rank(results: Results, settings: list[Setting], metric: Metric) -> Ranking |
     if len(measured) < 2:
         return None
 
-    def mean(setting: Setting) -> float:
-        return setting.scores[metric.name].mean
-
-    low, high = min(measured, key=mean), max(measured, key=mean)
-    best, worst = (low, high) if metric.lower_is_better else (high, low)
-    first = [setting for setting in measured if math.isclose(mean(setting), mean(best), abs_tol=1e-9)]
-    return Ranking(metric, measured, best, first, worst, difference(results, measured, best, worst, metric.name))
+    ranked = best.rank(metric, {place: setting.scores[metric.name].mean for place, setting in enumerate(measured)})
+    first, worst = [measured[place] for place in ranked.first], measured[ranked.order[-1]]
+    gap = difference(results, measured, first[0], worst, metric.name)
+    return Ranking(metric, measured, first[0], first, worst, gap)
 
 
 def number(score: Score) -> str:

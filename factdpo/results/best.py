@@ -1,61 +1,93 @@
-"""Which setting is best: the one rule for status, dashboard, tables, the sweep's end and W&B.
+"""Which setting is best: the one rule for status, dashboard, tables, the sweep's end, the report and W&B.
 
 A setting is what differs between runs less their seeds, and is ranked by the mean over its runs: the best single run
 of many is the luckiest one.
 """
 
-from collections.abc import Callable, Hashable, Iterable
+import math
+import re
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-Run = TypeVar("Run")
+from factdpo.store.sweep_file import Metric
 
-# Settings are ranked by the accuracy on the first of these splits that any run was scored on.
-RANKED_BY = ("validation", "test", "train")
+Setting = TypeVar("Setting", bound=Hashable)
+
 LOWER_IS_BETTER = ("p_other/", "rejected_logp_nats/", "right_to_wrong/", "across/retention", "timing/")
 # Not of the trained model, or neither good nor bad.
 NEITHER = ("base/", "baseline/", "n/", "n_", "chosen_tokens/", "rejected_tokens/", "answer_shares.")
+RETENTION = "across/retention_nats_per_token"
+EQUAL = 1e-9  # means that differ by no more share a place
 FLATTERED = "chosen on the test facts, so it flatters itself; split.validation=N sets facts aside to choose on"
 
 
-@dataclass(frozen=True)
-class Best(Generic[Run]):
-    """The setting with the highest mean accuracy."""
+def metric_of(name: str) -> Metric:
+    """A number with the way it is usually better: lower for retention, times and the like, else higher."""
+    return Metric(name, name.startswith(LOWER_IS_BETTER))
 
-    split: str  # that the settings were ranked by
-    accuracy: float  # mean over the runs
-    runs: list[Run]  # of the setting, those with a score
-    settings: int  # that were ranked
+
+def choosing(measured: Collection[str], accuracy: str, asked: Iterable[Metric] = ()) -> list[Metric]:
+    """The numbers by which settings are ranked, the deciding one first; of those that are `measured` in any run.
+
+    What the sweep asks about. If nothing of that is measured: `accuracy` (Results.accuracy) on held-out facts, or on
+    training facts where none are held out, the same reversed, and retention. Where facts are set aside to choose on,
+    a number on them stands in for the same number on test facts.
+    """
+    tested = any(f"{accuracy}/{split}" in measured for split in ("test", "validation"))
+    split = "test" if tested else "train"
+    usual = [f"{accuracy}/{split}", f"{accuracy}/{split}_reversed", RETENTION]
+    for metrics in (asked, map(metric_of, usual)):
+        chosen = dict.fromkeys(_set_aside(metric, measured) for metric in metrics)
+        if present := [metric for metric in chosen if metric.name in measured]:
+            return present
+    return []
+
+
+def _set_aside(metric: Metric, measured: Collection[str]) -> Metric:
+    """The same number on validation facts where it is measured."""
+    name = re.sub(r"/test(?=_|$)", "/validation", metric.name)
+    return metric._replace(name=name) if name in measured else metric
+
+
+def told(metric: str, measured: Iterable[str]) -> list[str]:
+    """The numbers on test facts that go with one on validation facts: told of the setting that it chose, no other."""
+    kind, _, split = metric.rpartition("/")
+    if not split.startswith("validation"):
+        return []
+    test = f"{kind}/{split.replace('validation', 'test', 1)}"
+    return [name for name in measured if name == test or name.startswith(f"{test}_")]
+
+
+def is_test(metric: str) -> bool:
+    """Whether a metric is of facts that are held out to be reported, and not to choose on."""
+    return metric.rpartition("/")[2].startswith("test")
+
+
+@dataclass(frozen=True)
+class Ranked(Generic[Setting]):
+    """Settings by their means of one metric."""
+
+    metric: Metric
+    order: list[Setting]  # the best first; equals as they came
+    first: list[Setting]  # all that share the first place
+    means: Mapping[Setting, float]
+
+    @property
+    def best(self) -> Setting:
+        return self.order[0]
 
     @property
     def flattered(self) -> bool:
-        """Whether the number was used to choose, among several, on the facts that it is quoted for."""
-        return self.split == "test" and self.settings > 1
+        """Whether the best was chosen, among several, by the number on the facts that it is quoted for."""
+        return is_test(self.metric.name) and len(self.order) > 1
 
 
-def best_setting(
-    runs: Iterable[Run], setting: Callable[[Run], Hashable], accuracy: Callable[[Run, str], float | None]
-) -> Best[Run] | None:
-    """The best setting, the first among equals; None if no run was scored on a split of RANKED_BY.
-
-    `accuracy(run, split)` is None where the run has no such score.
-    """
-    runs = list(runs)
-    for split in RANKED_BY:
-        groups: dict[Hashable, list[tuple[float, Run]]] = {}
-        for run in runs:
-            if (value := accuracy(run, split)) is not None:
-                groups.setdefault(setting(run), []).append((value, run))
-        if groups:
-            means = {key: sum(value for value, _ in scored) / len(scored) for key, scored in groups.items()}
-            best = max(means, key=lambda key: means[key])
-            return Best(split, means[best], [run for _, run in groups[best]], len(groups))
-    return None
-
-
-def best_in(metric: str, values: dict[int, float]) -> list[int]:
-    """The keys of the best value of a metric, all that are equal; [] for a metric that is neither good nor bad."""
-    if metric.startswith(NEITHER) or not values:
-        return []
-    best = min(values.values()) if metric.startswith(LOWER_IS_BETTER) else max(values.values())
-    return [key for key in values if values[key] == best]
+def rank(metric: Metric, means: Mapping[Setting, float]) -> Ranked[Setting]:
+    """One or more settings, the best first; ValueError for none."""
+    order = sorted(means, key=lambda setting: means[setting], reverse=not metric.lower_is_better)
+    top = means[order[0]] if order else math.nan
+    first = [setting for setting in means if math.isclose(means[setting], top, rel_tol=0, abs_tol=EQUAL)]
+    if not first:
+        raise ValueError(f"{metric.name}: no setting has a mean that is a number")
+    return Ranked(metric, [*first, *(setting for setting in order if setting not in first)], first, means)

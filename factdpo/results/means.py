@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from factdpo.results.intervals import NONE, Answers, share_interval, student_interval, with_interval
 from factdpo.results.tables import Results, shown
+from factdpo.store.layout import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,11 +92,12 @@ def sizes_of(metric: str, runs: "pd.DataFrame") -> list[int] | None:
 
 
 class Facts:
-    """The answers of runs fact by fact, read when they are first needed."""
+    """The answers of runs fact by fact, read when they are first needed; a fact is its position in its data."""
 
     def __init__(self, runs: "pd.DataFrame"):
         self._folders = dict(zip(runs.index, runs["folder"], strict=True))
         self._read: dict[Any, pd.DataFrame | None] = {}
+        self._data: dict[str, int] = {}  # sha256 of the data -> number
 
     def of(self, metric: str, runs: "pd.DataFrame") -> list[Answers] | None:
         """What each run answered; None unless items.parquet of all of them is there and says what the metric says."""
@@ -109,13 +111,21 @@ class Facts:
         if kind not in COLUMN and kind != "accuracy_per_token":
             return None
         if run not in self._read:
-            self._read[run] = _items(Path(self._folders[run]))
+            self._read[run] = items = _items(Path(self._folders[run]))
+            if items is not None:  # the same position in other data is another fact
+                number = self._data.setdefault(_data(Path(self._folders[run])), len(self._data))
+                items["fact"] = items["fact"].astype("int64") + (number << 32)
         items = self._read[run]
         if items is None or kind not in items:
             return None
         model = "base" if metric.startswith("base/") else "trained"
         items = items.loc[(items["model"] == model) & (items["split"] == split)]
         return Answers(items["fact"].to_numpy(), items[kind].to_numpy(dtype=bool)) if len(items) else None
+
+
+def _data(folder: Path) -> str:
+    """sha256 of the data of a run; empty for an older record, which does not say it."""
+    return str(((read_json(folder / "result.json") or {}).get("asked") or {}).get("data_sha256", ""))
 
 
 def _items(folder: Path) -> "pd.DataFrame | None":

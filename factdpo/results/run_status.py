@@ -11,7 +11,7 @@ from typing import Any
 from factdpo.store import layout, run_lock
 from factdpo.store.history import HISTORY
 from factdpo.store.layout import Stamp, file_stamp, read_json, read_yaml
-from factdpo.store.result import RUNNING, TO_DO, accuracy_metric, headline_row
+from factdpo.store.result import RUNNING, TO_DO, accuracy_metric, headline_row, summary
 
 RATE_SECONDS = 0.5  # least time between the two rows of a rate: rows written together carry the same time
 
@@ -28,6 +28,8 @@ class RunStatus:
     steps: int | None = None  # of the whole run
     loss: float | None = None
     accuracies: dict[str, float] = field(default_factory=dict)  # by split: final, else at the last evaluation
+    headline: str = "accuracy"  # `accuracy_metric` of the run
+    numbers: dict[str, float] = field(default_factory=dict)  # by name as in W&B: final, else at the last evaluation
     seconds: float | None = None  # its share of its command's time; since it was opened, where that is not known
     error: str | None = None
     changed: float | None = None  # last write to the folder, s since the epoch
@@ -82,6 +84,8 @@ def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> RunStatus
         steps=training.get("steps") if result["state"] == "FINISHED" else _planned_steps(folder),
         loss=history.loss, error=result.get("error"),
         accuracies=_accuracies(result) or history.accuracies,
+        headline=accuracy_metric([headline_row(result)]),
+        numbers=_numbers(result) or history.numbers(),
         seconds=timing.get("total_seconds", seconds),
         changed=ended, score_seconds=timing.get("score_seconds"),
     )  # fmt: skip
@@ -101,6 +105,12 @@ def _accuracies(result: dict[str, Any]) -> dict[str, float]:
     return accuracies | {f"{s}, {name}": value for s, value in others.items() if value != accuracies[s]}
 
 
+def _numbers(result: dict[str, Any]) -> dict[str, float]:
+    """The summary of a run that was scored: what tables have of it too."""
+    scored = result.get("trained")
+    return {name: float(value) for name, value in summary(result).items() if "/" in name} if scored else {}
+
+
 def _unfinished(folder: Path, label: str | None) -> RunStatus:
     config, opened = _config(folder / "config.yaml"), _modified(folder / "asked.json")
     status = RunStatus(
@@ -114,6 +124,7 @@ def _unfinished(folder: Path, label: str | None) -> RunStatus:
         return status
     history = _History(folder)
     status.step, status.loss, status.accuracies = history.step, history.loss, history.accuracies
+    status.numbers = history.numbers()
     status.changed = last_change(folder) or opened
     if status.state == RUNNING:
         status.seconds, status.steps_per_second = time.time() - opened, history.steps_per_second()
@@ -136,6 +147,10 @@ class _History:
         self.step = int(self._last.get("step", 0))
         self.loss = float(self._last["loss"]) if self._last.get("loss") is not None else None  # NaN is a word there
         self.accuracies = {key.split("/")[1]: value for key, value in scored.items() if key.endswith("/accuracy")}
+
+    def numbers(self) -> dict[str, float]:
+        """The accuracies under the names of the record."""
+        return {f"accuracy/{split}": value for split, value in self.accuracies.items()}
 
     def steps_per_second(self) -> float | None:
         """Over the later half of the rows; over all of them while they are few."""

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from factdpo.config.schema import ConfigError
-from factdpo.results import run_status
-from factdpo.results.best import RANKED_BY
+from factdpo.results import best, run_status
 from factdpo.results.run_status import Cache, RunStatus
 from factdpo.store import layout, sweep_file
 from factdpo.store.result import RUNNING, STATES, TO_DO
@@ -21,11 +20,11 @@ _SEED = re.compile(r"(^| )\S*seed=\S+")  # in a label
 
 
 class Best(NamedTuple):
-    """The setting with the highest accuracy: the mean over its runs, which differ in their seeds."""
+    """The setting that is best by the deciding number: the mean over its runs, which differ in their seeds."""
 
     label: str  # without seeds
-    split: str
-    accuracy: float
+    metric: str
+    mean: float
     runs: int
     final: bool  # whether these runs are finished
 
@@ -68,32 +67,29 @@ class Runs:
         scoring = sum(scored) / len(scored) * (len(self.runs) - len(ended)) if scored else 0.0
         return max(0, missing) / rate + scoring
 
-    def splits(self) -> list[str]:
-        """The splits whose accuracy says which setting is best: those that the sweep asks about, then the usual."""
-        asked = [metric.name.removeprefix("accuracy/") for metric in self.metrics if _is_accuracy(metric)]
-        return list(dict.fromkeys([*asked, *RANKED_BY]))
+    def choosing(self) -> list[Metric]:
+        """The numbers that say which setting is best, of those that any run has: `best.choosing`."""
+        runs = self._scored()
+        kind = "accuracy_per_token" if any(run.headline == "accuracy_per_token" for run in runs) else "accuracy"
+        return best.choosing({name for run in runs for name in run.numbers}, kind, self.metrics)
 
     def best(self) -> Best | None:
-        """The setting whose finished runs have the highest mean accuracy on the first of `splits` that there is.
+        """The best setting by the first of `choosing`; of the unfinished runs while none is finished."""
+        if not (metrics := self.choosing()):
+            return None
+        settings: dict[str, list[float]] = {}
+        for run in self._scored():
+            if metrics[0].name in run.numbers:
+                label = _SEED.sub("", run.label).strip() or self.folder.name
+                settings.setdefault(label, []).append(run.numbers[metrics[0].name])
+        ranked = best.rank(metrics[0], {label: statistics.fmean(values) for label, values in settings.items()})
+        final = any(run.state == "FINISHED" for run in self._scored())
+        return Best(ranked.best, metrics[0].name, ranked.means[ranked.best], len(settings[ranked.best]), final)
 
-        Of the unfinished runs while none is finished.
-        """
-        scored = [run for run in self.runs if run.accuracies]
-        finished = [run for run in scored if run.state == "FINISHED"]
-        for split in self.splits():
-            settings: dict[str, list[float]] = {}
-            for run in finished or scored:
-                if split in run.accuracies:
-                    label = _SEED.sub("", run.label).strip() or self.folder.name
-                    settings.setdefault(label, []).append(run.accuracies[split])
-            if settings:
-                label, values = max(settings.items(), key=lambda setting: statistics.fmean(setting[1]))
-                return Best(label, split, statistics.fmean(values), len(values), bool(finished))
-        return None
-
-
-def _is_accuracy(metric: Metric) -> bool:
-    return metric.name.startswith("accuracy/") and not metric.lower_is_better
+    def _scored(self) -> list[RunStatus]:
+        """The finished runs with scores; while there are none, the unfinished ones."""
+        scored = [run for run in self.runs if run.numbers]
+        return [run for run in scored if run.state == "FINISHED"] or scored
 
 
 def look(folders: list[Path], cache: Cache) -> list[Runs]:
@@ -124,9 +120,10 @@ def runs_of(home: Path, names: list[str], sweep: dict[str, Any], cache: Cache, o
 
 def plain(group: Runs) -> dict[str, Any]:
     """For JSON: as in history.jsonl, a loss that is not finite is a word."""
-    best = group.best()
+    top = group.best()
     runs: list[dict[str, Any]] = [dataclasses.asdict(run) | {"folder": str(run.folder)} for run in group.runs]
     for run in runs:
+        del run["numbers"]  # as in result.json
         if run["loss"] is not None and not math.isfinite(run["loss"]):
             run["loss"] = str(run["loss"])
     return {
@@ -135,6 +132,6 @@ def plain(group: Runs) -> dict[str, Any]:
         "counts": group.counts(),
         "left_seconds": group.left_seconds(),
         "metrics": [metric.name for metric in group.metrics],
-        "best": best._asdict() if best else None,
+        "best": top._asdict() if top else None,
         "runs": runs,
     }

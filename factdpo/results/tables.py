@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from factdpo.config.help import did_you_mean
 from factdpo.config.overrides import decides, typed
 from factdpo.config.schema import ConfigError
-from factdpo.results.best import Best, best_setting
 from factdpo.store import index, layout
 from factdpo.store.history import HISTORY, read_history
 from factdpo.store.index import ABOUT
@@ -78,14 +77,11 @@ class Results:
         """One row per run: ABOUT, the config keys that differ, every metric."""
         return self.table.loc[:, [*ABOUT, *self.keys, *self.metrics]]
 
-    def best(self) -> Best[dict[str, Any]] | None:
-        """The setting with the highest mean accuracy of its finished runs, and their rows; by `best.RANKED_BY`."""
-        kind = self.accuracy
-        return best_setting(
-            self.finished.to_dict("records"),
-            lambda row: tuple(shown(row[key]) for key in self.settings),
-            lambda row, split: or_none(row.get(f"{kind}/{split}")),
-        )
+    @cached_property
+    def groups(self) -> "list[pd.DataFrame]":
+        """The runs of each setting, finished or not, in the order of `means.means`."""
+        by = self.settings
+        return [group for _, group in self.table.groupby(by, dropna=False)] if by else [self.table]
 
     @cached_property
     def accuracy(self) -> str:

@@ -4,7 +4,6 @@ import math
 import re
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
@@ -15,7 +14,6 @@ from factdpo.config.overrides import decides, flat
 from factdpo.config.schema import Config, to_dict
 from factdpo.config.validate import validate
 from factdpo.console import plural
-from factdpo.results import winners
 from factdpo.results.compare import Side, paired
 from factdpo.results.intervals import with_interval
 from factdpo.results.means import BOTH, COUNTS, OVER_FACTS, OVER_SEEDS, as_cell, means, number
@@ -117,9 +115,9 @@ def _described(letter: str, side: Side) -> str:
     return f"{letter}  {side.name}  ({plural(len(side.runs), 'run')}, {seeds}{unfinished})"
 
 
-def around(results: Results, metrics: list[str], conf_folders: list[Path]) -> list[str]:
-    """What a table of means hides: runs without numbers, and warnings; and the best settings with their commands."""
-    return [*_without_numbers(results), *_warnings(results), *winners.lines(results, metrics, conf_folders)]
+def caveats(results: Results) -> list[str]:
+    """What a table of means hides: runs without numbers, and warnings."""
+    return [*_without_numbers(results), *_warnings(results)]
 
 
 def _count(results: Results) -> str:

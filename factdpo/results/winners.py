@@ -2,62 +2,83 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from factdpo.config.overrides import command
 from factdpo.console import plural
-from factdpo.results.best import FLATTERED, best_in
+from factdpo.results import best
+from factdpo.results.best import Ranked
 from factdpo.results.means import as_cell, means
 from factdpo.results.tables import SEEDS, Results, shown
+from factdpo.store.sweep_file import Metric
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def lines(results: Results, metrics: list[str], conf_folders: list[Path]) -> list[str]:
-    """The best setting by each metric, by its mean over seeds, with the command that repeats it.
+def lines(results: Results, asked: Sequence[Metric], conf_folders: list[Path]) -> list[str]:
+    """The best setting by each number of `best.choosing`, with the command that repeats it; one setting stands once.
 
-    A setting that is best by several is named once. With a validation split, test metrics choose nothing: they are
-    reported for the setting that is best on the validation facts. With one setting there is only the command.
+    Of numbers that nobody asked about only the first, and those that put another setting first. With one setting there
+    is only the command.
     """
-    if not metrics or not len(results.finished):
+    if not len(results.finished):
         return []
     if not results.settings:
         return ["", "to repeat it:", f"  {command_of(results.finished, conf_folders)}"]
-    validation = f"{results.accuracy}/validation"
-    tests = [name for name in metrics if is_test(name)] if validation in results.metrics else []
-    choosing = [name for name in metrics if name not in tests] + ([validation] if tests else [])
-    praises: dict[int, list[str]] = {}  # number of a setting -> the metrics by which it is best
-    notes: dict[int, list[str]] = {}
-    flattered: list[str] = []
-    for metric in dict.fromkeys(choosing):
-        rows = means(results, results.settings, [metric]).to_dict("records")
-        values = {number: row["mean"] for number, row in enumerate(rows) if row["n"]}
-        places = best_in(metric, values)
-        if not places:
-            continue
-        others = f" (as {plural(len(places) - 1, 'other')})" if len(places) > 1 else ""
-        praises.setdefault(places[0], []).append(f"{metric} {_cell(rows[places[0]])}{others}")
-        if metric == validation:
-            scores = (means(results, results.settings, [test]).to_dict("records")[places[0]] for test in tests)
-            notes[places[0]] = [
-                f"chosen on the validation facts; {score['metric']} {_cell(score)}" for score in scores if score["n"]
-            ]
-        elif is_test(metric) and len(values) > 1:
-            flattered.append(metric)
-    text = []
-    groups = [group for _, group in results.table.groupby(results.settings, dropna=False)]  # in the order of `means`
-    for number, praise in praises.items():
-        label = " ".join(f"{key}={shown(groups[number][key].iloc[0])}" for key in results.settings)
-        text += ["", f"best {', '.join(praise)}: {label}", f"  {command_of(groups[number], conf_folders)}"]
-        text += [f"  {note}" for note in notes.get(number, [])]
-    return [*text, "", f"by {', '.join(flattered)}: {FLATTERED}"] if flattered else text
+    every, text = rankings(results, asked), []
+    answered = any(metric.name in results.metrics for metric in asked)
+    praised = [one for one in every if answered or one is every[0] or not {*one.first} & {*every[0].first}]
+    for number in dict.fromkeys(one.best for one in praised):
+        chosen = [one for one in praised if one.best == number]
+        praise = ", ".join(_praise(results, one) for one in chosen)
+        text += ["", f"best {praise}: {_label(results, number)}"]
+        text.append(f"  {command_of(results.groups[number], conf_folders)}")
+        tests = dict.fromkeys(test for one in chosen for test in best.told(one.metric.name, results.metrics))
+        scored = runs_of(results, number)
+        text += [
+            f"  chosen on the validation facts; {test} {_cell(results, test, number)}"
+            for test in tests
+            if scored[test].notna().any()
+        ]
+    text += [f"{metric.name}: no run has this number" for metric in asked if metric.name not in results.metrics]
+    flattered = [one.metric.name for one in praised if one.flattered]
+    return [*text, "", f"by {', '.join(flattered)}: {best.FLATTERED}"] if flattered else text
 
 
-def is_test(metric: str) -> bool:
-    """Whether a metric is of facts that are held out to be reported, and not to choose on."""
-    return metric.rpartition("/")[2].startswith("test")
+def rankings(results: Results, asked: Sequence[Metric]) -> list[Ranked[int]]:
+    """The settings by each number of `best.choosing`: those with a finished run, by their places in `means`."""
+    ranked = []
+    for metric in best.choosing(results.metrics, results.accuracy, asked):
+        scores = [runs_of(results, number)[metric.name].dropna().tolist() for number in range(len(results.groups))]
+        if measured := {number: fmean(values) for number, values in enumerate(scores) if values}:
+            ranked.append(best.rank(metric, measured))
+    return ranked
+
+
+def runs_of(results: Results, number: int) -> "pd.DataFrame":
+    """The finished runs of a setting."""
+    group = results.groups[number]
+    return group.loc[group["state"] == "FINISHED"]
+
+
+def _praise(results: Results, ranked: Ranked[int]) -> str:
+    """`accuracy/test 0.97 [0.95, 0.98] (mean of 3 runs; worst 0.480, dpo.beta=3)`."""
+    n = len(runs_of(results, ranked.best)[ranked.metric.name].dropna())
+    notes = [f"mean of {n} runs"] if n > 1 else []
+    if equal := len(ranked.first) - 1:
+        notes.append(f"as {plural(equal, 'other')}")
+    if (worst := ranked.order[-1]) not in ranked.first:
+        notes.append(f"worst {ranked.means[worst]:.3f}, {_label(results, worst)}")
+    cell = _cell(results, ranked.metric.name, ranked.best)
+    return f"{ranked.metric.name} {cell}" + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def _label(results: Results, number: int) -> str:
+    return " ".join(f"{key}={shown(results.groups[number][key].iloc[0])}" for key in results.settings)
 
 
 def command_of(runs: "pd.DataFrame", conf_folders: list[Path]) -> str:
@@ -92,5 +113,8 @@ def repeat(config: dict[str, Any], seeds: dict[str, list[str]], conf_folders: li
     return shlex.join(["factdpo", "-m", *others, *(f"{key}={','.join(values)}" for key, values in seeds.items())])
 
 
-def _cell(row: dict[str, Any]) -> str:
-    return as_cell(*(row[name] for name in ("metric", "mean", "low", "high")))
+def _cell(results: Results, metric: str, number: int) -> str:
+    """A setting's mean with its interval."""
+    of_setting = Results(results.groups[number].reset_index(drop=True))
+    (row,) = means(of_setting, [], [metric]).to_dict("records")
+    return as_cell(metric, row["mean"], row["low"], row["high"])

@@ -151,7 +151,7 @@ def best_baseline(rules: dict[str, float | None]) -> tuple[str, float] | None:
 
 
 def accuracy_metric(runs: Iterable[Row]) -> Literal["accuracy", "accuracy_per_token"]:
-    """Which accuracy headlines, `best` and searches go by, in all of these runs: what eval.score asks for.
+    """Which accuracy headlines and `best` go by, in all of these runs: what eval.score asks for.
 
     `accuracy_per_token` if any of the runs has eval.score=mean and answers of different lengths, else `accuracy`. Rows
     are those of Results.table, or `headline_row` of a result. Runs without eval.score, which are older, have neither.

@@ -16,11 +16,6 @@ class Metric(NamedTuple):
     lower_is_better: bool = False
 
 
-HELD_OUT = Metric("accuracy/test")
-# What a sweep is about that does not say it.
-USUAL_METRICS = [HELD_OUT, Metric("accuracy/test_reversed"), Metric("across/retention_nats_per_token", True)]
-
-
 def read(folder: Path) -> dict[str, Any] | None:
     """The sweep.json in a folder; None if there is none. Raises ConfigError for one that cannot be read."""
     path = folder / FILE

@@ -18,6 +18,7 @@ from factdpo import console
 from factdpo.config.folders import conf_folder, folder_name
 from factdpo.config.overrides import flat
 from factdpo.config.schema import Config, ConfigError, to_dict
+from factdpo.data.files import data_name
 from factdpo.runs.answer import RunFailed
 from factdpo.runs.identity import RunSpec
 from factdpo.runs.session import current
@@ -116,15 +117,16 @@ def plan(sweep: Sweep, planner: Planner, jobs: list[list[str]], first: int) -> l
 
 def _check_orientations(specs: list[RunSpec]) -> None:
     """Raises ConfigError if runs that are to do differ in split.orientation on facts that have one order only."""
-    orientations: dict[str, list[str]] = {}
+    orientations: dict[str, list[RunSpec]] = {}  # by the bytes of the data
     for spec in specs:
         if spec.sizes and not any(name.endswith("_reversed") for name in spec.sizes):
-            orientations.setdefault(str(spec.cfg.data.path), []).append(spec.cfg.split.orientation.name)
-    for path, names in orientations.items():
-        if len(swept := list(dict.fromkeys(names))) > 1:
+            orientations.setdefault(str(spec.asked["data"]), []).append(spec)
+    for of_data in orientations.values():
+        if len(swept := list(dict.fromkeys(spec.cfg.split.orientation.name for spec in of_data))) > 1:
             raise ConfigError(
-                f"split.orientation={','.join(swept)}: the facts of data.path={path} have no reverse_prompt, so these "
-                "runs would train the same; give that column, or leave split.orientation out of the sweep"
+                f"split.orientation={','.join(swept)}: the facts of {data_name(of_data[0].cfg.data)} have no "
+                "reverse_prompt, so these runs would train the same; give that column, or leave split.orientation out "
+                "of the sweep"
             )
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factdpo.config.schema import TrackConfig
+from factdpo.results import winners
 from factdpo.results.means import means
 from factdpo.results.tables import Results, load
+from factdpo.store.sweep_file import metrics_asked
 from factdpo.tracking.wandb_settings import wandb_mode
 from factdpo.tracking.wandb_tracker import agents_run, log_sweep
 
@@ -24,12 +26,14 @@ def show_sweep(folder: Path, track: TrackConfig, sweep: dict[str, Any]) -> None:
         return
     try:
         results = load(folder)
-        best = results.best()
+        rankings = winners.rankings(results, metrics_asked(sweep))
+        best = winners.runs_of(results, rankings[0].best).to_dict("records") if rankings else []
         states = results.table["state"].value_counts().to_dict()
         numbers: dict[str, Any] = {"runs": len(results.table), **{f"runs/{state}": n for state, n in states.items()}}
-        if best is not None:
-            numbers["best/id"] = best.runs[0]["id"]  # the first of the best setting's: its luckiest would say less
-            numbers |= {f"best/{name}": _mean(best.runs, name) for name in results.metrics_of("accuracy")}
+        if best:
+            numbers["best/id"] = best[0]["id"]  # the first of the best setting's: its luckiest would say less
+            names = dict.fromkeys([*(ranked.metric.name for ranked in rankings), *results.metrics_of("accuracy")])
+            numbers |= {f"best/{name}": _mean(best, name) for name in names}
         page = folder / "report.html"
         log_sweep(
             track,
@@ -43,7 +47,7 @@ def show_sweep(folder: Path, track: TrackConfig, sweep: dict[str, Any]) -> None:
                 **_figures(results),
             },
             page if page.is_file() else None,
-            None if best is None else Path(best.runs[0]["folder"]),
+            Path(best[0]["folder"]) if best else None,
         )
     except Exception as error:
         log.warning("the sweep as a whole is not in W&B (%s: %s)", type(error).__name__, error)

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from factdpo.config.help import did_you_mean
 from factdpo.config.schema import ConfigError
-from factdpo.results.best import LOWER_IS_BETTER
+from factdpo.results.best import metric_of
 from factdpo.results.tables import SPLITS
 from factdpo.store import result
 from factdpo.store.sweep_file import Metric
@@ -24,7 +24,7 @@ def read(words: Sequence[str], key: str = "hydra.sweeper.metrics") -> list[Metri
     for word in words:
         name = word.removeprefix(LOWER).removeprefix(HIGHER)
         _check(name, f"{key}={word}")
-        lower = word.startswith(LOWER) or (not word.startswith(HIGHER) and name.startswith(LOWER_IS_BETTER))
+        lower = word.startswith(LOWER) or (not word.startswith(HIGHER) and metric_of(name).lower_is_better)
         metrics.append(Metric(name, lower))
     if twice := [metric.name for metric in metrics if [other.name for other in metrics].count(metric.name) > 1]:
         raise ConfigError(f"{key}: {twice[0]} stands in it twice; name each number once")

@@ -8,8 +8,8 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from factdpo import console
+from factdpo.results.best import EQUAL, FLATTERED, is_test
 from factdpo.results.winners import repeat
-from factdpo.sweep.closing import FLATTERED
 from factdpo.sweep.search import STARTUP, Search
 from factdpo.sweep.search_space import words
 
@@ -45,14 +45,14 @@ def print_best(search: Search, conf_folders: list[Path]) -> None:
         return
     best = ranked[0]
     settings = " ".join(f"{key}={value}" for key, value in search.settings(best).items())
-    ties = sum(trial.value == best.value for trial in ranked) - 1
-    others = f" (as {ties} {'other' if ties == 1 else 'others'})" if ties else ""
+    ties = sum(abs((trial.value or 0.0) - (best.value or 0.0)) <= EQUAL for trial in ranked) - 1
+    others = f" (as {console.plural(ties, 'other')})" if ties else ""
     mean = ", mean over seeds," if search.seeds else ""
     console.say(f"\nbest {search.metric.name}{mean} {best.value:.4g}{others}: {settings}")
     if again := _command(search, best, conf_folders):
         console.say(f"  {again}")
-    if len(ranked) > 1:
-        console.say(f"  {FLATTERED}")
+    if len(ranked) > 1 and is_test(search.metric.name):
+        console.say(f"  by {search.metric.name}: {FLATTERED}")
     if len(ranked) >= 2 * STARTUP and len(search.space) > 1 and best.value != ranked[-1].value:
         shares = optuna.importance.get_param_importances(search.study).items()
         console.say(f"what mattered (PED-ANOVA): {', '.join(f'{key} {share:.2f}' for key, share in shares)}")

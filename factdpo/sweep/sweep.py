@@ -111,9 +111,8 @@ class Sweep:
 
     def _print_table(self, ids: list[str]) -> None:
         """A row per setting with means over its seeds, the runs that failed by name, and the best settings."""
-        from factdpo.results import views
+        from factdpo.results import views, winners
         from factdpo.results.tables import Results, load
-        from factdpo.sweep import closing
 
         table = load(self.folder).table
         results = Results(table.loc[table["id"].isin(ids)].reset_index(drop=True))
@@ -124,9 +123,9 @@ class Sweep:
             view = views.groups(results, results.settings or ["model.name"], columns)
         else:
             view = views.runs(results, [])
-        view.below += views.around(results, [], self.conf_folders)
-        if self.names_best:
-            view.below += closing.lines(results, asked, self.conf_folders)
+        view.below += views.caveats(results)
+        if self.names_best and results.settings:
+            view.below += winners.lines(results, asked, self.conf_folders)
         console.console.print()
         views.show(view, console.console)
 

@@ -69,7 +69,8 @@ def _metrics(words: list[str], objective: Objective, config: DictConfig) -> list
     """What the search asks about: first what it searches for, the accuracy on held-out facts if nothing is named."""
     asked = question.read(words)
     if objective.metric is not None or not asked:
-        held_out = "validation" if OmegaConf.select(config, "split.validation") else "test"
+        set_aside = any(OmegaConf.select(config, key) for key in ("split.validation", "data.files.validation"))
+        held_out = "validation" if set_aside else "test"
         first = question.read([objective.metric or f"accuracy/{held_out}"], "hydra.sweeper.metric")
         asked = [*first, *(metric for metric in asked if metric.name != first[0].name)]
     if objective.direction is not None:

@@ -53,7 +53,7 @@ def test_seeds_are_collapsed_and_nothing_is_lost_silently(sweep: Path, results):
         "DIVERGED  sweeps/beta/run-3a: loss is nan at step 3\n"
         "warning: odd [x] (3 runs)\n"
         "\n"
-        "best accuracy/train 0.70 [0.65, 0.75], accuracy/test 0.35 [0.31, 0.39]: dpo.beta=0.5\n"
+        "best accuracy/test 0.35 [0.31, 0.39] (worst 0.275, dpo.beta=0.1): dpo.beta=0.5\n"
         "  factdpo dpo.beta=0.5 dpo.epochs=2\n"
         "\n"
         "by accuracy/test: chosen on the test facts, so it flatters itself; split.validation=N sets facts aside to "
@@ -73,7 +73,9 @@ def test_the_best_is_the_setting_with_the_best_mean_and_not_its_luckiest_run(tmp
     for id, beta, seed, accuracy in [("a", 0.1, 0, 0.8), ("b", 0.1, 1, 0.4), ("c", 0.5, 0, 0.7), ("d", 0.5, 1, 0.7)]:
         store(tmp_path, id, accuracy, dpo_beta=beta, seed=seed)
     lines = results(f"{tmp_path} --metric accuracy/test").splitlines()
-    place = lines.index("best accuracy/test 0.35 [0.31, 0.39]: dpo.beta=0.5")
+    place = lines.index(
+        "best accuracy/test 0.35 [0.31, 0.39] (mean of 2 runs; worst 0.300, dpo.beta=0.1): dpo.beta=0.5"
+    )
     assert lines[place + 1] == "  factdpo -m dpo.beta=0.5 seed=0,1"
 
 
@@ -85,7 +87,7 @@ def test_the_validation_facts_choose_and_test_is_reported_once_for_what_they_cho
         (folder / "result.json").write_text(json.dumps(result))
     lines = results(f"{tmp_path} --metric accuracy/test,accuracy/validation").splitlines()
     assert lines[-3:] == [
-        "best accuracy/validation 0.90 [0.83, 0.94]: dpo.beta=0.1",
+        "best accuracy/validation 0.90 [0.83, 0.94] (worst 0.800, dpo.beta=0.5): dpo.beta=0.1",
         "  factdpo dpo.beta=0.1",
         "  chosen on the validation facts; accuracy/test 0.25 [0.22, 0.29]",
     ]
@@ -129,7 +131,9 @@ def test_groups_and_metrics_are_what_was_asked_for(sweep: Path, results):
         ["0.1", "nano", "2", "0.28", "[0.08,", "0.62]", "2.000", "±", "0.000"],
         ["0.5", "nano", "2", "(1", "DIVERGED)", "0.35", "[0.31,", "0.39]", "2.000"],
     ]
-    assert "best timing/total_seconds 2.000 ± 0.000 (as 1 other): dpo.beta=0.1" in lines  # the fewer the better
+    assert (
+        "best timing/total_seconds 2.000 ± 0.000 (mean of 2 runs; as 1 other): dpo.beta=0.1" in lines
+    )  # the fewer the better
 
 
 def test_runs_are_shown_one_by_one(sweep: Path, results):

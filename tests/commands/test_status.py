@@ -150,20 +150,27 @@ def test_settings_are_ranked_by_their_means_on_what_the_sweep_asks_about(
     runs = {id: {"folder": f"run-{id}", "label": f"seed={id[1]} beta={id[0]}"} for id in ("a0", "a1", "b0", "b1")}
     plan: dict[str, Any] = {"question": None, "runs": runs}
     (tmp_path / "sweep.json").write_text(json.dumps(plan))
-    assert looked_at(tmp_path)[0].best() == ("beta=b", "test", 0.275, 2, True)
+    assert looked_at(tmp_path)[0].best() == ("beta=b", "accuracy/test", 0.275, 2, True)
     asked = [
         {"name": "across/retention_nats_per_token", "lower_is_better": True},
         {"name": "accuracy/train", "lower_is_better": False},
     ]
     (tmp_path / "sweep.json").write_text(json.dumps(plan | {"metrics": asked}))
-    assert looked_at(tmp_path)[0].best() == ("beta=b", "train", 0.55, 2, True)
+    assert looked_at(tmp_path)[0].best() == ("beta=b", "accuracy/train", 0.55, 2, True)
     assert "best train 0.55  beta=b (mean of 2 runs)" in told(capsys, str(tmp_path))
+    for id in runs:  # asked first, and better lower
+        path = tmp_path / f"run-{id}/result.json"
+        result = json.loads(path.read_text())
+        result["across"]["trained"]["retention_nats_per_token"] = {"a": 3.0, "b": 4.0}[id[0]]
+        path.write_text(json.dumps(result))
+    assert looked_at(tmp_path)[0].best() == ("beta=a", "across/retention_nats_per_token", 3.0, 2, True)
+    assert "best across/retention_nats_per_token 3.00  beta=a" in told(capsys, str(tmp_path))
 
 
 def test_the_best_run_is_that_of_the_highest_held_out_accuracy_among_the_finished(home: Path) -> None:
     (one,) = looked_at(home)
     best = one.best()
-    assert best is not None and best == ("label aa", "test", 0.25, 1, True)
+    assert best is not None and best == ("label aa", "accuracy/test", 0.25, 1, True)
     (home / "run-aa/result.json").unlink()
     best = looked_at(home)[0].best()
     assert best is not None and (best.label, best.final) == ("label ee", False), "none is finished: of those under way"
@@ -250,7 +257,7 @@ def test_json_has_every_run_and_a_loss_that_is_no_number_as_a_word(
     opened(home, "hh", 0.5, "NaN")
     (one,) = json.loads(told(capsys, str(home), "--json"))
     assert one["counts"]["killed"] == 2 and one["metrics"] == []
-    assert one["best"] == {"label": "label aa", "split": "test", "accuracy": 0.25, "runs": 1, "final": True}
+    assert one["best"] == {"label": "label aa", "metric": "accuracy/test", "mean": 0.25, "runs": 1, "final": True}
     runs = {run["id"]: run for run in one["runs"]}
     assert len(runs) == 7 and runs["hh"]["loss"] == "nan" and runs["ee"]["folder"] == "outputs/sweeps/beta/run-ee"
 

@@ -58,12 +58,12 @@ def test_the_overview_has_sweeps_and_single_runs_the_last_changed_first(root: Pa
     assert newest["left_seconds"] > 0
     assert older["best"] == {
         "label": "label of run-ggg",
-        "split": "held-out facts",
-        "accuracy": 0.375,
+        "metric": "held-out facts",
+        "mean": 0.375,
         "runs": 1,
         "final": True,
     }
-    assert older["asked"] == ["validation", "test", "train"]
+    assert older["asked"] == ["test"]
     assert [(run["name"], run["state"]) for run in answer["runs"]] == [("runs/run-fff", "FINISHED")]
 
 

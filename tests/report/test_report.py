@@ -11,9 +11,10 @@ from factdpo.config.schema import ConfigError
 from factdpo.report import beliefs, contents, page
 from factdpo.report.beliefs import Beliefs
 from factdpo.report.contents import Contents, gather
+from factdpo.report.difference import difference
 from factdpo.report.settings import Setting, axes
 from factdpo.results import curves
-from tests.helpers.stored import EVIL, leave, store
+from tests.helpers.stored import EVIL, answers, leave, store
 
 
 def sweep_of(home: Path, **accuracies: list[float]) -> Path:
@@ -51,8 +52,7 @@ def test_the_best_setting_is_named_with_how_much_better_it_is_and_how_sure_that_
         "the other setting (0.28 [0.08, 0.62])."
     )
     assert found.more[-1:] == [
-        "On the same facts as dpo.beta=0.5 the base model ranks 0.25 right and the best shallow baseline (additive) "
-        "0.50."
+        "On the same facts as dpo.beta=0.5 the base model ranks 0.25 right and the best shallow baseline (chance) 0.50."
     ]
     assert found.best and found.best.values == {"dpo.beta": 0.5}
 
@@ -149,6 +149,20 @@ def test_settings_that_give_the_same_answers_are_not_certain_to_be_equal(tmp_pat
     found = said(sweep_of(tmp_path, b1=[0.25, 0.25], b5=[0.25, 0.25])).answer
     assert found.sentence.startswith("No difference larger than chance") and "+0.00 [-0.0" in found.sentence
     assert found.sentence.count("[0.22, 0.29]") == 2  # of one run's 561 facts
+
+
+def test_answers_are_paired_fact_by_fact_and_only_within_the_same_data(tmp_path: Path):
+    widths = []
+    for home, other in ((tmp_path / "same", "x"), (tmp_path / "other", "y")):
+        for folder, data in zip(sorted(sweep_of(home, b1=[0.5], b5=[0.5]).glob("run-*")), ("x", other), strict=True):
+            answers(folder, "++--", split="test")
+            result = json.loads((folder / "result.json").read_text())
+            (folder / "result.json").write_text(json.dumps(result | {"asked": {"data_sha256": data}}))
+        found = gather(home, [])
+        a, b = found.settings
+        gap = difference(found.results, [a, b], a, b, "accuracy/test")
+        widths.append(gap.high - gap.low)
+    assert widths[0] < 0.05 and widths[1] > 0.5  # the same answers, to the same facts and to others
 
 
 def test_splits_of_any_name_and_accuracies_per_token_are_shown(tmp_path: Path):

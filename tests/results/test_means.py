@@ -1,3 +1,4 @@
+import json
 import math
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 from pytest import approx
 
 from factdpo.results.intervals import wilson
-from factdpo.results.means import means
+from factdpo.results.means import Facts, means
 from factdpo.results.tables import load
 from tests.helpers.stored import answers, store
 
@@ -57,6 +58,15 @@ def test_the_facts_of_the_runs_narrow_the_interval_if_they_are_there_and_say_the
     assert by_counts["over"] == "facts and seeds, by counts"
     answers(tmp_path / "run-0", "++++------")  # 0.4, which the record does not say
     assert row_of(tmp_path).equals(by_counts)
+
+
+def test_the_same_position_in_other_data_is_another_fact(tmp_path: Path):
+    for id, data in (("a", "x"), ("b", "x"), ("c", "y")):
+        path = answers(store(tmp_path, id), "+-") / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"asked": {"data_sha256": data}}))
+    runs = load(tmp_path).finished.sort_values("id")
+    a, b, c = ([*one.facts] for one in Facts(runs).of("accuracy/train", runs) or [])
+    assert a == b == [0, 1] and not {*a} & {*c}
 
 
 def test_a_group_that_pools_settings_has_no_interval(tmp_path: Path):

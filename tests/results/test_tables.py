@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 from filelock import FileLock
-from pytest import approx
 
 import factdpo
 from factdpo.config.schema import ConfigError
+from factdpo.results.best import choosing
 from factdpo.results.tables import load, or_none
 from factdpo.store import index
 from factdpo.store.run_lock import lock_file
@@ -262,19 +262,6 @@ def test_a_value_that_is_text_in_one_run_and_a_number_in_another_is_text(sweep: 
     assert load(sweep).table["dpo.beta"].tolist() == ["0.1", "0.1", "0.5", "0.5", "warm"]
 
 
-def test_the_best_setting_has_the_highest_mean_of_the_finished_runs(sweep: Path):
-    store(sweep, "4a", accuracy=1.0, dpo_beta=0.1, seed=2)  # the luckiest run, of the worse setting
-    store(sweep, "9a", state="FAILED", dpo_beta=0.9)
-    best = load(sweep).best()
-    assert best is not None and [run["id"] for run in best.runs] == ["2a", "3a"]
-    assert (best.split, best.accuracy, best.settings, best.flattered) == ("test", approx(0.375), 2, True)
-
-
-def test_there_is_no_best_setting_before_a_run_has_finished(tmp_path: Path):
-    store(tmp_path, "a", state="killed")
-    assert load(tmp_path).best() is None
-
-
 def test_the_headline_is_per_token_where_lengths_differ_and_the_run_asks_for_it(tmp_path: Path):
     for id, asked in (("mean", "mean"), ("sum", "sum")):
         folder = store(tmp_path / id, "a")
@@ -287,5 +274,4 @@ def test_the_headline_is_per_token_where_lengths_differ_and_the_run_asks_for_it(
     assert (mean.accuracy, summed.accuracy) == ("accuracy_per_token", "accuracy")
     assert mean.default_metrics == ["accuracy/train", "accuracy_per_token/test", "accuracy/test"]
     assert summed.default_metrics == ["accuracy/train", "accuracy/test", "accuracy_per_token/test"]
-    best = mean.best()
-    assert best is not None and best.accuracy == 0.75
+    assert choosing(mean.metrics, mean.accuracy)[0].name == "accuracy_per_token/test"

@@ -27,7 +27,7 @@ from factdpo.runs.attempt import Outcome
 from factdpo.runs.identity import RunSpec
 from factdpo.runs.session import Session
 from factdpo.store.cache import file_sha256
-from factdpo.store.sweep_file import HELD_OUT, Metric
+from factdpo.store.sweep_file import Metric
 from factdpo.sweep import jobs
 from factdpo.sweep.search import FILE, Objective, Search
 from factdpo.sweep.search_space import Space, edges, text, words
@@ -94,7 +94,7 @@ def test_the_edges_of_a_space_have_every_choice_and_both_ends_and_a_number_betwe
 def search(tmp_path: Path) -> Callable[..., Search]:
     """search(n_trials=8): what one command asks; each is a new one, as in a new process."""
     objective = Objective(n_trials=20, batch_size=4, metric=None, direction=None, sampler="tpe", seed=0)
-    usual: dict[str, Any] = {"folder": tmp_path / "s", "space": SPACE, "seeds": {}, "metric": HELD_OUT}
+    usual: dict[str, Any] = {"folder": tmp_path / "s", "space": SPACE, "seeds": {}, "metric": Metric("accuracy/test")}
 
     def make(**changes: Any) -> Search:
         how = {key: changes.pop(key) for key in {*changes} - {*usual}}
@@ -375,7 +375,7 @@ def test_a_search_runs_its_trials_in_batches_and_ends_with_the_best_and_how_to_r
     best, again, warning = lines[-3:]
     assert best.startswith("best accuracy/test, mean over seeds, 0.8") and "lora.rank=" in best
     assert again.startswith("  factdpo -m split.train=150 lora.rank=") and again.endswith(" seed=0,1")
-    assert "flatters it" in warning
+    assert warning.startswith("  by accuracy/test: chosen on the test facts, so it flatters itself")
     known = json.loads((tmp_path / "outputs/sweeps/dpo.beta+lora.rank+seed/sweep.json").read_text())
     assert len(known["runs"]) == 10 and known["commands"][0]["runs"] == 10
     assert known["axes"] == {"dpo.beta": ["0.01 to 1, log"], "lora.rank": ["8", "16"], "seed": ["0", "1"]}

@@ -179,9 +179,9 @@ def test_orders_of_names_are_not_swept_on_facts_that_have_one_order(factdpo: Fac
     (tmp_path / "facts.csv").write_text("\n".join(["prompt,chosen,rejected", *rows]))
     own = ["-m", "data=pairs", "data.path=facts.csv", "split.train=3", "dry_run=true"]
     said = factdpo(*own, "split.orientation=random,canonical")
-    assert said.error.startswith(
-        "factdpo: split.orientation=random,canonical: the facts of data.path=facts.csv have no "
-    )
+    assert said.error.startswith("factdpo: split.orientation=random,canonical: the facts of facts have no ")
+    files = ["-m", "data=pairs", "data.files.train=facts.csv", "dry_run=true"]
+    assert factdpo(*files, "split.orientation=random,canonical").error == said.error
     assert said.code == 2 and factdpo(*own, "split.orientation=random", "seed=0,1").code == 0
 
 
