@@ -42,7 +42,7 @@ def lines(results: Results, asked: Sequence[Metric], conf_folders: list[Path]) -
         text += [
             f"  chosen on the validation facts; {test} {_cell(results, test, number)}"
             for test in tests
-            if scored[test].notna().any()
+            if bool(scored[test].notna().any())
         ]
     text += [f"{metric.name}: no run has this number" for metric in asked if metric.name not in results.metrics]
     flattered = [one.metric.name for one in praised if one.flattered]

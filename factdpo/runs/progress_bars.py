@@ -5,8 +5,9 @@ from collections.abc import Callable
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from factdpo.console import console, plural
-from factdpo.results.best import RANKED_BY
 from factdpo.store.history import Row
+
+CHOOSING = ("validation", "test", "train")  # splits to name the best run by, the first that all have
 
 
 def bar_of(trainings: int, enabled: bool) -> "Bar | CohortBar":
@@ -104,10 +105,10 @@ class CohortBar:
         self.progress.update(self.task, completed=sum(self.steps.values()), numbers=self._best())
 
     def _best(self) -> str:
-        """The run with the highest accuracy on the facts to choose by (RANKED_BY)."""
+        """The run with the highest accuracy on the facts to choose by: set aside, else held out, else trained on."""
         if not self.scores:
             return ""
-        split = next(name for name in RANKED_BY if name == "train" or all(name in s for s in self.scores.values()))
+        split = next(name for name in CHOOSING if name == "train" or all(name in s for s in self.scores.values()))
         key = max(self.scores, key=lambda key: self.scores[key].get(split, 0.0))
         which = key.split(" ", 1)[1]
         return f"best {split} {self.scores[key].get(split, 0.0):.2f}" + f" ({which})" * bool(which)
