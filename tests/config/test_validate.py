@@ -149,6 +149,9 @@ def test_every_option_composes(compose: Compose, path: Path):
         "model=custom": ["model.id=a/b"],
         "data=pairs": ["data.path=a.csv"],
         "data=graph": ["data.path=a.csv"],
+        "data=edits": ["data.path=a.json"],
+        "data=preference": ["data.path=a.jsonl"],
+        "data=hub": ["data.hub.id=a/b"],
         "data=triples": ["data.path=a.csv", "data.triples.templates_path=b.csv"],
     }
     choice = f"{path.parent.name}={path.stem}"
@@ -202,12 +205,12 @@ def test_every_key_says_what_it_is():
 NOT_IN_ID = {
     "out", "sweep", "label", "dry_run", "retries", "retry_diverged", "fail_fast", "seed", "model.name", "model.id",
     "model.revision", "data.path", "data.files", "data.triples.templates_path", "data.graph.nodes", "engine.max_runs",
-    "engine.max_tokens", "engine.save_every",
+    "engine.max_tokens", "engine.save_every", "data.hub.id", "data.hub.config", "data.hub.split", "data.hub.revision",
     *(f"track.{f.name}" for f in dataclasses.fields(TrackConfig)),
 }  # fmt: skip
 LOCATES = {
     "seed", "model.name", "model.id", "model.revision", "data.path", "data.files", "data.triples.templates_path",
-    "data.graph.nodes",
+    "data.graph.nodes", "data.hub.id", "data.hub.config", "data.hub.split", "data.hub.revision",
 }  # fmt: skip
 
 

@@ -128,7 +128,7 @@ def test_a_name_that_is_no_folder_is_refused(factdpo: Factdpo, tmp_path: Path, n
 )
 def test_any_value_can_be_swept(factdpo: Factdpo, values: str, label: str) -> None:
     said = factdpo("-m", f"track.group={values},other", "seed=0,1", "dry_run=true")
-    assert said.code == 0 and [row[-1] for row in said.runs()] == [f"{label} seed=0", f"{label} seed=1"]
+    assert said.code == 0 and [row[-1] for row in said.runs()] == [f"track.{label} seed=0", f"track.{label} seed=1"]
 
 
 def test_labels_name_keys_by_their_end_unless_other_keys_end_like_it(factdpo: Factdpo) -> None:
