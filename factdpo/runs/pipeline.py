@@ -21,8 +21,9 @@ from factdpo.runs import progress_bars, record
 from factdpo.runs.attempt import Attempt, Measured, Outcome
 from factdpo.runs.clock import Clock
 from factdpo.runs.identity import can_train_together
+from factdpo.runs.scoring import Scores, score
 from factdpo.runs.session import Session
-from factdpo.runs.stages import Prepared, Scores, prepare, score
+from factdpo.runs.stages import Prepared, prepare
 from factdpo.store import cache
 from factdpo.store.history import HISTORY, Row
 from factdpo.training.batched import engine as batched_engine

@@ -20,7 +20,8 @@ from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.models.weights import fetch_template, locate
 from factdpo.runs.attempt import Attempt, Measured
 from factdpo.runs.identity import is_chat
-from factdpo.runs.stages import Prepared, Scores, Texts, base_texts, splits_of, tokenised
+from factdpo.runs.scoring import Scores, Texts, base_texts
+from factdpo.runs.stages import Prepared, splits_of, tokenised
 from factdpo.store import cache
 from factdpo.store.history import HISTORY, Row, read_history
 from factdpo.training import adapters
