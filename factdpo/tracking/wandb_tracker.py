@@ -9,8 +9,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -187,25 +187,37 @@ def _start(track: TrackConfig, folder: Path, run_id: str, about: Row) -> Any:
 def _init(mode: str, folder: Path, run_id: str, about: Row) -> Any:
     import wandb
 
-    run = wandb.init(
-        **without_secrets(about, os.environ),
-        id=run_id,
-        dir=str(folder),
-        mode=mode,  # pyright: ignore[reportArgumentType]
-        reinit="create_new",  # two runs in one process are two runs, and a run of the caller's own goes on
-        settings=wandb.Settings(
-            silent=True, console="off",
-            init_timeout=INIT_TIMEOUT_SECONDS, finish_timeout=FINISH_TIMEOUT_SECONDS, finish_timeout_raises=True,
-            # Nothing about the machine, its user or its code is sent; the local record has versions and hardware.
-            disable_git=True, disable_code=True, save_code=False, host="-",
-            x_disable_meta=True, x_disable_machine_info=True, x_save_requirements=False,
-        ),
+    settings = wandb.Settings(
+        silent=True, console="off",
+        init_timeout=INIT_TIMEOUT_SECONDS, finish_timeout=FINISH_TIMEOUT_SECONDS, finish_timeout_raises=True,
+        # Nothing about the machine, its user or its code is sent; the local record has versions and hardware.
+        disable_git=True, disable_code=True, save_code=False, host="-",
+        x_disable_meta=True, x_disable_machine_info=True, x_save_requirements=False,
     )  # fmt: skip
+    with _without_logging_errors():
+        run = wandb.init(
+            **without_secrets(about, os.environ),
+            id=run_id,
+            dir=str(folder),
+            mode=mode,  # pyright: ignore[reportArgumentType]
+            reinit="create_new",  # two runs in one process are two runs, and a run of the caller's own goes on
+            settings=settings,
+        )
     process.open_runs.add(run.id)
     for handler in logging.getLogger("wandb").handlers:  # its debug.log: a full disk is not worth a traceback
         handler.handleError = lambda record: None
         handler.close = partial(_close, handler.close)
     return run
+
+
+@contextmanager
+def _without_logging_errors() -> Iterator[None]:
+    """W&B writes its debug.log while it starts, the config in it; logging prints a traceback per line on a full disk."""
+    before, logging.raiseExceptions = logging.raiseExceptions, False
+    try:
+        yield
+    finally:
+        logging.raiseExceptions = before
 
 
 def _close(close: Callable[[], None]) -> None:

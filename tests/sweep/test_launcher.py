@@ -151,7 +151,8 @@ def test_bad_data_is_refused_before_the_first_job_runs_and_named_once(tmp_path: 
         "factdpo: 9 of these 12 jobs cannot be run, so none of them was started:",
         f"  data.path=no.csv: no such file (looked for {tmp_path}/no.csv); give a path that exists",
         "    in each of the 6 jobs with data.path=no.csv",
-        "  split.train=900: the data has only 861 facts for it; give fewer (the rest is held out)",
+        "  split.train=900: the data has only 861 facts for it; give fewer, or a "
+        "share of them, as in split.train=0.5 (the rest is held out)",
         "    in each of the 3 jobs with split.train=900 data.path=null",
     ]
     assert (done.stdout, done.returncode) == ("", 2)

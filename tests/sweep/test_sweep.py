@@ -223,7 +223,7 @@ def test_a_dry_run_imports_nothing_heavy_and_hydras_own_sweeper_honours_it(tmp_p
 def test_long_lines_of_a_plan_are_never_cut(factdpo: Factdpo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     said = factdpo("-m", f"track.group={'y' * 100},x", "seed=0,1", "dry_run=true")
-    assert said.runs()[0][-1] == f"group={'y' * 100} seed=0"
+    assert said.runs()[0][-1] == f"track.group={'y' * 100} seed=0"
 
 
 SPLITS = {"train": 300, "train_reversed": 300, "test": 561, "test_reversed": 561}
