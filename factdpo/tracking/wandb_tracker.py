@@ -212,7 +212,7 @@ def _init(mode: str, folder: Path, run_id: str, about: Row) -> Any:
 
 @contextmanager
 def _without_logging_errors() -> Iterator[None]:
-    """W&B writes its debug.log while it starts, the config in it; logging prints a traceback per line on a full disk."""
+    """While W&B starts it writes the config to its debug.log: on a full disk, logging would print a traceback a line."""
     before, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield
