@@ -31,23 +31,26 @@ def choosing(measured: Collection[str], accuracy: str, asked: Iterable[Metric] =
     """The numbers by which settings are ranked, the deciding one first; of those that are `measured` in any run.
 
     What the sweep asks about. If nothing of that is measured: `accuracy` (Results.accuracy) on held-out facts, or on
-    training facts where none are held out, the same reversed, and retention. Where facts are set aside to choose on,
-    a number on them stands in for the same number on test facts.
+    training facts where none are held out, the same reversed, and retention; each as `measured_as` has it.
     """
     tested = any(f"{accuracy}/{split}" in measured for split in ("test", "validation"))
     split = "test" if tested else "train"
-    usual = [f"{accuracy}/{split}", f"{accuracy}/{split}_reversed", RETENTION]
+    usual = [f"accuracy/{split}", f"accuracy/{split}_reversed", RETENTION]
     for metrics in (asked, map(metric_of, usual)):
-        chosen = dict.fromkeys(_set_aside(metric, measured) for metric in metrics)
+        chosen = dict.fromkeys(measured_as(metric, measured, accuracy) for metric in metrics)
         if present := [metric for metric in chosen if metric.name in measured]:
             return present
     return []
 
 
-def _set_aside(metric: Metric, measured: Collection[str]) -> Metric:
-    """The same number on validation facts where it is measured."""
-    name = re.sub(r"/test(?=_|$)", "/validation", metric.name)
-    return metric._replace(name=name) if name in measured else metric
+def measured_as(metric: Metric, measured: Collection[str], accuracy: str) -> Metric:
+    """The number that a name stands for: an accuracy by the score that eval.score has, as `accuracy` says.
+
+    Where facts are set aside to choose on, a number on them stands in for the same number on test facts.
+    """
+    name = re.sub("^accuracy/", f"{accuracy}/", metric.name)
+    set_aside = re.sub(r"/test(?=_|$)", "/validation", name)
+    return metric._replace(name=set_aside if set_aside in measured else name)
 
 
 def told(metric: str, measured: Iterable[str]) -> list[str]:

@@ -19,14 +19,16 @@ from optuna.trial import FrozenTrial, TrialState
 from factdpo.config.help import did_you_mean
 from factdpo.config.overrides import flat
 from factdpo.config.schema import ConfigError
+from factdpo.results.best import measured_as
 from factdpo.runs.identity import RunSpec
 from factdpo.store import cache
 from factdpo.store import result as record
-from factdpo.store.result import summary
+from factdpo.store.result import accuracy_metric, headline_row
 from factdpo.store.sweep_file import Metric
 from factdpo.sweep.search_space import Space, text, values, words
 from factdpo.sweep.study import FILE, load_study, locked
 
+MEASURED = "measured"  # the study's attribute with the name of the number that trials are valued by
 STARTUP = 8  # trials that TPE draws at random before it learns: one batch
 RENAME = "a study cannot change its settings; choose another name with sweep=..., or move the file (runs are kept)"
 
@@ -67,6 +69,11 @@ class Search:
     @property
     def direction(self) -> str:
         return "minimize" if self.metric.lower_is_better else "maximize"
+
+    @property
+    def measured(self) -> str:
+        """The number that is the value of a trial: what stands for the metric (`measured_as`) in the first runs."""
+        return self.study.user_attrs.get(MEASURED, self.metric.name)
 
     @property
     def spec(self) -> dict[str, str]:
@@ -174,7 +181,10 @@ class Search:
         results = [record.read_result(run.folder).result or {"state": "FAILED"} for run in runs]
         states = {result["state"] for result in results}
         if states == {"FINISHED"}:
-            scores = [self._value(summary(result), run) for result, run in zip(results, runs, strict=True)]
+            rows = [headline_row(result) for result in results]
+            if MEASURED not in self.study.user_attrs:
+                self.study.set_user_attr(MEASURED, measured_as(self.metric, rows[0], accuracy_metric(rows)).name)
+            scores = [self._value(row, run) for row, run in zip(rows, runs, strict=True)]
             self.study.tell(trial.number, math.fsum(scores) / len(scores))
         else:
             self.study.tell(trial.number, state=TrialState.PRUNED if "DIVERGED" in states else TrialState.FAIL)
@@ -184,7 +194,7 @@ class Search:
         self.study.tell(trial.number, state=TrialState.PRUNED)
 
     def _value(self, numbers: dict[str, Any], run: RunSpec) -> float:
-        name = self.metric.name
+        name = self.measured
         if isinstance(value := numbers.get(name), int | float):
             return float(value)
         hint = did_you_mean(name, [other for other in numbers if not other.startswith("base")], 3, 0.3)

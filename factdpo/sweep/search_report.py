@@ -29,7 +29,7 @@ def print_plan(search: Search) -> None:
 
 def print_batch(search: Search, batch: list[FrozenTrial]) -> None:
     """How many trials are next, and the best one before them."""
-    best = next((f"; best so far {search.metric.name} {trial.value:.4g}" for trial in search.ranked()), "")
+    best = next((f"; best so far {search.measured} {trial.value:.4g}" for trial in search.ranked()), "")
     console.say(f"{_count_answered(search)} of {search.objective.n_trials} trials answered, {len(batch)} next{best}")
 
 
@@ -48,11 +48,11 @@ def print_best(search: Search, conf_folders: list[Path]) -> None:
     ties = sum(abs((trial.value or 0.0) - (best.value or 0.0)) <= EQUAL for trial in ranked) - 1
     others = f" (as {console.plural(ties, 'other')})" if ties else ""
     mean = ", mean over seeds," if search.seeds else ""
-    console.say(f"\nbest {search.metric.name}{mean} {best.value:.4g}{others}: {settings}")
+    console.say(f"\nbest {search.measured}{mean} {best.value:.4g}{others}: {settings}")
     if again := _command(search, best, conf_folders):
         console.say(f"  {again}")
-    if len(ranked) > 1 and is_test(search.metric.name):
-        console.say(f"  by {search.metric.name}: {FLATTERED}")
+    if len(ranked) > 1 and is_test(search.measured):
+        console.say(f"  by {search.measured}: {FLATTERED}")
     if len(ranked) >= 2 * STARTUP and len(search.space) > 1 and best.value != ranked[-1].value:
         shares = optuna.importance.get_param_importances(search.study).items()
         console.say(f"what mattered (PED-ANOVA): {', '.join(f'{key} {share:.2f}' for key, share in shares)}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
@@ -44,7 +44,7 @@ def run(
     repeats = grid.product([last_words[key] for key in last_words if key not in space])
     # The folder's name depends on the keys alone, and the search must know its folder.
     sweep = grid.new_sweep(config, context, {key: [] for key in swept})
-    sweep.metrics, sweep.names_best = _metrics(metrics, objective, config), False
+    sweep.metrics, sweep.names_best = _metrics(metrics, objective), False
     search = Search(sweep.folder, space, seeds, objective, sweep.metrics[0])
     sweep.axes = search.axes()
     trials = Trials(launcher, Planner(context, config, current()), sweep, search, repeats)
@@ -65,13 +65,11 @@ def run(
             search_report.print_best(search, sweep.conf_folders)
 
 
-def _metrics(words: list[str], objective: Objective, config: DictConfig) -> list[Metric]:
+def _metrics(words: list[str], objective: Objective) -> list[Metric]:
     """What the search asks about: first what it searches for, the accuracy on held-out facts if nothing is named."""
     asked = question.read(words)
     if objective.metric is not None or not asked:
-        set_aside = any(OmegaConf.select(config, key) for key in ("split.validation", "data.files.validation"))
-        held_out = "validation" if set_aside else "test"
-        first = question.read([objective.metric or f"accuracy/{held_out}"], "hydra.sweeper.metric")
+        first = question.read([objective.metric or "accuracy/test"], "hydra.sweeper.metric")
         asked = [*first, *(metric for metric in asked if metric.name != first[0].name)]
     if objective.direction is not None:
         asked[0] = Metric(asked[0].name, objective.direction == "minimize")

@@ -212,7 +212,7 @@ def _init(mode: str, folder: Path, run_id: str, about: Row) -> Any:
 
 @contextmanager
 def _without_logging_errors() -> Iterator[None]:
-    """While W&B starts it writes the config to its debug.log: on a full disk, logging would print a traceback a line."""
+    """W&B writes the config to its debug.log as it starts: on a full disk, logging would print a traceback a line."""
     before, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield

@@ -19,7 +19,7 @@ def one(*metrics: Metric) -> list[str]:
     [
         ([TRAIN, TEST, REVERSED, RETAINED], "accuracy", [], [TEST, REVERSED, RETAINED]),
         ([TEST, PER_TOKEN, RETAINED], "accuracy_per_token", [], [PER_TOKEN, RETAINED]),
-        ([TEST, PER_TOKEN], "accuracy_per_token", [TEST], [TEST]),  # who names one means it
+        ([TEST, PER_TOKEN], "accuracy_per_token", [TEST], [PER_TOKEN]),  # by what eval.score says
         ([TRAIN, RETAINED], "accuracy", [], [TRAIN, RETAINED]),  # nothing is held out
         ([TEST, REVERSED, SET_ASIDE], "accuracy", [], [SET_ASIDE, REVERSED]),
         ([SET_ASIDE, RETAINED], "accuracy", [], [SET_ASIDE, RETAINED]),

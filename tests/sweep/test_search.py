@@ -103,8 +103,11 @@ def search(tmp_path: Path) -> Callable[..., Search]:
     return make
 
 
-def answered(search: Search, trial: FrozenTrial, state: str = "FINISHED", seeds: int = 1) -> list[RunSpec]:
-    """The runs of a trial, which ended in this state, or best near beta=0.1, by 0.1 less for each seed."""
+def answered(search: Search, trial: FrozenTrial, state: str = "FINISHED", seeds: int = 1, **more: Any) -> list[RunSpec]:
+    """The runs of a trial, which ended in this state, or best near beta=0.1, by 0.1 less for each seed.
+
+    `more`: scores of the test facts beside the accuracy, and of other splits.
+    """
     settings = search.settings(trial)
     runs = []
     for seed in range(seeds):
@@ -113,7 +116,9 @@ def answered(search: Search, trial: FrozenTrial, state: str = "FINISHED", seeds:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "items.parquet").write_text("")
         accuracy = 0.9 - (math.log10(float(settings["dpo.beta"])) + 1) ** 2 / 10 - seed / 10
-        scores = {"trained": {"test": {"accuracy": accuracy}}} if state == "FINISHED" else {}
+        trained = {"test": {"accuracy": accuracy} | more, "validation": {"accuracy": accuracy / 2} | more}
+        config = {"config": {"eval": {"score": "mean"}}} if more else {}
+        scores = {"trained": trained if more else {"test": trained["test"]}} | config if state == "FINISHED" else {}
         files = {"items.parquet": file_sha256(folder / "items.parquet")}
         (folder / "result.json").write_text(json.dumps({"state": state, "files": files, **scores}))
         runs.append(RunSpec(Config(), "", {"config": settings}, id, "", folder))
@@ -211,6 +216,16 @@ def test_a_trials_value_is_the_mean_of_its_seeds_and_the_best_may_be_the_least(s
             found.tell(trial, answered(found, trial, seeds=3))
         values = [trial.value for trial in found.ranked()]
         assert len(values) == 4 and values == sorted(values)
+
+
+def test_a_trials_value_is_by_the_score_and_the_split_that_are_to_choose(search: Callable[..., Search]) -> None:
+    with (found := search()).opened():
+        (trial, *_) = found.next_batch()
+        assert found.measured == "accuracy/test"
+        found.tell(trial, answered(found, trial, n=4, n_equal=2, accuracy_per_token=0.75))
+        assert (found.measured, found.ranked()[0].value) == ("accuracy_per_token/validation", 0.75)
+    with search().opened():
+        assert found.measured == "accuracy_per_token/validation"
 
 
 def test_what_failed_is_done_again_and_what_diverged_is_an_answer(search: Callable[..., Search]) -> None:
