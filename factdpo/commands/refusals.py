@@ -55,8 +55,11 @@ def _composition(error: Exception) -> str:
         return explain.many_runs(searched[1])
     key = re.search(r"full_key: (\S+)", text)
     problem = re.search(r"^(Key|Value|Invalid|field) .*|.*deletion$", text, re.MULTILINE)
+    if group := re.search(r"override \+*(\S+?)=([^\n]*)\n.*(Cannot assign|is not a subclass)", text, re.DOTALL):
+        return explain.group_given_a_value(group[1], group[2])
     if not (key and problem):
-        return str(error)
+        merged = re.match(r"Error merging override \+*(.*)\n(.+)", text)
+        return f"{merged[1]}: {merged[2]}" if merged else str(error)
     override = re.search(r"Could not override '(.*)'|Error merging override ([^=\n]*)=?(.*)", text)
     file = re.search(r"^In '(.*)':", text)
     place = f" (in {file[1]}.yaml)" if file else ""

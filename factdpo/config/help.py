@@ -64,6 +64,12 @@ def wrong_value(key: str, value: str, problem: str) -> str:
     return f"{what}: {problem}{default}"
 
 
+def group_given_a_value(key: str, value: str) -> str:
+    """The refusal of a value for what is a group of keys, or a table whose keys the user names."""
+    inner = [name for name in schema_keys() if name.startswith(f"{key}.")] or [f"{key}.<name>"]
+    return f"{key}={value}: is a group of keys, not a value; set one of them, as in {inner[0]}=..."
+
+
 def unreadable(override: str, problem: str, commands: Iterable[str]) -> str:
     """The refusal of an argument that is not of the form key=value; `problem` is the parser's message."""
     key, equals, value = override.partition("=")

@@ -135,7 +135,7 @@ class RowCheck:
             for kind, messages in self.bad.items():
                 lines += messages[:LISTED]
                 if len(messages) > LISTED:
-                    lines.append(f"and {len(messages) - LISTED} more rows: {kind}")
+                    lines.append(f"and {_rows(len(messages) - LISTED)} more: {kind}")
             raise FactError("\n".join([*lines, "correct these rows, or leave them out with data.bad_rows=drop"]))
         dropped = [f"{_rows(len(messages))} left out: {kind}" for kind, messages in self.bad.items()]
         return dropped + [f"{_rows(count)} changed: {what}" for what, count in self.changes.items()] + self.said

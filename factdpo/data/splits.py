@@ -139,6 +139,8 @@ def _draw(facts: list[Fact], cfg: SplitConfig) -> tuple[Splits, list[str]]:
     if cfg.test is None and left > TEST:
         notes.append(f"held out are {TEST} of {left} facts; split.test=1.0 takes all")
     held_out = min(left, TEST) if cfg.test is None else _count("test", cfg.test, left)
+    if cfg.test is None and cfg.validation and not held_out:
+        notes.append("no fact is left to hold out as test: split.train and split.validation take all of them")
     test, _ = _take(rest, held_out, f"split.test={cfg.test}", notes)
     return {"train": train, "validation": validation, "test": test}, notes
 

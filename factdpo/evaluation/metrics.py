@@ -23,10 +23,11 @@ def score(pairs: Pairs, logps: PairLogps, refs: PairLogps | None = None) -> dict
     n = len(pairs)
     right = logps.chosen > logps.rejected
     hits = int(right.sum())
-    low, high = wilson(hits / n, n)
+    low, high = wilson(hits / n, n_facts(pairs))
     preferred = Counter(f.chosen if ok else f.rejected for f, ok in zip(pairs.facts, right.tolist(), strict=True))
     metrics: dict[str, Any] = {
         "n": n,
+        "n_facts": n_facts(pairs),
         "accuracy": hits / n,
         "accuracy_low": low,
         "accuracy_high": high,
@@ -57,7 +58,7 @@ def by_length(pairs: Pairs, logps: PairLogps) -> dict[str, Any]:
     right = (logps.chosen > logps.rejected).numpy()
     # Means are compared without dividing, in float64: exact, so that equal lengths are ranked as by the sums.
     per_token = logps.chosen.double().numpy() * rejected > logps.rejected.double().numpy() * chosen
-    low, high = wilson(float(per_token.mean()), len(pairs))
+    low, high = wilson(float(per_token.mean()), n_facts(pairs))
     metrics: dict[str, Any] = {
         "accuracy_per_token": float(per_token.mean()),
         "accuracy_per_token_low": low,
@@ -71,6 +72,11 @@ def by_length(pairs: Pairs, logps: PairLogps) -> dict[str, Any]:
         metrics[f"accuracy_{name}"] = float(right[facts].mean()) if n else None
         metrics[f"accuracy_per_token_{name}"] = float(per_token[facts].mean()) if n else None
     return metrics
+
+
+def n_facts(pairs: Pairs) -> int:
+    """The number of facts that the pairs are about: several wordings of one are no more evidence than one."""
+    return len({fact.index for fact in pairs.facts})
 
 
 def tokens(pairs: Pairs) -> np.ndarray:

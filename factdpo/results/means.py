@@ -86,8 +86,9 @@ def _interval(metric: str, runs: "pd.DataFrame", values: "pd.Series", facts: "Fa
 def sizes_of(metric: str, runs: "pd.DataFrame") -> list[int] | None:
     """The number of facts in each run that the metric is a share of; None where it is not recorded."""
     split = metric.rpartition("/")[2].removeprefix("symmetry_" if "across/" in metric else "")
-    name = f"{'base/' if metric.startswith('base/') else ''}n/{split}"
-    sizes = runs[name].tolist() if name in runs else [math.nan]
+    base = "base/" if metric.startswith("base/") else ""
+    columns = [f"{base}{n}/{split}" for n in ("n_facts", "n")]  # older records have the second one only
+    sizes = runs.reindex(columns=columns).bfill(axis="columns")[columns[0]].tolist()
     return None if any(math.isnan(size) for size in sizes) else [int(size) for size in sizes]
 
 

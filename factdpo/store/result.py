@@ -41,7 +41,8 @@ _LENGTHS = {
 # What stands in a result.json. `<split>` is train, train_reversed, test, test_reversed or train_as_trained; `<rest>` is
 # anything below. Log-probs are summed over an answer's tokens; means are over the facts of the split.
 _SCORES = {
-    "n": "facts in the split",
+    "n": "facts in the split, each wording counted",
+    "n_facts": "facts in the split, whatever the number of their wordings: what intervals rest on",
     "accuracy": "share of facts that the model ranks above their fiction, in [0, 1]",
     "accuracy_low": "lower end of accuracy's 95 % Wilson interval",
     "accuracy_high": "upper end of accuracy's 95 % Wilson interval",

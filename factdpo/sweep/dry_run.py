@@ -41,6 +41,8 @@ def print_plan(runs: Sequence[RunSpec]) -> None:
         name = run.cfg.label or run.name
         rows.append((run.id, states[run.id], run.cfg.engine.name.name, group, time, memory, name))
     _print_table(rows)
+    for sizes in dict.fromkeys(", ".join(f"{n} {split}" for split, n in run.sizes.items()) for run in to_do):
+        console.say(f"facts: {sizes}")
     for note in dict.fromkeys(note for run in runs for note in run.notes):
         console.say(note, "yellow")
     for line in _summary(len(to_do), len(numbers), list(expected.values())):

@@ -55,6 +55,8 @@ def run(
     jobs = [name_job(job, sweep, list(axes)) for job in product(list(last_words.values()))]
     plan(sweep, Planner(context, config, current()), jobs, 0)
     console.say(sweep.plan())
+    for name in question.unanswered(sweep.metrics, list(sweep.runs.values())):
+        console.say(f"hydra.sweeper.metrics: no run has a split for {name}: the rest of the question leads", "yellow")
     if config.dry_run:
         print_plan(list(sweep.runs.values()))
         return []

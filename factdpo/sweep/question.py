@@ -6,8 +6,10 @@ from difflib import get_close_matches
 
 from factdpo.config.help import did_you_mean
 from factdpo.config.schema import ConfigError
+from factdpo.data.splits import RESERVED
 from factdpo.results.best import metric_of
 from factdpo.results.tables import SPLITS
+from factdpo.runs.identity import RunSpec
 from factdpo.store import result
 from factdpo.store.sweep_file import Metric
 
@@ -29,6 +31,15 @@ def read(words: Sequence[str], key: str = "hydra.sweeper.metrics") -> list[Metri
     if twice := [metric.name for metric in metrics if [other.name for other in metrics].count(metric.name) > 1]:
         raise ConfigError(f"{key}: {twice[0]} stands in it twice; name each number once")
     return metrics
+
+
+def unanswered(metrics: list[Metric], runs: list[RunSpec]) -> list[str]:
+    """The numbers of these that none of the runs will have: those of a split that is in no run's data."""
+    splits = {*RESERVED} | {split for run in runs for split in run.sizes}
+    if not all(run.sizes for run in runs):  # one is finished, and its splits are not looked up again
+        return []
+    of_a_split = (metric.name for metric in metrics if not metric.name.startswith(("across/", "timing/")))
+    return [name for name in of_a_split if name.rpartition("/")[2] not in splits]
 
 
 def _check(name: str, given: str) -> None:

@@ -59,7 +59,7 @@ def test_bad_rows_are_listed_at_once_by_kind_with_the_first_of_each(tmp_path: Pa
         f"own.jsonl:{i}: chosen and rejected are both 'Paris'; make them differ" for i in (2, 3, 4)
     ]
     assert lines[LISTED:] == [
-        "and 2 more rows: chosen and rejected are the same",
+        "and 2 rows more: chosen and rejected are the same",
         "own.jsonl:7: chosen is empty",
         "correct these rows, or leave them out with data.bad_rows=drop",
     ]

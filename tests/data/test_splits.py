@@ -239,6 +239,12 @@ def test_a_validation_split_leaves_the_training_facts_as_they_are():
     assert {f.index for f in with_it["validation"]} & {f.index for f in with_it["test"]} == set()
 
 
+def test_shares_that_leave_nothing_to_hold_out_are_said():
+    drawn = make_splits(_capitals(10), SplitConfig(train=0.5, validation=0.5, seed=0))
+    assert drawn.notes == ["no fact is left to hold out as test: split.train and split.validation take all of them"]
+    assert make_splits(_capitals(10), SplitConfig(train=0.5, validation=0.5, test=0, seed=0)).notes == []
+
+
 def test_too_small_data_is_told_of_shares():
     with pytest.raises(ConfigError, match=r"split\.train=300: the data has only 60 facts.*split\.train=0\.5"):
         make_splits(_capitals(60), SplitConfig(seed=0))

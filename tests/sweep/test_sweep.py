@@ -185,6 +185,17 @@ def test_orders_of_names_are_not_swept_on_facts_that_have_one_order(factdpo: Fac
     assert said.code == 2 and factdpo(*own, "split.orientation=random", "seed=0,1").code == 0
 
 
+def test_a_question_that_no_run_will_answer_is_said_before_the_first(factdpo: Factdpo, tmp_path: Path) -> None:
+    rows = [f"The capital of land {n} is,town {n},town {n + 1}" for n in range(6)]
+    (tmp_path / "facts.csv").write_text("\n".join(["prompt,chosen,rejected", *rows]))
+    own = ["-m", "data=pairs", "data.path=facts.csv", "split.train=3", "dry_run=true", "seed=0,1"]
+    asked = "hydra.sweeper.metrics=[accuracy/test_reversed,accuracy/test,across/symmetry_test]"
+    said = factdpo(*own, asked)
+    told = "hydra.sweeper.metrics: no run has a split for accuracy/test_reversed: the rest of the question leads"
+    assert said.out.count(told) == 1 and "facts: 3 train, 3 test" in said.out
+    assert told not in factdpo("-m", "seed=0,1", "dry_run=true", asked).out
+
+
 # ----------------------------------------------------------------------------------------------------- dry_run=true
 
 

@@ -59,9 +59,12 @@ def read(cfg: DataConfig, check: RowCheck) -> Iterator[Fact]:
     """A fact per rewrite. Rewrites of one row, and rows that share a rewrite, are never on both sides of a split."""
     facts: list[Fact] = []
     paths = None
+    own = {name: value for name, value in to_dict(cfg.edits).items() if name not in ("target", *NEEDED)}
+    unseen = [(name, path) for name, value in own.items() for path in leaves(value)]
     for number, row in enumerate(rows(cfg)):
         paths = paths or _paths(row.values, cfg.edits, row.where)
         rewrites = _rewrites(row.values, paths)
+        unseen = [(name, path) for name, path in unseen if all(value_at(each, path) is None for each in rewrites)]
         group = f"row {number}" if len(rewrites) > 1 else None
         try:
             of_row = [_fact(_Rewrite(cfg, paths, each, row.where, each is rewrites[0]), check) for each in rewrites]
@@ -69,6 +72,9 @@ def read(cfg: DataConfig, check: RowCheck) -> Iterator[Fact]:
             check.refuse(bad.kind, str(bad))
         else:
             facts += [dataclasses.replace(fact, split=row.split, group=group) for fact in of_row]
+    if unseen:
+        name, path = unseen[0]
+        raise FactError(f"data.edits.{name}: no row has a value at {path}; correct the path, or leave it out")
     if any(fact.group for fact in facts):
         facts = _merged(facts, check)
     for index, fact in enumerate(facts):

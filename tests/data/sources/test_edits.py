@@ -85,6 +85,12 @@ def test_zsre_takes_alt_for_the_edit_and_the_first_answer_for_the_truth(tmp_path
     ]
 
 
+@pytest.mark.parametrize("kind", ["locality", "subject"])
+def test_a_path_that_no_row_has_is_refused(tmp_path: Path, kind: str):
+    with pytest.raises(FactError, match=f"data.edits.{kind}: no row has a value at nothere; correct the path"):
+        load_facts(own(tmp_path, zsre(2), **{kind: "nothere" if kind == "subject" else ["loc", "nothere"]}))
+
+
 def test_zsre_without_alt_is_refused_by_the_missing_path_and_read_when_it_is_named(tmp_path: Path):
     rows = [{key: value for key, value in row.items() if key != "alt"} for row in zsre(2)]
     with pytest.raises(FactError, match=r"edits.json: element 1: .* nearest is zsRE, without alt .*data.edits.new="):
