@@ -20,6 +20,14 @@ def test_each_folder_of_tests_is_one_of_the_package():
     assert [str(folder) for folder in sorted(folders) if not (PACKAGE / folder / "__init__.py").is_file()] == []
 
 
+def test_all_that_has_shapes_is_checked_for_them(pytestconfig: pytest.Config):
+    *checked, _ = pytestconfig.getoption("jaxtyping_packages").split(",")
+    modules = [path.relative_to(PACKAGE.parent).with_suffix("") for path in PACKAGE.rglob("*.py")
+               if any(name.startswith("jaxtyping.") for name in imported(path))]  # fmt: skip
+    names = [".".join(module.parts) for module in modules]
+    assert names and [name for name in names if not name.startswith(tuple(checked))] == []
+
+
 def imported(path: Path) -> list[str]:
     """The dotted name of each import, also of those in functions; `from a import b` gives a.b."""
     names = []

@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from factdpo.config.schema import Config
+from factdpo.config.validate import validate
+from factdpo.runs.identity import RunSpec, look_up
+from factdpo.runs.session import Session, current
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 
@@ -19,6 +22,16 @@ def small(out: Path, **changes: Any) -> Config:
         group, _, name = key.partition("_")
         setattr(getattr(cfg, group), name, value)
     return cfg
+
+
+def spec_of(cfg: Config) -> RunSpec:
+    """The run that a config asks for; its facts are read and checked once for all tests of the process."""
+    return look_up(validate(cfg), kept=current().facts)
+
+
+def new_session() -> Session:
+    """A session that knows the facts and nothing else."""
+    return Session(facts=current().facts)
 
 
 def folder_of(out: Path, result: dict[str, Any]) -> Path:

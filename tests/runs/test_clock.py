@@ -8,20 +8,18 @@ from typing import Any
 import pytest
 
 from factdpo.config.schema import Config
-from factdpo.config.validate import validate
 from factdpo.runs import clock, pipeline
 from factdpo.runs.answer import answers
 from factdpo.runs.attempt import Attempt
 from factdpo.runs.clock import Clock
-from factdpo.runs.identity import look_up
 from factdpo.runs.session import Session
 from factdpo.store.result import Result
 from factdpo.tracking.tracker import Trackers
-from tests.helpers.runs import small
+from tests.helpers.runs import new_session, small, spec_of
 
 
 def attempt_of(**changes: Any) -> Attempt:
-    return Attempt(look_up(validate(small(Path("unused"), **changes))))
+    return Attempt(spec_of(small(Path("unused"), **changes)))
 
 
 def test_every_moment_is_charged_once_and_divided_among_those_it_was_spent_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +48,7 @@ def test_every_moment_is_charged_once_and_divided_among_those_it_was_spent_on(mo
 def timed(*cfgs: Config) -> tuple[list[Result], float]:
     """The results of runs that one command does, and how long it took, s."""
     began = time.monotonic()
-    outcomes = [outcome for _, outcome in answers([look_up(validate(cfg)) for cfg in cfgs], Session())]
+    outcomes = [outcome for _, outcome in answers([spec_of(cfg) for cfg in cfgs], new_session())]
     return [outcome.result for outcome in outcomes], time.monotonic() - began  # type: ignore[union-attr]
 
 
@@ -95,9 +93,9 @@ def test_an_interrupted_run_is_charged_for_the_stage_that_it_was_in(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, where, interrupt)
-    spec = look_up(validate(short(tmp_path)))
+    spec = spec_of(short(tmp_path))
     with pytest.raises(KeyboardInterrupt):
-        list(answers([spec], Session()))
+        list(answers([spec], new_session()))
     timing = json.loads((spec.folder / "result.json").read_text())["timing"]
     assert timing[f"{stage}_seconds"] > 1.0 and max(timing, key=timing.get) == "total_seconds"
     assert (timing["train_seconds"] > 0) == (where == "score")

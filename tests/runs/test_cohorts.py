@@ -27,20 +27,17 @@ from factdpo.config.schema import (
     Orientation,
     TrackMode,
 )
-from factdpo.config.validate import validate
 from factdpo.models import base
 from factdpo.runs import answer, attempt
 from factdpo.runs.answer import answers
 from factdpo.runs.attempt import Attempt
 from factdpo.runs.clock import Clock
-from factdpo.runs.identity import RunSpec, look_up
 from factdpo.runs.pipeline import execute
-from factdpo.runs.session import Session
 from factdpo.store.history import LocalTracker, read_history
 from factdpo.tracking import tracker
 from factdpo.training import adapters
 from factdpo.training.batched.stacked_lora import Adapter
-from tests.helpers.runs import WEIGHTS, folder_of, small
+from tests.helpers.runs import WEIGHTS, folder_of, new_session, small, spec_of
 from tests.helpers.tiny import tiny_base, tokenizer
 from tests.helpers.wandb_records import records
 
@@ -48,12 +45,8 @@ from tests.helpers.wandb_records import records
 def sweep(*cfgs: Config) -> list[dict[str, Any]]:
     """The result of each run, as hydra/launcher=batched does them."""
     specs = [spec_of(cfg) for cfg in cfgs]
-    outcomes = {spec.folder: outcome for spec, outcome in answers(specs, Session())}
+    outcomes = {spec.folder: outcome for spec, outcome in answers(specs, new_session())}
     return [outcomes[spec.folder].result for spec in specs]  # type: ignore[union-attr]
-
-
-def spec_of(cfg: Config) -> RunSpec:
-    return look_up(validate(cfg))
 
 
 def place(cfg: Config) -> Path:
@@ -168,12 +161,12 @@ def test_a_run_that_another_process_holds_is_left_to_it(tmp_path: Path) -> None:
         "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire();"
         "print('held', flush=True); sys.stdin.read()"
     )
-    lock = folder.with_name(f".{look_up(validate(held)).id}.lock")
+    lock = folder.with_name(f".{spec_of(held).id}.lock")
     with subprocess.Popen(
         [sys.executable, "-c", script, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdin and other.stdout and other.stdout.readline() == "held\n"
-        ended = answers([spec_of(held), spec_of(free)], Session())
+        ended = answers([spec_of(held), spec_of(free)], new_session())
         spec, outcome = next(ended)
         assert (spec.folder, outcome.state) == (place(free), "FINISHED")  # type: ignore[union-attr]
         assert not folder.exists() and len(adapters_in(tmp_path)) == 1
@@ -190,7 +183,7 @@ def test_a_run_whose_folder_is_anothers_stops_no_other(tmp_path: Path) -> None:
     mine, theirs = small(tmp_path), small(tmp_path, dpo_beta=0.5)
     place(theirs).mkdir(parents=True)
     (place(theirs) / "asked.json").write_text("{}")
-    outcomes = {spec.folder: outcome for spec, outcome in answers([spec_of(mine), spec_of(theirs)], Session())}
+    outcomes = {spec.folder: outcome for spec, outcome in answers([spec_of(mine), spec_of(theirs)], new_session())}
     assert outcomes[place(mine)].state == "FINISHED"  # type: ignore[union-attr]
     assert isinstance(outcomes[place(theirs)], ConfigError)
     with pytest.raises(ConfigError, match="holds another run"):
@@ -273,7 +266,7 @@ def test_the_history_grows_while_the_batch_trains(tmp_path: Path, monkeypatch: p
         lines.append([len(read_history(spec.folder / "history.jsonl")) for spec in specs])
 
     monkeypatch.setattr(LocalTracker, "log", log_and_look)
-    ended = list(execute([Attempt(spec) for spec in specs], Session(), Clock()))
+    ended = list(execute([Attempt(spec) for spec in specs], new_session(), Clock()))
     assert [(attempt.spec.id, outcome.state) for attempt, outcome in ended] == [(s.id, "FINISHED") for s in specs]
     assert lines[0] == [1, 0] and lines[1] == [1, 1], "after the first step"
     assert lines[-1] == [14, 14], "12 steps and 2 points"

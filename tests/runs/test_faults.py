@@ -13,15 +13,13 @@ import pytest
 
 from factdpo import console, signals
 from factdpo.config.schema import Config
-from factdpo.config.validate import validate
 from factdpo.evaluation import belief_graph
 from factdpo.runs import answer, attempt
 from factdpo.runs.attempt import Outcome
-from factdpo.runs.identity import RunSpec, look_up
-from factdpo.runs.session import Session
+from factdpo.runs.identity import RunSpec
 from factdpo.store import result
 from factdpo.store.history import LocalTracker, read_history
-from tests.helpers.runs import WEIGHTS, small
+from tests.helpers.runs import WEIGHTS, new_session, small, spec_of
 
 
 def tiny(out: Path, **changes: Any) -> Config:
@@ -32,7 +30,7 @@ def tiny(out: Path, **changes: Any) -> Config:
 
 
 def runs_of(cfgs: list[Config]) -> list[RunSpec]:
-    return [look_up(validate(cfg)) for cfg in cfgs]
+    return [spec_of(cfg) for cfg in cfgs]
 
 
 def states(cfgs: list[Config]) -> list[str]:
@@ -41,12 +39,12 @@ def states(cfgs: list[Config]) -> list[str]:
 
 def sweep(cfgs: list[Config]) -> None:
     """As hydra/launcher=batched does them; a signal or fail_fast ends it with what they raise."""
-    for _, outcome in answer.answers(runs_of(cfgs), Session()):
+    for _, outcome in answer.answers(runs_of(cfgs), new_session()):
         assert isinstance(outcome, Outcome) and outcome.exit_code in (0, 1)
 
 
 def result_of(cfg: Config) -> dict[str, Any]:
-    return json.loads((look_up(validate(cfg)).folder / "result.json").read_text())
+    return json.loads((spec_of(cfg).folder / "result.json").read_text())
 
 
 def at_step(step: int, do: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +130,7 @@ def test_of_eight_runs_one_raises_and_one_diverges_and_six_finish(
     cfgs = [tiny(tmp_path, dpo_beta=beta / 10) for beta in range(1, 7)]
     wild = tiny(tmp_path, dpo_learning_rate=1e30, dpo_max_grad_norm=0.0)
     broken = tiny(tmp_path, dpo_beta=0.9)
-    folder, log = look_up(validate(broken)).folder, attempt.Attempt.log
+    folder, log = spec_of(broken).folder, attempt.Attempt.log
 
     def log_or_raise(self: attempt.Attempt, *rows: Any) -> None:
         if self.spec.folder == folder and rows[-1]["step"] > 1:
@@ -174,7 +172,7 @@ def test_a_run_that_fails_is_tried_again_as_often_as_retries_says(
     else:
         answer.ask(cfg)
     assert (result_of(cfg)["state"], result_of(cfg)["attempts"], len(tries)) == ("FINISHED", 3, 3)
-    log = (look_up(validate(cfg)).folder / "run.log").read_text()
+    log = (spec_of(cfg).folder / "run.log").read_text()
     assert log.count("RuntimeError: no ink") >= 2 and "attempt 3 of 3" in log
     assert "attempt 1 of 3 FAILED (RuntimeError: no ink); it is tried again" in capsys.readouterr().out
 

@@ -14,6 +14,7 @@ from factdpo.config.schema import Config, ConfigError, ModelSource
 from factdpo.config.validate import validate
 from factdpo.runs import identity
 from factdpo.runs.identity import RunSpec, can_train_together, look_up, run_id
+from factdpo.runs.session import current
 from factdpo.store import cache, result
 
 Compose = Callable[..., Config]
@@ -36,7 +37,7 @@ def ask(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     """ask("seed=1"): the run that `factdpo seed=1` asks for, in a folder where facts.csv lies."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "facts.csv").write_text(FACTS)
-    return lambda *overrides: look_up(compose("track=none", *overrides))
+    return lambda *overrides: look_up(compose("track=none", *overrides), kept=current().facts)
 
 
 @pytest.mark.parametrize(("overrides", "id"), IDS, ids=[" ".join(o) or "default" for o, _ in IDS])
@@ -224,9 +225,11 @@ def test_each_file_is_read_once_for_many_runs(ask: Callable[..., RunSpec], monke
     read: list[str | None] = []
     load = identity.load_facts
     monkeypatch.setattr(identity, "load_facts", lambda data: read.append(data.path) or load(data))
+    cfgs = [ask(f"seed={seed}").cfg for seed in range(3)]
+    read.clear()
     known: dict[str, object] = {}
-    runs = [look_up(ask(f"seed={seed}").cfg, kept=known) for seed in range(3)]
-    assert len({run.id for run in runs}) == 3 and len(read) == 3 + 1  # one by one, and once for all of them
+    assert len({look_up(cfg, kept=known).id for cfg in cfgs}) == 3 and len(read) == 1
+    assert len({look_up(cfg).id for cfg in cfgs}) == 3 and len(read) == 1 + 3  # one by one
 
 
 def test_what_runs_on_one_base_with_one_optimizer_can_train_together(ask: Callable[..., RunSpec]) -> None:

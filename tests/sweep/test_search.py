@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial
 
 from factdpo.commands.main import main
 from factdpo.config.schema import Config, ConfigError, to_dict
+from factdpo.runs import session
 from factdpo.runs.attempt import Outcome
 from factdpo.runs.identity import RunSpec
 from factdpo.runs.session import Session
@@ -32,6 +33,7 @@ from factdpo.sweep import jobs
 from factdpo.sweep.search import FILE, Objective, Search
 from factdpo.sweep.search_space import Space, edges, text, words
 from factdpo.sweep.trials import distribution
+from tests.helpers.runs import new_session
 
 SPACE: Space = {"dpo.beta": FloatDistribution(0.01, 1, log=True), "lora.rank": CategoricalDistribution(["8", "16"])}
 
@@ -349,6 +351,7 @@ def factdpo(
     """factdpo("seed=0,1", state="FAILED"): the command line of a search in an empty folder; so end its runs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command line sets it
+    monkeypatch.setattr(session, "Session", new_session)  # facts are read once
     root = logging.getLogger()
     before, level = [*root.handlers], root.level  # Hydra sets up logging for every job
 

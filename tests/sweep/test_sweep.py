@@ -19,11 +19,12 @@ from hydra.plugins.launcher import Launcher
 from factdpo.commands import main
 from factdpo.config.schema import Config, ConfigError, to_dict
 from factdpo.config.validate import validate
-from factdpo.runs import answer
+from factdpo.runs import answer, session
 from factdpo.runs.identity import RunSpec, look_up
 from factdpo.store import sweep_file
 from factdpo.sweep import grid, jobs, sweep
 from factdpo.sweep.estimates import Example, Work, estimate, read_stored, work_of
+from tests.helpers.runs import new_session
 
 
 class Said(NamedTuple):
@@ -50,6 +51,7 @@ def factdpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     handlers, level = [*root.handlers], root.level
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the command line sets to 1
+    monkeypatch.setattr(session, "Session", new_session)  # facts are read once
 
     def run(*arguments: str) -> Said:
         monkeypatch.setattr(sys, "argv", ["factdpo", *arguments])
