@@ -52,15 +52,15 @@ def test_the_interval_is_wilsons(hits: int, n: int):
 
 
 def test_every_accuracy_has_its_n_and_its_interval():
-    facts = [dataclasses.replace(FRIEND, index=number) for number in range(4)]
-    metrics = score(pairs_of(facts), logps_of([-1, -1, -1, -3], [-2, -2, -2, -2]))
+    metrics = score(pairs_of([FRIEND] * 4), logps_of([-1, -1, -1, -3], [-2, -2, -2, -2]))
     assert (metrics["n"], metrics["accuracy"]) == (4, 0.75)
     assert (metrics["accuracy_low"], metrics["accuracy_high"]) == wilson(3 / 4, 4)
 
 
 def test_wordings_of_one_fact_are_no_more_evidence_than_one():
-    facts = [dataclasses.replace(FRIEND, index=number // 5) for number in range(20)]
-    metrics = score(pairs_of(facts), logps_of([-1] * 15 + [-3] * 5, [-2] * 20))
+    pairs = pairs_of([FRIEND] * 20)
+    facts = [dataclasses.replace(fact, index=fact.index // 5) for fact in pairs.facts]
+    metrics = score(dataclasses.replace(pairs, facts=facts), logps_of([-1] * 15 + [-3] * 5, [-2] * 20))
     assert (metrics["n"], metrics["n_facts"], metrics["accuracy"]) == (20, 4, 0.75)
     assert (metrics["accuracy_low"], metrics["accuracy_high"]) == wilson(3 / 4, 4)
     assert (metrics["accuracy_per_token_low"], metrics["accuracy_per_token_high"]) == wilson(3 / 4, 4)

@@ -414,6 +414,7 @@ def test_two_jobs_in_other_words_are_one_run_and_equal_jobs_both_get_its_result(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command = [sys.executable, "-m", "factdpo", "-m", "track=none", "split.train=8", "split.test=8", "dpo.epochs=1"]
+    command += ["eval.every=never", "eval.generations=0"]
     for words in (["dpo.seed=0,0"], ["lora.alpha=16,16.0", "sweep=alpha"]):
         done = subprocess.run([*command, *words], capture_output=True, text=True)
         assert done.returncode == 0 and "1 run, asked for by 2 jobs" in done.stdout, done.stderr

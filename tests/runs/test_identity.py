@@ -14,8 +14,8 @@ from factdpo.config.schema import Config, ConfigError, ModelSource
 from factdpo.config.validate import validate
 from factdpo.runs import identity
 from factdpo.runs.identity import RunSpec, can_train_together, look_up, run_id
-from factdpo.runs.session import current
 from factdpo.store import cache, result
+from tests.helpers.runs import FACTS as READ
 
 Compose = Callable[..., Config]
 
@@ -37,7 +37,7 @@ def ask(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     """ask("seed=1"): the run that `factdpo seed=1` asks for, in a folder where facts.csv lies."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "facts.csv").write_text(FACTS)
-    return lambda *overrides: look_up(compose("track=none", *overrides), kept=current().facts)
+    return lambda *overrides: look_up(compose("track=none", *overrides), kept=READ)
 
 
 @pytest.mark.parametrize(("overrides", "id"), IDS, ids=[" ".join(o) or "default" for o, _ in IDS])
