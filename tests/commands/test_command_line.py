@@ -14,6 +14,7 @@ import pytest
 
 from factdpo import __version__
 from factdpo.commands.table import NAMES
+from tests.helpers.command_line import in_process
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "pandas", "scipy", "matplotlib", "wandb", "numpy"}
@@ -107,11 +108,25 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("arguments", "answer"), ANSWERS, ids=[" ".join(a) for a, _ in ANSWERS])
-def test_a_mistake_is_answered_in_one_message(factdpo: Run, tmp_path: Path, arguments: list[str], answer: str):
-    done = factdpo(*arguments)
-    assert done.stderr.startswith(answer) and "Traceback" not in done.stderr
-    assert done.stderr.count("\n") == 1 and done.stdout == "" and done.returncode == 2
+def test_a_mistake_is_answered_in_one_message(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    answer: str,
+):
+    with in_process(tmp_path, monkeypatch) as call:
+        assert call(*arguments) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(answer) and "Traceback" not in said.err
+    assert said.err.count("\n") == 1 and said.out == ""
     assert not (tmp_path / "outputs/runs").exists()
+
+
+def test_a_mistake_is_answered_so_in_a_process_of_its_own(factdpo: Run):
+    done = factdpo(*ANSWERS[0][0])
+    assert done.stderr.startswith(ANSWERS[0][1]) and done.stderr.count("\n") == 1
+    assert (done.stdout, done.returncode) == ("", 2)
 
 
 def test_a_traceback_is_there_for_who_asks(factdpo: Run):

@@ -63,7 +63,9 @@ def at_step(step: int, do: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 # -------------------------------------------------------------------------------------------------------------- signals
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_sweep_that_is_stopped_goes_on_from_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, exit_code: int
 ) -> None:
@@ -221,7 +223,9 @@ def no_file_larger_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("size", [0, 1_000, 3_000, 20_000, 200_000, 1_000_000])
+@pytest.mark.parametrize(
+    "size", [0, 20_000, 1_000_000, *(pytest.param(n, marks=pytest.mark.slow) for n in (1_000, 3_000, 200_000))]
+)
 def test_what_cannot_be_written_costs_the_run_and_is_named(
     tmp_path: Path, size: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

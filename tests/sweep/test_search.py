@@ -4,7 +4,6 @@ Nothing trains: a run's accuracy is a formula of its settings, written where a r
 """
 
 import json
-import logging
 import math
 import shutil
 import subprocess
@@ -21,9 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
-from factdpo.commands.main import main
 from factdpo.config.schema import Config, ConfigError, to_dict
-from factdpo.runs import session
 from factdpo.runs.attempt import Outcome
 from factdpo.runs.identity import RunSpec
 from factdpo.runs.session import Session
@@ -33,7 +30,7 @@ from factdpo.sweep import jobs
 from factdpo.sweep.search import FILE, Objective, Search
 from factdpo.sweep.search_space import Space, edges, text, words
 from factdpo.sweep.trials import distribution
-from tests.helpers.runs import new_session
+from tests.helpers.command_line import in_process
 
 SPACE: Space = {"dpo.beta": FloatDistribution(0.01, 1, log=True), "lora.rank": CategoricalDistribution(["8", "16"])}
 
@@ -349,24 +346,13 @@ def factdpo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., Done]]:
     """factdpo("seed=0,1", state="FAILED"): the command line of a search in an empty folder; so end its runs."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command line sets it
-    monkeypatch.setattr(session, "Session", new_session)  # facts are read once
-    root = logging.getLogger()
-    before, level = [*root.handlers], root.level  # Hydra sets up logging for every job
+    with in_process(tmp_path, monkeypatch) as call:
 
-    def run(*arguments: str, state: str = "FINISHED") -> Done:
-        monkeypatch.setattr(jobs, "answers", partial(fake_answers, state))
-        monkeypatch.setattr(sys, "argv", ["factdpo", "-m", "hydra/sweeper=optuna", "track=none", *arguments])
-        try:
-            main()
-        except SystemExit as ended:
-            return Done(int(ended.code or 0), *capsys.readouterr())
-        return Done(0, *capsys.readouterr())
+        def run(*arguments: str, state: str = "FINISHED") -> Done:
+            monkeypatch.setattr(jobs, "answers", partial(fake_answers, state))
+            return Done(call("-m", "hydra/sweeper=optuna", "track=none", *arguments), *capsys.readouterr())
 
-    yield run
-    root.handlers[:] = before
-    root.setLevel(level)
+        yield run
 
 
 BETA = "dpo.beta=tag(log,interval(0.01,1))"

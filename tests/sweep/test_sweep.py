@@ -1,7 +1,6 @@
 """Sweeps as one asks for them: names and folders, what is refused, what dry_run=true tells, what sweep.json keeps."""
 
 import json
-import logging
 import os
 import re
 import subprocess
@@ -12,19 +11,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
-from factdpo.commands import main
 from factdpo.config.schema import Config, ConfigError, to_dict
 from factdpo.config.validate import validate
-from factdpo.runs import answer, session
+from factdpo.runs import answer
 from factdpo.runs.identity import RunSpec, look_up
 from factdpo.store import sweep_file
 from factdpo.sweep import grid, jobs, sweep
 from factdpo.sweep.estimates import Example, Work, estimate, read_stored, work_of
-from tests.helpers.runs import new_session
+from tests.helpers.command_line import in_process
 
 
 class Said(NamedTuple):
@@ -47,26 +44,14 @@ Factdpo = Callable[..., Said]
 @pytest.fixture
 def factdpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Factdpo]:
     """factdpo("-m", "seed=0,1"): what that command says, in an empty folder, in this process."""
-    root = logging.getLogger()
-    handlers, level = [*root.handlers], root.level
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the command line sets to 1
-    monkeypatch.setattr(session, "Session", new_session)  # facts are read once
+    with in_process(tmp_path, monkeypatch) as call:
 
-    def run(*arguments: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["factdpo", *arguments])
-        code = 0
-        try:
-            main.main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        said = capsys.readouterr()
-        return Said(said.out.splitlines(), said.err, code)
+        def run(*arguments: str) -> Said:
+            code = call(*arguments)
+            said = capsys.readouterr()
+            return Said(said.out.splitlines(), said.err, code)
 
-    yield run
-    GlobalHydra.instance().clear()
-    root.handlers[:] = handlers
-    root.setLevel(level)
+        yield run
 
 
 @pytest.fixture
