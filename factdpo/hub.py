@@ -19,6 +19,10 @@ class Repo:
     key: str  # that it stands under in the config
     instead: str  # what can be done without it
 
+    @property
+    def what(self) -> str:
+        return "data set" if self.type == "dataset" else self.type
+
 
 def offline() -> str:
     """The environment variable that keeps the hub's client off the network; empty where none does."""
@@ -86,7 +90,7 @@ def check_access(repo: Repo, commit: str, name: str) -> None:
     try:
         served = _ask_file(repo, commit, name)
     except RemoteEntryNotFoundError:
-        raise ConfigError(f"{repo.key}={repo.id}: has no {name} at {commit}; is it a {repo.type}?") from None
+        raise ConfigError(f"{repo.key}={repo.id}: has no {name} at {commit}; is it a {repo.what}?") from None
     except (HTTPError, OSError) as error:
         raise refusal(repo, commit, error) from None
     if served != commit:
@@ -168,7 +172,7 @@ def refusal(repo: Repo, revision: str, error: Exception) -> ConfigError:
         return ConfigError(f"{key}={revision}: {repo.id} has no such branch, tag or commit")
     if isinstance(error, RepositoryNotFoundError):
         return ConfigError(
-            f"{named}: no such {repo.type} on the hub, or a private one (`hf auth login`); {repo.instead}"
+            f"{named}: no such {repo.what} on the hub, or a private one (`hf auth login`); {repo.instead}"
         )
     if isinstance(error, HfHubHTTPError):
         reason = f"it answers {error.response.status_code}"
@@ -184,7 +188,7 @@ def refusal(repo: Repo, revision: str, error: Exception) -> ConfigError:
     of_type = "" if repo.type == "model" else f" --repo-type {repo.type}"
     at = f" at {mirror()}, which HF_ENDPOINT names," if mirror() else ""
     return ConfigError(
-        f"{named}: the hub{at} cannot be reached ({reason}) and this {repo.type} is not here. With network once: "
+        f"{named}: the hub{at} cannot be reached ({reason}) and this {repo.what} is not here. With network once: "
         f"`hf download {repo.id}{of_type} --revision {revision}`; or {repo.instead}"
     )
 

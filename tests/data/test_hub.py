@@ -4,14 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import typing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
 
+from factdpo import hub as client
 from factdpo.config.schema import Config, DataConfig, DataSource, HubConfig, SplitConfig
 from factdpo.config.validate import validate
 from factdpo.data import hub
@@ -19,7 +18,8 @@ from factdpo.data.facts import FactError
 from factdpo.data.files import has_own_splits
 from factdpo.data.load import load_facts
 from factdpo.data.splits import make_splits
-from factdpo.runs.identity import data_identity
+from factdpo.runs.identity import data_identity, look_up
+from tests.helpers.hub_server import Hub, Repository, hub_on_loopback
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TREE = {"size": 1, "blob_id": "0" * 40, "lfs_sha256": None, "lfs_size": None, "xet_hash": None}
@@ -77,7 +77,7 @@ def test_what_the_data_set_does_not_have_is_named(cache: Path):
 
 
 def test_without_network_what_is_not_here_is_refused_with_the_remedy(cache: Path):
-    remedy = r"cannot be reached .*hf download owner/{} --repo-type dataset --revision {}`; or a file: data.path="
+    remedy = r"cannot be reached .*hf download owner/{} --repo-type dataset --revision {}`; or a file .*data.path="
     with pytest.raises(FactError, match=remedy.format("other", "main")):
         hub.commit_of(HubConfig(id="owner/other"))
     with pytest.raises(FactError, match=remedy.format("facts", "v2")):
@@ -92,7 +92,7 @@ def test_a_download_that_is_not_whole_is_no_data_set(cache: Path):
 
 def test_a_download_of_which_nobody_knows_whether_it_is_whole_is_none(cache: Path):
     (cache / "trees" / f"{COMMIT}.json").unlink()
-    with pytest.raises(FactError, match=f"cannot be reached .*--revision {COMMIT}"):
+    with pytest.raises(FactError, match=r"cannot be reached .*--revision main"):
         load_facts(own(split="train"))
 
 
@@ -121,50 +121,79 @@ print(data_identity(cfg)["commit"], [fact.prompt for fact in load_facts(cfg).fac
 """
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The three answers of the hub that a download takes: a revision, its listing, its files."""
+FILES = {"train.jsonl": rows("train", 2).encode(), "test.jsonl": rows("test", 1).encode(), "README.md": b"facts"}
+OTHER = "f" * 40
 
-    files: typing.ClassVar = {"train.jsonl": rows("train", 2).encode(), "test.jsonl": rows("test", 1).encode()}
-    asked: typing.ClassVar[list[str]] = []
 
-    def do_GET(self) -> None:
-        path = self.path.split("?")[0]
-        self.asked.append(path)
-        if "/tree/" in path:
-            found = [{"type": "file", "path": n, "size": len(f), "oid": "0" * 40} for n, f in self.files.items()]
-            body = json.dumps(found).encode()
-        elif path.startswith("/api/datasets/owner/facts"):
-            body = json.dumps({"id": "owner/facts", "sha": COMMIT, "siblings": []}).encode()
-        else:
-            body = self.files.get(path.rsplit("/", 1)[-1], b"")
-        self.send_response(200 if body else 404)
-        for name, value in {"X-Repo-Commit": COMMIT, "ETag": f'"{len(body)}"', "Content-Length": len(body)}.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
+@pytest.fixture
+def facts(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The hub with owner/facts on it, of which nothing is here."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    hub.datasets["owner/facts"] = Repository({COMMIT: FILES}, {"main": COMMIT})
+    return hub
 
-    do_HEAD = do_GET
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing on the terminal."""
+def asked_for(hub: Hub, what: str) -> list[str]:
+    return [asked.path for asked in hub.asked if what in asked.path]
+
+
+def test_a_look_up_asks_for_the_commit_and_downloads_every_file_once(
+    facts: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    cfg = validate(Config(data=own(), out=str(tmp_path)))
+    assert look_up(cfg).asked["data"]["commit"] == COMMIT
+    assert len(asked_for(facts, "/revision/")) == 2, "we ask, and so does the download"
+    assert len(asked_for(facts, "/tree/")) == 1
+    assert sorted(facts.paths()[-3:]) == sorted(f"/datasets/owner/facts/resolve/{COMMIT}/{name}" for name in FILES)
+    facts.asked.clear()
+    look_up(cfg)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    look_up(cfg)
+    assert facts.asked == []
+
+
+def test_the_rows_are_those_of_the_commit_in_the_id_even_if_the_branch_moves(facts: Hub):
+    identity = data_identity(own())
+    facts.datasets["owner/facts"] = Repository({COMMIT: {}, OTHER: FILES}, {"main": OTHER})
+    assert identity["commit"] == COMMIT and len(load_facts(own()).facts) == 3
+    assert data_identity(own(revision=OTHER))["commit"] == OTHER
+
+
+@pytest.mark.parametrize(
+    ("change", "revision", "words"),
+    [
+        (lambda hub: hub.datasets.clear(), "main", "data.hub.id=owner/facts: no such data set on the hub"),
+        (lambda hub: None, "v2", "data.hub.revision=v2: owner/facts has no such branch"),
+        (lambda hub: None, OTHER, f"data.hub.revision={OTHER}: owner/facts has no such branch"),
+        (lambda hub: hub.datasets.update({"owner/facts": Repository({COMMIT: FILES}, {"main": COMMIT}, gated=True)}),
+         "main", r"gated; accept its terms at http://127.0.0.1:\d+/datasets/owner/facts, then run"),
+        (lambda hub: setattr(hub, "refused", 1), "main", r"answers no more requests for now \(429\)"),
+        (lambda hub: setattr(hub, "delay_seconds", 1.0), "main", r"cannot be reached \(ReadTimeout\)"),
+    ],
+    ids=["not found", "branch", "commit", "gated", "limited", "slow"],
+)  # fmt: skip
+def test_what_cannot_be_had_is_refused_with_the_reason(
+    facts: Hub, monkeypatch: pytest.MonkeyPatch, change: Any, revision: str, words: str
+):
+    monkeypatch.setattr(client, "TIMEOUT_SECONDS", 0.1)
+    change(facts)
+    with pytest.raises(FactError, match=words):
+        load_facts(own(revision=revision))
 
 
 @pytest.mark.slow
 def test_a_data_set_is_downloaded_once_and_then_needs_no_network(tmp_path: Path):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    env = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}
+    with hub_on_loopback() as hub:
+        hub.datasets["owner/facts"] = Repository({COMMIT: FILES}, {"main": COMMIT})
+        env = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0"}
 
-    def read(**changes: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", READ]
-        return subprocess.run(command, env=env | changes, capture_output=True, text=True, timeout=120)
+        def read(**changes: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-c", READ]
+            return subprocess.run(command, env=env | changes, capture_output=True, text=True, timeout=120)
 
-    first = read()
-    assert first.stdout == f"{COMMIT} ['test 0 is']\n", first.stderr
-    assert any(path.endswith("/resolve/" + COMMIT + "/test.jsonl") for path in Hub.asked)
-    server.shutdown()
-    server.server_close()
+        first = read()
+        assert first.stdout == f"{COMMIT} ['test 0 is']\n", first.stderr
+        assert len(hub.paths(f"/resolve/{COMMIT}/test.jsonl")) == 1
     assert read().stdout == first.stdout  # the hub is gone
     assert read(HF_HUB_OFFLINE="1").stdout == first.stdout

@@ -186,7 +186,7 @@ def _entry(path: str, content: bytes) -> dict[str, Any]:
     return entry
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4)
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

@@ -3,11 +3,9 @@
 The hub is on loopback (tests/helpers/hub_server.py); huggingface_hub and transformers are the real ones.
 """
 
-import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,18 +14,18 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import constants
+from safetensors.torch import load_file
 
 from factdpo import hub as hub_client
-from factdpo import nano
 from factdpo.config.folders import conf_folder
 from factdpo.config.schema import ConfigError, ModelConfig, ModelSource
 from factdpo.models import weights
 from factdpo.models.base import load_base
-from tests.helpers.hub_server import Hub, Repository
+from tests.helpers.hub_server import Hub, Repository, hub_on_loopback
 
 PYTHIA = yaml.safe_load((conf_folder() / "model" / "pythia_14m.yaml").read_text(encoding="utf-8"))
 COMMIT, OTHER = PYTHIA["revision"], "0" * 40
-SMALL = {name: b"{}" for name in ("config.json", "tokenizer.json", "tokenizer_config.json")}
+SMALL = dict.fromkeys(("config.json", "tokenizer.json", "tokenizer_config.json"), b"{}")
 # What a repository has besides, and nobody needs.
 BESIDE = {"README.md": b"a card", "pytorch_model.bin": b"a pickle", "onnx/config.json": b"{}", "a/b.safetensors": b"b"}
 FILES = SMALL | {"model.safetensors": b"weights"} | BESIDE
@@ -64,28 +62,65 @@ def offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Any:
     return cut
 
 
-def test_pythia_14m_is_downloaded_at_its_commit_loaded_and_found_again_offline(
-    hub: Hub, offline: Any, tmp_path: Path
-) -> None:
-    shape = ModelConfig(name="x", source=ModelSource.pretrained, id=PYTHIA["id"], random_init=True)
-    made = load_base(shape, torch.device("cpu"), tmp_path)
-    made.model.save_pretrained(tmp_path / "made")
-    made.tokenizer.save_pretrained(tmp_path / "made")
-    files = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
-    hub.models[PYTHIA["id"]] = Repository({COMMIT: files | BESIDE}, {"main": OTHER})
+@pytest.fixture(scope="module")
+def pythia(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in the shape of Pythia 14M, with nano's tokenizer, as save_pretrained writes them."""
+    folder = tmp_path_factory.mktemp("pythia")
+    cfg = ModelConfig(name="x", source=ModelSource.pretrained, id=PYTHIA["id"], random_init=True)
+    made = load_base(cfg, torch.device("cpu"), folder)
+    made.model.save_pretrained(folder)
+    made.tokenizer.save_pretrained(folder)
+    return folder
 
+
+def as_pythia(folder: Path) -> dict[str, Repository]:
+    """The repository of Pythia 14M with these files, and its main by now another commit than the one we pin."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {PYTHIA["id"]: Repository({COMMIT: files | BESIDE, OTHER: {}}, {"main": OTHER})}
+
+
+def test_pythia_14m_is_downloaded_at_its_commit_loaded_and_found_again_offline(
+    hub: Hub, offline: Any, pythia: Path, tmp_path: Path
+) -> None:
+    hub.models = as_pythia(pythia)
     cfg = asked(COMMIT, PYTHIA["id"])
     base = load_base(cfg, torch.device("cpu"), tmp_path)
     assert base.weights.identity["files"] == {"hub": "EleutherAI/pythia-14m", "commit": COMMIT}
-    assert all(torch.equal(a, b) for a, b in zip(base.model.parameters(), made.model.parameters(), strict=True))
-    assert len(hub.paths("/model.safetensors")) == 1, "and not a second time for the shape's own commit"
+    made = load_file(pythia / "model.safetensors")
+    assert all(torch.equal(weight, made[name]) for name, weight in base.model.named_parameters())
+    assert len(hub.paths("/model.safetensors")) == 1
     assert not any(path.endswith(tuple(BESIDE)) for path in hub.paths())
 
     offline()
     hub.asked.clear()
     weights.check_obtainable(cfg, weights.locate(cfg))
-    again = load_base(cfg, torch.device("cpu"), tmp_path)
-    assert torch.equal(next(base.model.parameters()), next(again.model.parameters())) and hub.asked == []
+    assert torch.equal(load_base(cfg, torch.device("cpu"), tmp_path).model.lm_head.weight, base.model.lm_head.weight)
+    assert hub.asked == []
+
+
+@pytest.mark.slow
+def test_two_commands_share_one_download_and_a_third_needs_no_hub(pythia: Path, tmp_path: Path) -> None:
+    def start(seed: int, **changes: str) -> subprocess.Popen[str]:
+        words = [
+            "model=pythia_14m", f"seed={seed}", f"out={tmp_path}/{seed}", "track.wandb=false", "dpo.epochs=null",
+            "dpo.max_steps=2", "split.train=8", "split.test=8", "eval.generations=1",
+        ]  # fmt: skip
+        env = os.environ | {"HF_HOME": f"{tmp_path}/hf", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0"} | changes
+        command = [sys.executable, "-m", "factdpo", *words]
+        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def says_finished(process: subprocess.Popen[str]) -> None:
+        said = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, said
+
+    with hub_on_loopback() as hub:
+        hub.models, hub.delay_seconds = as_pythia(pythia), 0.5  # so that the second asks while the first downloads
+        for process in [start(seed, HF_ENDPOINT=hub.address) for seed in (0, 1)]:
+            says_finished(process)
+        assert len(hub.paths("/model.safetensors")) == len(hub.paths("/tokenizer.json")) == 1
+        address = hub.address
+    says_finished(start(2, HF_ENDPOINT=address))  # where nobody is any more
+    says_finished(start(3, HF_HUB_OFFLINE="1"))
 
 
 @pytest.mark.parametrize("revision", [None, "step1000"])
@@ -186,7 +221,7 @@ def limited(hub: Hub) -> None:
     [
         (lambda hub: hub.models.clear(), r"model.id=owner/model: no such model on the hub, or a private one"),
         (lambda hub: hub.models.update({"owner/model": Repository({COMMIT: FILES}, {"main": COMMIT}, gated=True)}),
-         r"model.id=owner/model: gated; accept its terms at http://127.0.0.1:\d+/owner/model, then run `hf auth login`"),
+         r"model.id=owner/model: gated; accept its terms at http://127.0.0.1:\d+/owner/model, then run `hf auth log"),
         (limited, r"answers no more requests for now \(429\); try again in 30 s, or run `hf auth login`"),
         (lambda hub: setattr(hub, "status", 503), r"cannot be reached \(it answers 503\)"),
         (lambda hub: setattr(hub, "delay_seconds", 1.0), r"cannot be reached \(ReadTimeout\).*hf download owner/model"),
@@ -230,5 +265,5 @@ def test_without_network_the_message_names_the_reason_and_the_command(hub: Hub, 
 
 
 def test_a_name_that_no_repository_can_have_is_refused() -> None:
-    with pytest.raises(ConfigError, match="model.id=owner/a--b: Cannot have --"):
+    with pytest.raises(ConfigError, match=r"model.id=owner/a--b: Cannot have --"):
         had(asked(None, "owner/a--b"))
