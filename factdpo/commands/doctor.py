@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 import factdpo
-from factdpo.commands.network import unreachable
+from factdpo import hub as hub_client
+from factdpo.commands.network import no_hub, unreachable
 from factdpo.commands.parser import Parser
 from factdpo.config.folders import conf_folder
 from factdpo.config.schema import ConfigError, ModelConfig, ModelSource, TrackConfig
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> None:
     _print(console, "Network", _network(answers, hub, wandb))
     models = Table("model", "memory", "can run here", title="Models; memory is an estimate, for LoRA in float32")
     models.title_justify = "left"
-    for row in _models(free_gib, answers["hub"] == "reachable" and not _offline()):
+    for row in _models(free_gib, answers["hub"] == "reachable" and not hub_client.offline()):
         models.add_row(*row)
     console.print(models)
 
@@ -98,17 +99,10 @@ def _hub_address() -> str:
     return ENDPOINT
 
 
-def _offline() -> str:
-    """The environment variable that keeps the hub's client off the network; empty when there is none."""
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
-    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    return next((name for name in names if os.environ.get(name)), "") if HF_HUB_OFFLINE else ""
-
-
 def _network(answers: dict[str, str], hub: str, wandb: str) -> Iterable[tuple[str, str]]:
-    unused = f"; but {_offline()} is set, so it will not be asked" if _offline() else ""
-    yield f"hub ({hub})", answers["hub"] + unused
+    mirror = "; HF_ENDPOINT puts it in the place of https://huggingface.co" if hub_client.mirror() else ""
+    unused = f"; but {hub_client.offline()} is set, so it will not be asked" if hub_client.offline() else ""
+    yield f"{'mirror of the hub' if mirror else 'hub'} ({hub})", answers["hub"] + mirror + unused
     yield f"W&B ({wandb})", answers["W&B"]
     mode, why = wandb_settings.wandb_mode(TrackConfig())
     yield "W&B would be", f"{mode} ({why})" if why else mode
@@ -119,7 +113,7 @@ def _reach(addresses: dict[str, str]) -> Callable[[], dict[str, str]]:
     answers = dict.fromkeys(addresses, f"no answer within {TIMEOUT_SECONDS:g} s")
 
     def ask(name: str, url: str) -> None:
-        problem = unreachable(url, TIMEOUT_SECONDS)
+        problem = (no_hub if name == "hub" else unreachable)(url, TIMEOUT_SECONDS)
         answers[name] = f"not reachable ({problem})" if problem else "reachable"
 
     # Daemons, since a name lookup cannot be given a timeout.
@@ -159,7 +153,7 @@ def _verdict(options: dict[str, Any], need_gib: float, free_gib: float, hub: boo
     fits = "yes" if need_gib <= free_gib else "yes, with model.dtype=bfloat16"
     if source is not ModelSource.pretrained:
         return fits
-    if _is_cached(str(repo), str(options.get("revision") or "main")):
+    if weights.downloaded(str(repo), str(options.get("revision") or "main")):
         return f"{fits}; weights are here"
     return f"{fits}; weights will come from the hub" if hub else "no: not downloaded, and the hub is out of reach"
 
@@ -174,10 +168,3 @@ def _parameters(options: dict[str, Any]) -> int | None:
     layers, width, _, vocabulary = weights.PYTHIA_SHAPES[options["id"]]
     # GPT-NeoX, whose two embeddings are not tied.
     return 2 * vocabulary * width + layers * (12 * width**2 + 13 * width) + 2 * width
-
-
-def _is_cached(repo: str, revision: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    names = ("model.safetensors", "model.safetensors.index.json")
-    return any(isinstance(try_to_load_from_cache(repo, name, revision=revision), str) for name in names)
