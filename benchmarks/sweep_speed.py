@@ -43,12 +43,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from factdpo.config.folders import conf_folder
-from factdpo.config.schema import Config, Device
+from factdpo.config.schema import Config
 from factdpo.config.validate import from_dict
 from factdpo.console import quiet_libraries
 from factdpo.data.facts import Fact
 from factdpo.data.pairs import Pairs
 from factdpo.models import base as model
+from factdpo.models.devices import pick_device
 from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.store import provenance
 from factdpo.training import adapters
@@ -136,7 +137,7 @@ def measure(way: str, setting: Setting, sample: int, watch: type[Clock] = Clock)
     with_trl = way.startswith("trl")
     if with_trl:
         importlib.import_module("factdpo.training.trl_engine")  # seconds, which are not what is measured here
-    clock, device = watch(setting), model.pick_device(Device[setting.device])
+    clock, device = watch(setting), pick_device(setting.device)
     cfgs = [config(setting, way, clock.total, *point) for point in itertools.product(*grid(setting.runs).values())]
     made = range(0, setting.runs, -(-setting.runs // min(sample, setting.runs)) if with_trl else 1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -241,7 +242,7 @@ def train_with_trl(way: str, pairs: Pairs, refs: PairLogps, cfg: Config, scratch
     from factdpo.training.trl_engine import _Arguments, _PairsTrainer
 
     gc.collect()  # the base of the run before
-    base = model.load_base(cfg.model, model.pick_device(cfg.engine.device), Path(scratch))
+    base = model.load_base(cfg.model, pick_device(cfg.engine.device), Path(scratch))
     columns = {"prompt_ids": pairs.prompt_ids, "chosen_ids": pairs.chosen_ids, "rejected_ids": pairs.rejected_ids}
     tuned: Row = {}
     if way != "trl-defaults":
@@ -483,7 +484,7 @@ def profile(setting: Setting, ways: list[str]) -> list[Row]:
     rows = [in_a_fresh_process(way, setting, 1, Probe) for way in ways]
     for row in rows:
         bf16 = row["way"] not in ("trl-fp32", "batched") or setting.dtype == "bfloat16"
-        row["roof_flops"] = roof(str(model.pick_device(Device[setting.device])), "bfloat16" if bf16 else "float32")
+        row["roof_flops"] = roof(str(pick_device(setting.device)), "bfloat16" if bf16 else "float32")
         row["taken_seconds"] = row["run_step_seconds"] * row["trained_together"]
     return rows
 

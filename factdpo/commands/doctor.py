@@ -18,6 +18,7 @@ from factdpo.commands.parser import Parser
 from factdpo.config.folders import conf_folder
 from factdpo.config.schema import ConfigError, ModelConfig, ModelSource, TrackConfig
 from factdpo.models import weights
+from factdpo.models.devices import pick_device, visible_devices
 from factdpo.store import provenance
 from factdpo.tracking import wandb_settings
 
@@ -78,8 +79,11 @@ def _machine() -> tuple[float, list[tuple[str, str]]]:
             rows.append((f"cuda:{i}", f"{name}, {free_there / GIB:.1f} GiB free of {total_there / GIB:.1f}"))
         if torch.backends.mps.is_available():
             rows.append(("mps", "an Apple GPU, which shares the memory above"))
-        auto = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        rows.append(("engine.device=auto", auto))
+        if not torch.cuda.is_available():
+            built = "torch sees no GPU" if torch.version.cuda else f"torch {torch.__version__} is built without CUDA"
+            rows.append(("cuda", f"none: {built}"))
+        others = f"; {', '.join(devices)} by name" if len(devices := visible_devices()) > 1 else ""
+        rows.append(("engine.device=auto", f"{pick_device('auto')}{others}"))
     except Exception as error:  # a broken torch is what one calls a doctor for
         rows.append(("torch", f"does not work: {type(error).__name__}: {error}"))
     return free / GIB, rows

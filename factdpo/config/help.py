@@ -19,7 +19,10 @@ class Key:
 
 def schema_keys() -> dict[str, Key]:
     """Every key of the schema, dotted, in the schema's order."""
-    return {name: Key(_typed(key.default), _comment(key), _options(key.default)) for name, key in schema.KEYS.items()}
+    return {
+        name: Key(_typed(key.default), _comment(key), list(key.options) or _options(key.default))
+        for name, key in schema.KEYS.items()
+    }
 
 
 def unknown_key(key: str, groups: Iterable[str] = ()) -> str:

@@ -34,6 +34,7 @@ class Key:
     batched: tuple[Any, ...] | None = None  # values that the batched engine computes, others need TRL; None: all
     in_id: InId = True  # False: cannot change a number, or the id has the bytes; changed: unless at its default
     locates: bool = False  # not in the id, but says where model, data or seeds come from: a command must repeat it
+    options: tuple[str, ...] = ()  # of a text, for help and completion; an enum's are its names
 
     @property
     def bounds(self) -> str:
@@ -58,10 +59,10 @@ class Key:
 def key(
     default: Any, help: str, *, unit: str = "", low: Number | None = None, high: Number | None = None,
     above: Number | None = None, dead: Dead | None = None, batched: tuple[Any, ...] | None = None, in_id: InId = True,
-    locates: bool = False,
+    locates: bool = False, options: tuple[str, ...] = (),
 ) -> Any:  # fmt: skip
     """The dataclass field of a key."""
-    metadata = {"key": Key(default, help, unit, low, high, above, dead, batched, in_id, locates)}
+    metadata = {"key": Key(default, help, unit, low, high, above, dead, batched, in_id, locates, options)}
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)

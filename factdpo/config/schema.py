@@ -151,13 +151,6 @@ class EngineName(Enum):
     trl = "trl"  # TRL's DPOTrainer, one run at a time: the reference
 
 
-class Device(Enum):
-    auto = "auto"  # cuda, else mps, else cpu; the record says which
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
 class Score(Enum):
     """Which log-prob of an answer the headline's accuracy compares; both accuracies are recorded."""
 
@@ -441,7 +434,9 @@ class DpoConfig:
 @dataclass
 class EngineConfig:
     name: EngineName = key(EngineName.auto, "what trains; auto: batched where it can, else trl")
-    device: Device = key(Device.auto, "auto: cuda, else mps, else cpu")
+    device: str = key(
+        "auto", "auto: cuda, else mps, else cpu; cuda:1 is the second GPU", options=("auto", "cpu", "cuda", "mps")
+    )
     max_runs: int | None = key(
         None, "batched: runs that train together; null: as many as fit", unit="runs", low=1,
         dead=ENGINE_TRL, in_id=False,

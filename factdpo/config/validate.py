@@ -154,6 +154,8 @@ def _combinations(cfg: Config) -> list[str]:
         wrong.append(f"lora.target_modules={lora.target_modules}: all-linear stands alone or not at all")
     if cfg.eval.every not in ("epoch", "never") and not (cfg.eval.every.isdigit() and int(cfg.eval.every) > 0):
         wrong.append(f"eval.every={cfg.eval.every}: must be epoch, never, or a number of optimizer steps above 0")
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:(0|[1-9]\d*))?", cfg.engine.device):
+        wrong.append(f"engine.device={cfg.engine.device}: must be one of auto, cpu, mps, cuda, or cuda:1 for one GPU")
     if cfg.engine.name is EngineName.batched and (alone := needs_trl(cfg)):
         wrong.append(f"engine=batched: cannot do {', '.join(alone)}; use engine=trl, or engine=auto, which chooses")
     if cfg.sweep is not None and cfg.sweep != folder_name(cfg.sweep):

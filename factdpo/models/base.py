@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from factdpo import console, nano
-from factdpo.config.schema import ConfigError, Device, ModelConfig, ModelSource
+from factdpo.config.schema import ConfigError, ModelConfig, ModelSource
 from factdpo.data.encoder import Encoder
 from factdpo.models.weights import PYTHIA_SHAPES, Weights, download, download_tokenizer, locate
 from factdpo.store import cache
@@ -43,16 +43,6 @@ class Base:
     @property
     def device(self) -> torch.device:
         return self.model.device
-
-
-def pick_device(device: Device) -> torch.device:
-    """The torch device for engine.device; raises ConfigError if torch does not see it."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device is Device.auto:
-        return torch.device(next(name for name in available if available[name]))
-    if not available[device.name]:
-        raise ConfigError(f"engine.device={device.name}: torch sees none here; use engine.device=auto or cpu")
-    return torch.device(device.name)
 
 
 def load_base(cfg: ModelConfig, device: torch.device, cache_dir: Path) -> Base:

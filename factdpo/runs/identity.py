@@ -19,6 +19,7 @@ from factdpo.data.load import Loaded, load_facts
 from factdpo.data.splits import TRAIN, make_splits
 from factdpo.data.tokens import Checked, check_tokens
 from factdpo.models import weights
+from factdpo.models.devices import check_device
 from factdpo.models.encoder import load_encoder
 from factdpo.store import cache, result
 from factdpo.store.run_lock import running_or_killed
@@ -53,12 +54,14 @@ class RunSpec:
         return state
 
 
-def look_up(cfg: Config, memo: dict[str, Any] | None = None, kept: dict[str, Any] | None = None) -> RunSpec:
-    """The run that a validated config asks for; raises ConfigError if its data or weights cannot be had.
+def look_up(
+    cfg: Config, memo: dict[str, Any] | None = None, kept: dict[str, Any] | None = None, here: bool = True
+) -> RunSpec:
+    """The run that a validated config asks for; raises ConfigError if its data, weights or device cannot be had.
 
     A finished run needs no weights, and of its data the bytes and the first row. Runs looked up with the same dict
     `memo` read the weights, and ask the hub, once; with the same `kept` (a session's) they read and check their facts
-    once.
+    once. The device is not looked for if the run will not be done `here`, in this process.
     """
     memo, kept = {} if memo is None else memo, {} if kept is None else kept
     check_installed(cfg.track)
@@ -67,6 +70,8 @@ def look_up(cfg: Config, memo: dict[str, Any] | None = None, kept: dict[str, Any
     asked = _asked(cfg, where)
     spec = RunSpec(cfg, f"{cfg.engine.name.name} ({why})", asked, run_id(asked), run_name(cfg), run_folder(cfg, asked))
     if spec.state() != "FINISHED":
+        if here:
+            _once(memo, f"device {cfg.engine.name.name} {cfg.engine.device}", lambda: check_device(cfg.engine))
         loaded = loaded_facts(cfg, kept)
         drawn = _once(memo, f"splits of {cfg.data}, {cfg.split}", lambda: _draw(loaded.facts, cfg))
         _once(memo, f"access to {cfg.model}", lambda: weights.check_obtainable(cfg.model, where))
@@ -196,6 +201,7 @@ def config_in_id(cfg: Config) -> dict[str, Any]:
         for group in groups:
             node = node.setdefault(group, {})
         node[last] = to_dict(value)
+    nested["engine"]["device"] = cfg.engine.device.partition(":")[0]  # one GPU computes as the next
     return nested
 
 
@@ -239,7 +245,7 @@ def can_train_together(cfg: Config) -> list[Any]:
     """
     dpo = cfg.dpo
     return [
-        to_dict(cfg.model), cfg.engine.device.name, cfg.out, sorted(cfg.lora.target_modules), dpo.bf16,
+        to_dict(cfg.model), cfg.engine.device, cfg.out, sorted(cfg.lora.target_modules), dpo.bf16,
         dpo.adam_beta1, dpo.adam_beta2, dpo.adam_epsilon, cfg.eval.max_new_tokens,
     ]  # fmt: skip
 

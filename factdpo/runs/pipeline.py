@@ -86,7 +86,7 @@ def _cohorts(attempts: list[Attempt]) -> list[list[Attempt]]:
     bases: dict[str, dict[tuple[bool, str], list[Attempt]]] = {}
     for attempt in attempts:
         cfg = attempt.spec.cfg
-        base = cache.signature([to_dict(cfg.model), cfg.engine.device.name, cfg.out])
+        base = cache.signature([to_dict(cfg.model), cfg.engine.device, cfg.out])
         with_trl = cfg.engine.name is EngineName.trl
         key = with_trl, attempt.spec.id if with_trl else cache.signature(can_train_together(cfg))
         bases.setdefault(base, {}).setdefault(key, []).append(attempt)

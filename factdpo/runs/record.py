@@ -15,7 +15,8 @@ from factdpo.data.pairs import Pairs, show
 from factdpo.evaluation import belief_graph, metrics
 from factdpo.evaluation.baselines import baselines
 from factdpo.evaluation.warnings import warnings
-from factdpo.models.base import load_base, pick_device
+from factdpo.models.base import load_base
+from factdpo.models.devices import pick_device
 from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.models.weights import fetch_template, locate
 from factdpo.runs.attempt import Attempt, Measured

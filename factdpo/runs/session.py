@@ -41,8 +41,9 @@ class Session:
         Whoever is about to change it calls `drop_base` first.
         """
         from factdpo.models import base
+        from factdpo.models.devices import pick_device
 
-        device = base.pick_device(cfg.engine.device)
+        device = pick_device(cfg.engine.device)
         settings = (to_dict(cfg.model), device, cfg.out)
         if self._base is None or self._base[0] != settings:
             self.drop_base()

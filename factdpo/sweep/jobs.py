@@ -35,6 +35,7 @@ class Planner:
 
     def __init__(self, context: HydraContext, config: DictConfig, session: Session) -> None:
         self.session, self.composer = session, Composer(context.config_loader, config)
+        self.here = config.hydra.launcher._target_.rpartition(".")[2] in IN_PROCESS
         self.specs: dict[tuple[Path, str], RunSpec] = {}  # by where it lies and its id, which other words may ask for
 
     def plan(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[RunSpec | None]:
@@ -55,7 +56,7 @@ class Planner:
                 if config.hydra.job.chdir:
                     continue
                 try:
-                    spec = look_up(_task_config(config), memo, self.session.facts)
+                    spec = look_up(_task_config(config), memo, self.session.facts, self.here)
                     job.spec = self.specs.setdefault((spec.folder.parent, spec.id), spec)
                 except ConfigError as error:
                     for problem in str(error).splitlines():

@@ -1,6 +1,7 @@
 """What doctor says of the hub: reachable, a mirror, or something else that answers; and which models are here."""
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import constants
 
@@ -67,3 +68,22 @@ def test_the_hub_itself_is_no_mirror(hub: Hub, report, monkeypatch: pytest.Monke
     monkeypatch.setattr(doctor, "no_hub", lambda url, timeout: "" if url == "https://huggingface.co" else "asked")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "hub (https://huggingface.co) │ reachable; but HF_HUB_OFFLINE is set" in report()
+
+
+def test_each_gpu_is_listed_with_its_memory(hub: Hub, report, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"Simulated {number}")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: ((10 + number) * 2**30, 80 * 2**30))
+    said = report()
+    for number in (0, 1):
+        assert f"Simulated {number}, {10 + number}.0 GiB free of 80.0" in line(said, f"cuda:{number} ")
+    assert "cuda; cuda:0, cuda:1, cpu by name" in line(said, "engine.device=auto")
+    assert "13.2 GiB even in bfloat16" not in said and "no: 12.8 GiB" not in said
+    assert "no: 28.7 GiB even in bfloat16, 10.0 free" in line(said, "model=pythia_12b")
+
+
+def test_without_a_gpu_it_says_why(hub: Hub, report, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert f"none: torch {torch.__version__} is built without CUDA" in line(report(), "cuda ")
