@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from factdpo.config.schema import Config, ConfigError, EngineConfig, EngineName
+from factdpo.config.schema import Config, ConfigError, DataConfig, DataSource, EngineConfig, EngineName, SplitConfig
 from factdpo.config.validate import validate
 from factdpo.models.devices import check_device, pick_device, visible_devices
 from factdpo.runs.identity import can_train_together, config_in_id, look_up
@@ -58,7 +58,10 @@ def test_a_run_is_refused_when_it_is_looked_up_unless_another_process_will_do_it
     gpus: Callable[[int], None], tmp_path: Path
 ) -> None:
     gpus(0)
-    cfg = validate(asked("cuda", out=str(tmp_path)))
+    rows = [f"{letter} is,red,blue" for letter in "abcd"]
+    (tmp_path / "facts.csv").write_text("\n".join(["prompt,chosen,rejected", *rows]))
+    data = DataConfig(source=DataSource.pairs, path=str(tmp_path / "facts.csv"))
+    cfg = validate(asked("cuda", out=str(tmp_path), data=data, split=SplitConfig(train=2)))
     with pytest.raises(ConfigError, match=r"engine.device=cuda: torch sees cpu"):
         look_up(cfg)
     assert look_up(cfg, here=False).sizes

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from factdpo.training.batched.member import MemberState
-from factdpo.training.batched.packing import Packed, block_length, pack
+from factdpo.training.batched.packing import Packed, block_length, moved, pack
 from factdpo.training.batched.stacked_lora import Stack
 
 MicroBatches = list[list[int]]  # the row numbers of each micro-batch of a step
@@ -21,9 +21,6 @@ class PairTables(NamedTuple):
     mean_chosen_length: Float[Tensor, "R B"]  # in the pair's micro-batch
     loss_weights: Float[Tensor, "R B"]
     metric_weights: Float[Tensor, "metrics R B"]  # in METRICS, summed over micro-batches
-
-    def to(self, device: torch.device) -> "PairTables":
-        return PairTables(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
 class StepInputs(NamedTuple):
@@ -39,13 +36,10 @@ def step_inputs(states: list[MemberState], taken: list[MicroBatches], rates: lis
     """A step of these members with the micro-batches and the learning rate of each."""
     rows = [[row for batch in batches for row in batch] for batches in taken]
     packed = pack([(state.member.pairs, of_run) for state, of_run in zip(states, rows, strict=True)])
-    device = stack.base.device
-    return StepInputs(
-        packed.to(device),
-        _pair_tables(states, taken, rows).to(device),
-        torch.tensor(rates).view(-1, 1).to(device, non_blocking=True),
-        _dropout_masks(states, packed, rows, stack),
-    )
+    tables = _pair_tables(states, taken, rows)
+    *there, on_device = moved([*packed, *tables, torch.tensor(rates).view(-1, 1)], stack.base.device)
+    packed, tables = Packed(*there[: len(packed)]), PairTables(*there[len(packed) :])
+    return StepInputs(packed, tables, on_device, _dropout_masks(states, packed, rows, stack))
 
 
 def _pair_tables(states: list[MemberState], taken: list[MicroBatches], rows: list[list[int]]) -> PairTables:
@@ -79,7 +73,7 @@ def _dropout_masks(
     if all(state.dropout_generator is None for state in states):
         return {}
     device = stack.base.device
-    numbers = packed.token_number.view(len(states), -1).to(device)
+    numbers = packed.token_number.view(len(states), -1)
     masks = {}
     for name, layer in stack.layers.items():
         features = layer.weight.shape[1]

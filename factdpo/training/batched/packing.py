@@ -38,7 +38,7 @@ class Packed(NamedTuple):
     answer_mask: Bool[Tensor, "2 R B A"]
 
     def to(self, device: torch.device) -> "Packed":
-        return Packed(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return Packed(*moved(list(self), device))
 
     def attention_mask(self, dtype: torch.dtype) -> Float[Tensor, "rows 1 T T"]:
         """What attention adds: 0 where a token sees another (its own pair's prompt and part, up to itself)."""
@@ -46,6 +46,21 @@ class Packed(NamedTuple):
         sees = (column <= column[:, None]) & (column[:, None] < self.end[:, None, :])
         zero = torch.zeros((), dtype=dtype, device=sees.device)
         return torch.where(sees, zero, torch.finfo(dtype).min)[:, None]
+
+
+def moved(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+    """These tensors of the CPU on the device, by one copy of their bytes: each copy of its own would make it wait.
+
+    On a GPU the copy is from pinned memory, and so the CPU does not wait for it either.
+    """
+    if device.type == "cpu":
+        return tensors
+    largest_first = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())  # so that each is aligned
+    parts = [tensors[i].contiguous().view(-1).view(torch.uint8) for i in largest_first]
+    whole = torch.cat(parts)
+    whole = (whole.pin_memory() if device.type == "cuda" else whole).to(device, non_blocking=True)
+    there = dict(zip(largest_first, whole.split([len(part) for part in parts]), strict=True))
+    return [there[i].view(tensor.dtype).view(tensor.shape) for i, tensor in enumerate(tensors)]
 
 
 def block_length(pairs: Pairs, row: int) -> int:
