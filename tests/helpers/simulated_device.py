@@ -10,12 +10,10 @@ have another one.
 """
 
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -49,6 +47,9 @@ class OnDevice(Tensor):
     def untyped_storage(self) -> torch.UntypedStorage:
         return self.inner.untyped_storage()
 
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise AssertionError(f"{func}: outside of the device's context")
@@ -59,7 +60,7 @@ class Device(TorchDispatchMode):
 
     def __init__(self, memory_bytes: float = float("inf")) -> None:
         super().__init__()
-        self.memory_bytes, self.used_bytes = memory_bytes, 0
+        self.memory_bytes, self.used_bytes, self.peak_bytes = memory_bytes, 0, 0
         self.to_device: list[int] = []  # bytes of each copy from the host
         self.reads: list[str] = []  # operations for which the host waits
 
@@ -105,11 +106,21 @@ class Device(TorchDispatchMode):
             if self.used_bytes + size > self.memory_bytes:
                 raise torch.OutOfMemoryError(f"simulated: {size} bytes more than the {self.memory_bytes} there are")
             self.used_bytes += size
+            self.peak_bytes = max(self.peak_bytes, self.used_bytes)
             weakref.finalize(storage, self._free, size)
         return tensor
 
     def _free(self, size: int) -> None:
         self.used_bytes -= size
+
+
+def moved_there(model: nn.Module) -> None:
+    """Move a frozen model to the device, in place, since `to` cannot change what a parameter is."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(parameter.detach().to(DEVICE), requires_grad=False))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(DEVICE))
 
 
 def _inner(value: Any) -> Any:
