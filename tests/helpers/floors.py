@@ -2,7 +2,7 @@
 
 # From the bottom up. A folder imports itself and lower floors; siblings never import each other.
 FLOORS = [
-    ["config", "console", "output", "signals", "nano"],
+    ["config", "console", "hub", "output", "signals", "nano"],
     ["store", "data"],
     ["models", "tracking", "results"],
     ["training", "evaluation"],

@@ -76,7 +76,7 @@ class Device(TorchDispatchMode):
         out = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
         if func is aten.copy_.default:
             return args[0]
-        if not goes_there or func in READS and not isinstance(out, Tensor):
+        if not goes_there or (func in READS and not isinstance(out, Tensor)):
             return out
         wrapped = tree_map_only(Tensor, self._wrap, out)
         return return_and_correct_aliasing(func, args, kwargs, wrapped) if there else wrapped

@@ -18,7 +18,6 @@ from factdpo.evaluation.generation import continuations, retention_nats_per_toke
 from factdpo.models.base import Base
 from factdpo.models.scoring import pair_logps
 from factdpo.store.history import Row
-from factdpo.training import adapters
 from factdpo.training.batched import capacity
 from factdpo.training.batched import engine as batched
 from factdpo.training.batched.cohort import Cohort

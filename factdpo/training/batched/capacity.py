@@ -3,10 +3,11 @@
 import dataclasses
 import logging
 from pathlib import Path
+from typing import cast
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from factdpo.config.schema import Config
 from factdpo.data.pairs import Pairs
@@ -57,8 +58,8 @@ def _largest_step(cfg: Config, pairs: Pairs, number: int) -> tuple[int, int, lis
 
 
 def bytes_needed(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tuple[int, int, int]:
-    """Measure the bytes that all runs share besides the base, those of a run's weights and optimizer, and those that a
-    forward of these pairs saves for the backward."""
+    """The bytes that all runs share besides the base, those of a run's weights and optimizer, and those that a step of
+    these pairs needs: what the forward saves for the backward, which is measured, and what it has in passing."""
     adapter = fresh_adapter(cfg, base)
     saved: dict[int, int] = {}  # address of a storage -> its bytes
 
@@ -66,7 +67,7 @@ def bytes_needed(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tupl
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    packed = pack([(pairs, rows)]).to(base.device)
+    packed, head = pack([(pairs, rows)]).to(base.device), cast(nn.Module, base.model.get_output_embeddings())
     with stacked(base, [adapter], adapter.config.r, cfg.dpo.bf16) as stack:
         for layer in stack.layers.values():
             layer.a, layer.b = layer.a.detach().requires_grad_(), layer.b.detach().requires_grad_()
@@ -78,6 +79,8 @@ def bytes_needed(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tupl
         weights = {p.untyped_storage().data_ptr() for p in (*base.model.parameters(), stack.masters)}
         weights |= {layer.in_training[0].untyped_storage().data_ptr() for layer in stack.layers.values()}
         activations = sum(size for address, size in saved.items() if address not in weights)
+        # Besides the log-probs over the vocabulary, which are saved, a step has two more of that size at its peak.
+        activations += 2 * 4 * packed.head.numel() * cast(Tensor, head.weight).shape[0]
         frozen = [(layer.in_training[0], layer.weight) for layer in stack.layers.values()]
         shared = sum(copy.nbytes for copy, weight in frozen if copy.dtype != weight.dtype)  # of dpo.bf16
         return shared, MASTERS * stack.masters.nbytes, activations

@@ -229,16 +229,27 @@ class Stack:
 
     @torch.no_grad()
     def logps(self, pairs: list[Pairs], max_tokens: int) -> list[PairLogps]:
-        """Score each run's own pairs, in shared forwards of at most `max_tokens`; on the CPU, NaN included."""
+        """Score each run's own pairs, in shared forwards of at most `max_tokens`; on the CPU, NaN included.
+
+        Out of memory, the forwards are halved.
+        """
         orders = [sorted(range(len(p)), key=lambda row, p=p: p.prompt_ids[row]) for p in pairs]  # alike ones together
         most = max(map(len, pairs))
         tokens = sum(sum(shared_lengths(p, order)) for p, order in zip(pairs, orders, strict=True))
         at_once = max(1, max_tokens * most // max(1, tokens))
         sides, greedy = torch.empty(2, len(pairs), most), torch.empty(len(pairs), most, dtype=torch.bool)
-        for start in range(0, most, at_once):
+        start = 0
+        while start < most:
             selected = [order[start : start + at_once] for order in orders]
             packed = pack(list(zip(pairs, selected, strict=True)), share=True)
-            answers = self.answers(packed.to(self.base.device))
+            try:
+                answers = self.answers(packed.to(self.base.device))
+            except torch.OutOfMemoryError:
+                if at_once == 1:
+                    raise
+                at_once //= 2
+                continue
+            start += at_once
             for r, rows in enumerate(selected):
                 sides[:, r, rows] = answers.logps[:, r, : len(rows)].cpu()
                 greedy[r, rows] = (answers.greedy[0, r].cpu() == packed.answer_mask[0, r].sum(-1))[: len(rows)]

@@ -1,12 +1,15 @@
 """Packed rows: literal ids, who sees whom, and the numbers of plain forwards."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from factdpo.data.facts import Fact
 from factdpo.data.pairs import Pairs, collate
 from factdpo.models.logps import answer_logps, completion_logps
-from factdpo.training.batched.packing import ROOM, Packed, block_length, pack, shared_lengths
+from factdpo.training.batched.packing import ROOM, Packed, block_length, moved, pack, shared_lengths
 from tests.helpers.tiny import MODELS, tiny_base, tiny_pairs
 
 
@@ -229,3 +232,28 @@ def test_long_pairs_have_a_row_each_and_none_is_left_empty() -> None:
     long = pairs_of(*(([1] * 150, [20], [30]) for _ in range(8)))
     assert pack([(long, list(range(8)))]).ids.shape == (8, 150)
     assert pack([(long, list(range(8))), (long, [0])]).ids.shape == (16, 150)
+
+
+class Copies(TorchDispatchMode):
+    """The bytes of each copy to the device `meta`, which has no numbers, but shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: list[int] = []
+        self.content: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._to_copy.default:
+            self.bytes.append(args[0].nbytes)
+            self.content = args[0].tolist()
+        return func(*args, **(kwargs or {}))
+
+
+def test_tensors_reach_a_device_by_one_copy_each_with_its_shape_and_type() -> None:
+    given = [torch.tensor([[True, False, True]]), torch.tensor([[7], [8]]), torch.tensor(0.5), torch.zeros(0, 2)]
+    assert all(a is b for a, b in zip(moved(given, torch.device("cpu")), given, strict=True))
+    with Copies() as copies:
+        there = moved(given, torch.device("meta"))
+    assert [(t.device.type, t.dtype, t.shape) for t in there] == [("meta", t.dtype, t.shape) for t in given]
+    assert copies.bytes == [2 * 8 + 4 + 3]
+    assert copies.content == [7, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 63, 1, 0, 1], "largest first"

@@ -16,7 +16,7 @@ from factdpo.config.schema import Config, ConfigError
 from factdpo.models.base import Base
 from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.training import adapters, trl_engine
-from factdpo.training.batched.packing import pack
+from factdpo.training.batched.packing import Packed, pack
 from factdpo.training.batched.stacked_lora import Adapter, StackedLinear, _Product, fresh_adapter, read_adapter, stacked
 from tests.helpers.tiny import MODELS, tiny_base, tiny_config, tiny_pairs
 from tests.helpers.training import train_with_trl
@@ -159,6 +159,27 @@ def test_scores_do_not_depend_on_how_many_tokens_pass_at_once() -> None:
         small, large = stack.logps(pairs, max_tokens=1), stack.logps(pairs, max_tokens=10_000)
     for some, whole in zip(small, large, strict=True):
         torch.testing.assert_close(vars(some), vars(whole), rtol=0, atol=1e-5)
+
+
+def test_out_of_memory_scoring_goes_on_with_half_as_many_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, pairs, cfg = tiny_base(), [tiny_pairs(9, longest=3)], tiny_config()
+    sizes: list[int] = []
+    with stacked(base, [fresh_adapter(cfg, base)], 4) as stack:
+        whole, answers = stack.logps(pairs, 10_000), stack.answers
+
+        def limited(packed: Packed, most: int) -> Any:
+            sizes.append(packed.answer_mask.shape[2])
+            if sizes[-1] > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return answers(packed)
+
+        monkeypatch.setattr(stack, "answers", lambda packed: limited(packed, 2))
+        (halved,) = stack.logps(pairs, 10_000)
+        assert sizes == [9, 4, 2, 2, 2, 2, 1]
+        assert halved.chosen.tolist() == pytest.approx(whole[0].chosen.tolist(), abs=1e-4)
+        monkeypatch.setattr(stack, "answers", lambda packed: limited(packed, 0))
+        with pytest.raises(torch.OutOfMemoryError):
+            stack.logps(pairs, 10_000)
 
 
 def test_keep_goes_on_with_those_runs_alone() -> None:
