@@ -236,7 +236,7 @@ class Stack:
         orders = [sorted(range(len(p)), key=lambda row, p=p: p.prompt_ids[row]) for p in pairs]  # alike ones together
         most = max(map(len, pairs))
         tokens = sum(sum(shared_lengths(p, order)) for p, order in zip(pairs, orders, strict=True))
-        at_once = max(1, max_tokens * most // max(1, tokens))
+        at_once = max(1, min(most, max_tokens * most // max(1, tokens)))
         sides, greedy = torch.empty(2, len(pairs), most), torch.empty(len(pairs), most, dtype=torch.bool)
         start = 0
         while start < most:

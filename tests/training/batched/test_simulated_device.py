@@ -1,4 +1,4 @@
-"""What a GPU would meet, on a device that is simulated: nothing mixes, no step waits, memory runs out and is planned."""
+"""What a GPU would meet, on a device that is simulated: nothing mixes, no step waits, memory is planned."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """The same rows and adapters; before the first step both answers have the reward 0, so rounding says which is more."""
+    """The same rows and adapters; in the first step both rewards are 0, and rounding says which is more."""
     assert found["sums"] == pytest.approx(expected["sums"], rel=TOLERANCE, abs=TOLERANCE)
     for row, other in zip(found["rows"], expected["rows"], strict=True):
         assert row.keys() == other.keys()
