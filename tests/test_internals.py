@@ -191,7 +191,8 @@ def test_the_hub_cache_names_a_snapshot_by_its_commit(tmp_path: Path, monkeypatc
 
     commit = "0123456789abcdef0123456789abcdef01234567"
     home = tmp_path / "models--owner--name"
-    for file, text in {"refs/main": commit, f"snapshots/{commit}/config.json": "{}"}.items():
+    files = {f"snapshots/{commit}/{name}": "{}" for name in ("config.json", "tokenizer.json", "model.safetensors")}
+    for file, text in {"refs/main": commit, **files}.items():
         (home / file).parent.mkdir(parents=True)
         (home / file).write_text(text)
     folder = huggingface_hub.snapshot_download("owner/name", cache_dir=tmp_path, local_files_only=True)
