@@ -193,17 +193,14 @@ def test_the_hub_cache_names_a_snapshot_by_its_commit(tmp_path: Path, monkeypatc
     home = tmp_path / "models--owner--name"
     files = {f"snapshots/{commit}/{name}": "{}" for name in ("config.json", "tokenizer.json", "model.safetensors")}
     for file, text in {"refs/main": commit, **files}.items():
-        (home / file).parent.mkdir(parents=True)
+        (home / file).parent.mkdir(parents=True, exist_ok=True)
         (home / file).write_text(text)
     folder = huggingface_hub.snapshot_download("owner/name", cache_dir=tmp_path, local_files_only=True)
     assert Path(folder).name == commit
     (repo,) = huggingface_hub.scan_cache_dir(tmp_path).repos
     assert [(one.commit_hash, one.refs) for one in repo.revisions] == [(commit, {"main"})]
 
-    real = huggingface_hub.try_to_load_from_cache
-    monkeypatch.setattr(
-        huggingface_hub, "try_to_load_from_cache", lambda *given, **named: real(*given, cache_dir=tmp_path, **named)
-    )
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     assert weights._commit("owner/name", "main") == commit
 
 
