@@ -129,9 +129,9 @@ class _Terminal(logging.Handler):
             (_warn if record.levelno >= logging.WARNING else say)(record.getMessage())
 
 
-def say(text: str, style: str = "") -> None:
+def say(text: str, style: str = "", screen: Console | None = None) -> None:
     """Prints a line as it is: no markup is read in it, and it is never wrapped, so that paths stay whole."""
-    console.print(Text(text, style), soft_wrap=True)
+    (screen or console).print(Text(text, style), soft_wrap=True)
 
 
 def _warn(text: str) -> None:

@@ -132,7 +132,8 @@ def leftovers(folder: Path, before: float, abandoned: bool) -> Iterator[Target]:
     """What nobody will use of folder/cache: unfinished artefacts, and checkpoints as `--cache` says.
 
     Layout: an artefact is made in `<kind>/.<signature>.part` under `<kind>/<signature>.lock` (cache.fetch), a batch's
-    checkpoints lie in `batches/<signature>-<random>` with their `lock` (checkpoints.Home).
+    checkpoints lie in `batches/<signature>-<random>` with their `lock` (checkpoints.Home), what a command's workers are
+    told and say in `shares/<random>` with its `lock` (sweep/parallel.py).
     """
     if not (folder / "cache").is_dir():
         raise ConfigError(f"--cache: {folder} has no cache/; give the folder that it lies in, as outputs")
@@ -144,6 +145,8 @@ def leftovers(folder: Path, before: float, abandoned: bool) -> Iterator[Target]:
         elif path.parent.name == "batches" and re.fullmatch(r"[0-9a-f]{16}-\w+", path.name):
             trained = _is_trained(path, path.parents[1] / "adapters")
             lock, kind = path / "lock", "checkpoints" if trained else "abandoned" if abandoned else ""
+        elif path.parent.name == "shares":
+            lock, kind = path / "lock", "shares"
         else:
             continue
         changed = run_status.last_change(path)

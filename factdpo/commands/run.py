@@ -46,13 +46,15 @@ def _run(cfg: DictConfig) -> None:
                 "runs of a file in sweeps/, -m those of several values"
             )
         from factdpo.runs import answer, identity
-        from factdpo.sweep import dry_run  # only now: what cannot run is refused before anything is imported
+        from factdpo.sweep import dry_run, executors, parallel  # only now: refused is what cannot run before all that
 
+        executors.check(config.engine)
         spec = identity.look_up(config, kept=session.current().facts)
         if config.dry_run:
             dry_run.print_plan([spec])
         else:
-            answer.answer(spec, session.current())
+            ((_, outcome),) = parallel.answers([spec], session.current())
+            answer.result_of(spec, outcome)
 
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         execute()  # the other runs go on; Hydra raises the first error when all are done

@@ -16,7 +16,8 @@ def choose_engine(cfg: Config, quantised: bool = False) -> tuple[Config, str]:
     if cfg.engine.name is not EngineName.auto:
         return cfg, "as asked"
     if alone := needs_trl(cfg) + ["quantised bases"] * quantised:
-        engine = EngineConfig(name=EngineName.trl, device=cfg.engine.device)
+        of_batched = {name: getattr(EngineConfig(), name) for name in ("max_runs", "max_tokens", "save_every")}
+        engine = dataclasses.replace(cfg.engine, name=EngineName.trl, **of_batched)
         return dataclasses.replace(cfg, engine=engine), f"auto: only TRL does {', '.join(alone)}"
     return dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, name=EngineName.batched)), "auto"
 

@@ -151,6 +151,21 @@ class EngineName(Enum):
     trl = "trl"  # TRL's DPOTrainer, one run at a time: the reference
 
 
+class Executor(Enum):
+    """Where the runs of a command are done."""
+
+    local = "local"  # on this machine: in this process, or in engine.workers of them
+    submitit = "submitit"  # jobs of a Slurm cluster
+    ray = "ray"  # tasks of a Ray cluster
+
+
+class Cluster(Enum):
+    """What submitit submits to."""
+
+    slurm = "slurm"
+    local = "local"  # processes on this machine, to try it out
+
+
 class Score(Enum):
     """Which log-prob of an answer the headline's accuracy compares; both accuracies are recorded."""
 
@@ -194,6 +209,8 @@ NOT_SIDES = Dead(
     "without data.relation_kind=sides",
     lambda c: c.data.relation_kind is not RelationKind.sides and c.data.source is not DataSource.graph,
 )
+NOT_SUBMITIT = Dead("with engine.executor={engine[executor]}", lambda c: c.engine.executor is not Executor.submitit)
+NOT_RAY = Dead("with engine.executor={engine[executor]}", lambda c: c.engine.executor is not Executor.ray)
 ENGINE_TRL = Dead("with engine=trl", lambda c: c.engine.name is EngineName.trl)
 NO_WANDB = Dead("with track.wandb=false", lambda c: not c.track.wandb)
 NO_TRACKER = Dead("with track.wandb=false", lambda c: not c.track.wandb and not c.track.trackio)
@@ -432,6 +449,32 @@ class DpoConfig:
 
 
 @dataclass
+class SubmititConfig:
+    """What each worker, a job, asks of Slurm; null: the cluster's default."""
+
+    cluster: Cluster = key(Cluster.slurm, "slurm, or local: processes on this machine, to try it out")
+    partition: str | None = key(None, "to submit to")
+    account: str | None = key(None, "that is charged")
+    qos: str | None = key(None, "quality of service")
+    constraint: str | None = key(None, "features that a node must have")
+    minutes: int = key(240, "time limit; shortly before it a job makes a checkpoint and is requeued", unit="min", low=1)
+    requeues: int = key(10, "how often a job that reached its time limit is requeued", unit="times", low=0)
+    gpus: int = key(0, "per worker", unit="GPUs", low=0)
+    cpus: int = key(1, "per worker", unit="cores", low=1)
+    memory_gib: float | None = key(None, "per worker", unit="GiB", above=0)
+    at_once: int | None = key(None, "jobs of the array that run at a time; null: all", unit="jobs", low=1)
+    signal_seconds: int = key(90, "from the signal to the end of a job: time for the checkpoint", unit="s", low=1)
+    setup: list[str] = key([], "shell lines before a worker starts, as 'module load cuda'")
+
+
+@dataclass
+class RayConfig:
+    address: str | None = key(None, "of a cluster, auto for the one that this machine is in; null: one on this machine")
+    gpus: float = key(0, "per worker", unit="GPUs", low=0)
+    cpus: int = key(1, "per worker", unit="cores", low=1)
+
+
+@dataclass
 class EngineConfig:
     name: EngineName = key(EngineName.auto, "what trains; auto: batched where it can, else trl")
     device: str = key(
@@ -449,6 +492,13 @@ class EngineConfig:
         100, "batched: steps between checkpoints, the most that a kill loses", unit="optimizer steps", low=1,
         dead=ENGINE_TRL, in_id=False,
     )  # fmt: skip
+    executor: Executor = key(Executor.local, "where the runs of a command are done: decides speed only", in_id=False)
+    workers: int = key(
+        1, "processes, or jobs, that share the runs of a command; 1 with local: this process", unit="workers", low=1,
+        in_id=False,
+    )  # fmt: skip
+    submitit: SubmititConfig = group(SubmititConfig, dead=NOT_SUBMITIT, in_id=False)
+    ray: RayConfig = group(RayConfig, dead=NOT_RAY, in_id=False)
 
 
 @dataclass

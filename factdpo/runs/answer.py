@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import Any
 
 from filelock import FileLock, Timeout
+from rich.console import Console
 
 from factdpo import console, signals
 from factdpo.config.schema import Config, ConfigError
@@ -106,7 +107,7 @@ def _executed(
             from factdpo.runs.pipeline import execute
         clock.charge([[attempt] for attempt in attempts])
         if len(attempts) > 1 and (first := attempts[0].spec).cfg.track.wandb:
-            console.say(wandb_settings.wandb_sentence(first.cfg.track, first.folder.parent))
+            console.say(wandb_settings.wandb_sentence(first.cfg.track, first.folder.parent), screen=session.screen)
         again: list[Attempt] = []
         try:
             with closing(execute(attempts, session, clock)) as running:
@@ -117,12 +118,13 @@ def _executed(
                         again.append(Attempt(spec, attempt.number + 1))
                         continue
                     locks.pop(spec).release()
-                    _print(spec, outcome)
-                    if stop := _fail_fast(spec, outcome):
+                    print_outcome(spec, outcome, session.screen)
+                    if stop := fail_fast(spec, outcome):
                         running.throw(stop)
                     yield spec, outcome
         except BaseException:
-            _print_preempted(attempts)
+            outcomes = {attempt.spec: attempt.outcome for attempt in attempts if attempt.outcome is not None}
+            print_preempted(outcomes, alone=len(attempts) == 1, screen=session.screen)
             raise
         attempts = again
 
@@ -144,11 +146,18 @@ def _stored(spec: RunSpec) -> Outcome | None:
         if (spec.folder / "result.json").exists():
             console.say(f"run again: {stored.reason}")
         return None
-    if stored.result["state"] == "FINISHED":
-        return Outcome(stored.result, 0)
-    if stored.result["state"] == "DIVERGED" and not spec.cfg.retry_diverged:
-        return Outcome(stored.result, 1)
+    if _is_answer(spec, stored.result["state"]):
+        return Outcome(stored.result, int(stored.result["state"] != "FINISHED"))
     return None
+
+
+def is_answered(spec: RunSpec) -> bool:
+    """Whether there is nothing to do: its record has the answer."""
+    return _is_answer(spec, spec.state())
+
+
+def _is_answer(spec: RunSpec, state: str) -> bool:
+    return state == "FINISHED" or (state == "DIVERGED" and not spec.cfg.retry_diverged)
 
 
 def _show_stored(spec: RunSpec, stored: Outcome) -> None:
@@ -168,7 +177,7 @@ def _show_stored(spec: RunSpec, stored: Outcome) -> None:
     view.finish(stored.result, items, generations, spec.folder)
 
 
-def _fail_fast(spec: RunSpec, outcome: Outcome) -> signals.Preempted | None:
+def fail_fast(spec: RunSpec, outcome: Outcome) -> signals.Preempted | None:
     """What stops all other runs, if this outcome is to."""
     if not (outcome.exit_code and spec.cfg.fail_fast):
         return None
@@ -178,12 +187,12 @@ def _fail_fast(spec: RunSpec, outcome: Outcome) -> signals.Preempted | None:
     )
 
 
-def _print(spec: RunSpec, outcome: Outcome) -> None:
+def print_outcome(spec: RunSpec, outcome: Outcome, screen: Console) -> None:
     """A run of a sweep in a line, a run alone with its table."""
     if spec.cfg.sweep:
-        summary.print_line(outcome.result, spec.folder, console.console)
+        summary.print_line(outcome.result, spec.folder, screen)
     else:
-        summary.print_result(outcome.result, spec.folder, console.console)
+        summary.print_result(outcome.result, spec.folder, screen)
 
 
 def _print_retry(attempt: Attempt, outcome: Outcome) -> None:
@@ -192,14 +201,14 @@ def _print_retry(attempt: Attempt, outcome: Outcome) -> None:
     console.say(sentence, "yellow")
 
 
-def _print_preempted(attempts: list[Attempt]) -> None:
-    preempted = [a for a in attempts if a.outcome is not None and a.outcome.state == "PREEMPTED"]
-    if len(attempts) == 1 and preempted:
-        assert preempted[0].outcome is not None
-        _print(preempted[0].spec, preempted[0].outcome)
+def print_preempted(outcomes: dict[RunSpec, Outcome], alone: bool, screen: Console) -> None:
+    """Those of these runs that a signal ended: their number, or a run alone as it is shown otherwise."""
+    preempted = [(spec, outcome) for spec, outcome in outcomes.items() if outcome.state == "PREEMPTED"]
+    if alone and preempted:
+        print_outcome(*preempted[0], screen)
     elif preempted:
         runs = "1 run was" if len(preempted) == 1 else f"{len(preempted)} runs were"
-        console.say(f"{runs} interrupted; rerun the same command to resume")
+        console.say(f"{runs} interrupted; rerun the same command to resume", screen=screen)
 
 
 def _allow_open_files(count: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from factdpo.config.engine_choice import choose_engine
 from factdpo.config.folders import folder_name
-from factdpo.config.schema import KEYS, Config, ConfigError, DataConfig, DataSource, Template, to_dict
+from factdpo.config.schema import KEYS, Config, ConfigError, DataConfig, DataSource, EngineName, Template, to_dict
 from factdpo.data import hub
 from factdpo.data.chat import in_template
 from factdpo.data.encoder import Encoder
@@ -248,6 +248,21 @@ def can_train_together(cfg: Config) -> list[Any]:
         to_dict(cfg.model), cfg.engine.device, cfg.out, sorted(cfg.lora.target_modules), dpo.bf16,
         dpo.adam_beta1, dpo.adam_beta2, dpo.adam_epsilon, cfg.eval.max_new_tokens,
     ]  # fmt: skip
+
+
+def cohorts(specs: list[RunSpec]) -> list[list[RunSpec]]:
+    """The runs that one call of an engine trains. Those on one base follow each other, since one is in memory.
+
+    TRL trains one run at a time and changes the base, so its runs come last.
+    """
+    bases: dict[str, dict[tuple[bool, str], list[RunSpec]]] = {}
+    for spec in specs:
+        cfg = spec.cfg
+        base = cache.signature([to_dict(cfg.model), cfg.engine.device, cfg.out])
+        with_trl = cfg.engine.name is EngineName.trl
+        key = with_trl, spec.id if with_trl else cache.signature(can_train_together(cfg))
+        bases.setdefault(base, {}).setdefault(key, []).append(spec)
+    return [of_base[key] for of_base in bases.values() for key in sorted(of_base, key=lambda key: key[0])]
 
 
 def run_id(asked: dict[str, Any]) -> str:

@@ -10,17 +10,16 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 
 from filelock import FileLock
 
 from factdpo import console, signals
-from factdpo.config.schema import KEYS, Config, EngineName, Score, to_dict
+from factdpo.config.schema import EngineName
 from factdpo.runs import progress_bars, record
 from factdpo.runs.attempt import Attempt, Measured, Outcome
 from factdpo.runs.clock import Clock
-from factdpo.runs.identity import can_train_together
+from factdpo.runs.identity import cohorts
 from factdpo.runs.scoring import Scores, score
 from factdpo.runs.session import Session
 from factdpo.runs.stages import Prepared, prepare
@@ -42,7 +41,9 @@ def execute(attempts: list[Attempt], session: Session, clock: Clock) -> Generato
     logs: list[logging.Handler] = [logging.NullHandler()]  # of the runs under way
     try:
         with console.logging_to(logs):
-            for cohort in _cohorts(attempts):
+            of_spec = {attempt.spec: attempt for attempt in attempts}
+            for specs in cohorts(list(of_spec)):
+                cohort = [of_spec[spec] for spec in specs]
                 yield from _execute_cohort(cohort, session, logs, clock, alone=len(attempts) == 1)
     except BaseException as error:
         under_way = [attempt for attempt in attempts if attempt.under_way]
@@ -76,21 +77,6 @@ def _execute_cohort(
         clock.charge([[attempt] for attempt in left])
         for attempt in left:
             yield attempt, _close(attempt, logs, partial(_raise, error), clock)
-
-
-def _cohorts(attempts: list[Attempt]) -> list[list[Attempt]]:
-    """The runs that one call of an engine trains. Those on one base follow each other, since one is in memory.
-
-    TRL trains one run at a time and changes the base, so its runs come last.
-    """
-    bases: dict[str, dict[tuple[bool, str], list[Attempt]]] = {}
-    for attempt in attempts:
-        cfg = attempt.spec.cfg
-        base = cache.signature([to_dict(cfg.model), cfg.engine.device, cfg.out])
-        with_trl = cfg.engine.name is EngineName.trl
-        key = with_trl, attempt.spec.id if with_trl else cache.signature(can_train_together(cfg))
-        bases.setdefault(base, {}).setdefault(key, []).append(attempt)
-    return [cohorts[key] for cohorts in bases.values() for key in sorted(cohorts, key=lambda key: key[0])]
 
 
 def _open(attempt: Attempt, logs: list[logging.Handler]) -> None:
@@ -142,7 +128,7 @@ class Training:
         def log_rows(*rows: Row) -> None:
             self._each(lambda attempt: attempt.log(*rows))
             self._sound()
-            show(*rows if run.cfg.eval.score is Score.mean else map(_summed, rows))
+            show(*progress_bars.leading(rows, run.cfg.eval.score))
 
         return Member(
             run.trained.name,
@@ -200,11 +186,6 @@ class Training:
                 attempt.error = error
 
 
-def _summed(row: Row) -> Row:
-    """The row without accuracies per token, which do not lead with eval.score=sum."""
-    return {key: value for key, value in row.items() if not key.endswith("/accuracy_per_token")}
-
-
 def _save(trained: Trained, history: Path, target: Path) -> None:
     trained.save(target)
     shutil.copyfile(history, target / HISTORY)
@@ -239,8 +220,8 @@ def _train(
 ) -> Iterator[tuple[Attempt, Scores | Exception]]:
     cfg = trainings[0].run.cfg
     with_trl = cfg.engine.name is EngineName.trl
-    bar = progress_bars.bar_of(len(trainings), cfg.track.progress)
-    labels = _labels([training.run.cfg for training in trainings])
+    bar = progress_bars.bar_of(len(trainings), cfg.track.progress, session.screen)
+    labels = progress_bars.labels([training.run.cfg for training in trainings])
     members = {training.member(label, bar): training for training, label in zip(trainings, labels, strict=True)}
     if with_trl:
         session.drop_base()  # training changes it: no other run may get it
@@ -291,12 +272,3 @@ def _scored(
     for part in score(list(sound)):
         clock.charge([[sound[run]] for run, _ in part])
         yield from ((sound[run], scores) for run, scores in part)
-
-
-def _labels(cfgs: list[Config]) -> list[str]:
-    """What distinguishes these runs: the keys in which they differ, as key=value."""
-    settings = [{name: to_dict(attrgetter(name)(cfg)) for name, key in KEYS.items() if key.in_id} for cfg in cfgs]
-    keys = [key for key in settings[0] if any(of_run[key] != settings[0][key] for of_run in settings)]
-    if "split.seed" in keys and all(of_run["split.seed"] == of_run["dpo.seed"] for of_run in settings):
-        keys.remove("split.seed")  # one `seed` sets both
-    return [" ".join(f"{key.rsplit('.', 1)[-1]}={of_run[key]}" for key in keys) for of_run in settings]

@@ -1,26 +1,45 @@
 """Progress bars: of one run, and of runs that train together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from factdpo.config.schema import KEYS, Config, Score, to_dict
 from factdpo.console import console, plural
 from factdpo.store.history import Row
 
 CHOOSING = ("validation", "test", "train")  # splits to name the best run by, the first that all have
 
 
-def bar_of(trainings: int, enabled: bool) -> "Bar | CohortBar":
+def bar_of(trainings: int, enabled: bool, screen: Console = console) -> "Bar | CohortBar":
     """The progress bar of so many trainings."""
-    return CohortBar(trainings, enabled) if trainings > 1 else Bar(enabled)
+    return CohortBar(trainings, enabled, screen) if trainings > 1 else Bar(enabled, screen)
+
+
+def labels(cfgs: list[Config]) -> list[str]:
+    """What distinguishes these runs: the keys in which they differ, as key=value."""
+    settings = [{name: to_dict(attrgetter(name)(cfg)) for name, key in KEYS.items() if key.in_id} for cfg in cfgs]
+    keys = [key for key in settings[0] if any(of_run[key] != settings[0][key] for of_run in settings)]
+    if "split.seed" in keys and all(of_run["split.seed"] == of_run["dpo.seed"] for of_run in settings):
+        keys.remove("split.seed")  # one `seed` sets both
+    return [" ".join(f"{key.rsplit('.', 1)[-1]}={of_run[key]}" for key in keys) for of_run in settings]
+
+
+def leading(rows: Iterable[Row], score: Score) -> list[Row]:
+    """The rows of a history without accuracies per token where these do not lead (eval.score=sum)."""
+    if score is Score.mean:
+        return list(rows)
+    return [{key: value for key, value in row.items() if not key.endswith("/accuracy_per_token")} for row in rows]
 
 
 class Bar:
     """A progress bar of optimizer steps with loss and reward accuracy; a line per evaluation."""
 
-    def __init__(self, enabled: bool):
+    def __init__(self, enabled: bool, screen: Console = console):
         self.total = 1
-        self.progress = _progress("training", enabled)
+        self.progress = _progress("training", enabled, screen)
         self.task = self.progress.add_task("training", total=1, numbers="")
 
     def __enter__(self) -> "Bar":
@@ -58,12 +77,12 @@ class Bar:
 class CohortBar:
     """One progress bar for runs that train together: the steps of them all, and the best of them."""
 
-    def __init__(self, runs: int, enabled: bool):
+    def __init__(self, runs: int, enabled: bool, screen: Console = console):
         self.totals: dict[str, int] = {}  # run -> optimizer steps
         self.steps: dict[str, int] = {}  # run -> steps made
         self.longest = self.scored_at = 0
         self.scores: dict[str, dict[str, float]] = {}  # run -> split -> accuracy
-        self.progress = _progress(plural(runs, "run"), enabled)
+        self.progress = _progress(plural(runs, "run"), enabled, screen)
         self.task = self.progress.add_task("training", total=1, numbers="")
 
     def __enter__(self) -> "CohortBar":
@@ -125,7 +144,7 @@ class CohortBar:
         self.progress.console.print(f"  {where}  {'  '.join(ranges)}  {self._best()}", highlight=False, soft_wrap=True)
 
 
-def _progress(what: str, enabled: bool) -> Progress:
+def _progress(what: str, enabled: bool, screen: Console) -> Progress:
     return Progress(
         TextColumn(what),
         BarColumn(),
@@ -134,8 +153,8 @@ def _progress(what: str, enabled: bool) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=console,
-        disable=not (enabled and console.is_terminal),
+        console=screen,
+        disable=not (enabled and screen.is_terminal),
         transient=True,
     )
 

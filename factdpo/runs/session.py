@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from factdpo.config.schema import Config, to_dict
+from factdpo.console import console
 from factdpo.runs.identity import RunSpec
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ class Session:
     command: list[str] = field(default_factory=list)  # empty where it was none, as in a worker process
     jobs: dict[tuple[str, ...], Job] = field(default_factory=dict)  # by overrides: a sweeper plans, its launcher takes
     facts: dict[str, Any] = field(default_factory=dict)  # read and checked, for `look_up` and `prepare`
+    screen: Console = console  # that shows bars and how runs ended; a worker's shows nothing, its command does
     _inputs: "dict[str, Inputs]" = field(default_factory=dict)
     _base: "tuple[Any, Base] | None" = None  # and the settings it was loaded by
 

@@ -50,8 +50,13 @@ def read_history(path: Path) -> list[Row]:
             advice = "delete the file and run again"
             raise ValueError(f"{path}:{number}: not a row of a history ({error}); {advice}") from None
         if row:
-            rows.append({k: NOT_FINITE.get(v, v) if isinstance(v, str) else v for k, v in row.items()})
+            rows.append(finite_or_not(row))
     return rows
+
+
+def finite_or_not(row: Row) -> Row:
+    """A row as it was logged: NaN and infinities, which a line has as strings, as floats again."""
+    return {k: NOT_FINITE.get(v, v) if isinstance(v, str) else v for k, v in row.items()}
 
 
 def _jsonable(value: Any) -> Any:

@@ -82,7 +82,7 @@ def estimates(
     expected = {}
     for run in runs:
         inputs, out = _inputs(run.asked), run.cfg.out
-        work = work_of(_sizes(run), run.cfg.dpo, run.cfg.eval)
+        work = work_of(sizes_of(run), run.cfg.dpo, run.cfg.eval)
         by_base = 0 if inputs in scored[out] else work.scored
         scored[out].add(inputs)
         examples = [other.example for other in stored[out]]
@@ -139,7 +139,7 @@ def work_of(sizes: dict[str, int], dpo: DpoConfig, eval: EvalConfig, steps: int 
     return Work(STEP * steps * dpo.batch_size * dpo.gradient_accumulation_steps + curves, sum(sizes.values()))
 
 
-def _sizes(run: RunSpec) -> dict[str, int]:
+def sizes_of(run: RunSpec) -> dict[str, int]:
     """Pairs of each split of a run that is to do."""
     return run.sizes | ({AS_TRAINED: run.sizes["train"]} if run.cfg.data.boundary is Boundary.none else {})
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from factdpo import console
 from factdpo.config.folders import conf_folder, folder_name
 from factdpo.config.overrides import flat
-from factdpo.config.schema import Config, ConfigError, to_dict
+from factdpo.config.schema import KEYS, Config, ConfigError, to_dict
 from factdpo.data.files import data_name
 from factdpo.runs.answer import RunFailed
 from factdpo.runs.identity import RunSpec
@@ -28,7 +28,10 @@ from factdpo.sweep.jobs import Planner, launch
 from factdpo.sweep.sweep import Sweep
 
 AT_ONCE = 250  # jobs that a launcher gets: each holds files open
-SWEEP_LEVEL_KEYS = {"out", "sweep", "label", "dry_run", "retries", "retry_diverged", "fail_fast"}  # cannot be swept
+SWEEP_LEVEL_KEYS = {  # cannot be swept
+    "out", "sweep", "label", "dry_run", "retries", "retry_diverged", "fail_fast",
+    *(name for name in KEYS if re.match(r"engine\.(executor|workers|submitit|ray)\b", name)),
+}  # fmt: skip
 
 
 def run(

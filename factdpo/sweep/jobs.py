@@ -18,11 +18,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from factdpo.config.schema import Config, ConfigError
 from factdpo.config.validate import validate
-from factdpo.runs.answer import RunFailed, answers, result_of
+from factdpo.runs.answer import RunFailed, result_of
 from factdpo.runs.attempt import Outcome
 from factdpo.runs.identity import RunSpec, look_up
 from factdpo.runs.session import Job, Session, current
+from factdpo.sweep import executors
 from factdpo.sweep.compose import Composer
+from factdpo.sweep.parallel import answers
 from factdpo.sweep.sweep import refusal
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,9 @@ class Planner:
                 if config.hydra.job.chdir:
                     continue
                 try:
-                    spec = look_up(_task_config(config), memo, self.session.facts, self.here)
+                    cfg = _task_config(config)
+                    executors.check(cfg.engine)
+                    spec = look_up(cfg, memo, self.session.facts, self.here)
                     job.spec = self.specs.setdefault((spec.folder.parent, spec.id), spec)
                 except ConfigError as error:
                     for problem in str(error).splitlines():

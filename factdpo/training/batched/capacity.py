@@ -9,7 +9,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from factdpo.config.schema import Config
+from factdpo.config.schema import Config, Executor
 from factdpo.data.pairs import Pairs
 from factdpo.models.base import Base
 from factdpo.training.batched.packing import block_length, pack
@@ -39,7 +39,8 @@ def runs_at_once(base: Base, runs: list[tuple[Config, Pairs]]) -> int:
     highest = {key: max(getattr(cfg.lora, key) for cfg, _ in runs) for key in ("rank", "dropout")}
     cfg = dataclasses.replace(cfg, lora=dataclasses.replace(cfg.lora, **highest))
     shared, state, activations = bytes_needed(base, cfg, pairs, rows)
-    by_memory = int((free_bytes(base.device) * USABLE - shared) / (state + BACKWARD * activations))
+    free = free_bytes(base.device) / (cfg.engine.workers if shares_memory(cfg, base.device) else 1)
+    by_memory = int((free * USABLE - shared) / (state + BACKWARD * activations))
     by_tokens = tokens_at_once(cfg, base.device) // tokens
     limits = {"runs": len(runs), "tokens per forward": by_tokens, "memory": by_memory}
     if cfg.engine.max_runs is not None:
@@ -48,6 +49,11 @@ def runs_at_once(base: Base, runs: list[tuple[Config, Pairs]]) -> int:
     if at_once < len(runs):
         log.info("%d runs at once, limited by %s", at_once, min(limits, key=lambda name: limits[name]))
     return at_once
+
+
+def shares_memory(cfg: Config, device: torch.device) -> bool:
+    """Whether the workers of a command all have this memory, and not each its own."""
+    return device.type == "cpu" and cfg.engine.executor is Executor.local
 
 
 def _largest_step(cfg: Config, pairs: Pairs, number: int) -> tuple[int, int, list[int]]:

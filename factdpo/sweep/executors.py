@@ -1,0 +1,259 @@
+"""Where the workers of a command run: processes of this machine, jobs of Slurm, tasks of Ray.
+
+Each executor starts a worker per share, knows which are gone, and passes on the signal that ends them all. What came of
+a share is read from its folder (sweep/worker.py), and not from what started it.
+"""
+
+import importlib.util
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+
+from factdpo.config.schema import Cluster, ConfigError, Device, EngineConfig, Executor, RayConfig, SubmititConfig
+from factdpo.console import plural
+from factdpo.sweep.worker import work
+
+EXTRAS = {Executor.submitit: "'submitit>=1.5,<2'", Executor.ray: "'ray[default]>=2.52,<3'"}
+
+
+def check(engine: EngineConfig) -> None:
+    """Raises ConfigError if the executor cannot be used here."""
+    name = engine.executor
+    if name in EXTRAS and importlib.util.find_spec(name.name) is None:
+        raise ConfigError(
+            f"engine.executor={name.name}: {name.name} is not installed; pip install {EXTRAS[name]}, or "
+            "engine.executor=local"
+        )
+    gpus = visible_gpus(engine)
+    if name is Executor.local and 0 < len(gpus) < engine.workers:
+        raise ConfigError(
+            f"engine.workers={engine.workers}: a worker has a GPU of its own, and there "
+            f"{'is' if len(gpus) == 1 else 'are'} {plural(len(gpus), 'GPU')}; give at most {len(gpus)}"
+        )
+    if name is Executor.submitit and engine.submitit.cluster is Cluster.slurm and shutil.which("srun") is None:
+        raise ConfigError(
+            "engine.executor=submitit: no srun on this machine; submit from one of the cluster's, or try it out with "
+            "engine.submitit.cluster=local"
+        )
+
+
+class Workers(Protocol):
+    """The workers of one command."""
+
+    def start(self, shares: list[Path]) -> None:
+        """Start a worker for each of these shares."""
+        ...
+
+    def is_gone(self, share: Path) -> bool:
+        """Whether no process works on a share any more."""
+        ...
+
+    def stop(self, number: int) -> None:
+        """End all workers as this signal ends a process, with a checkpoint."""
+        ...
+
+    def kill(self) -> None:
+        """End all workers at once."""
+        ...
+
+
+def workers_of(engine: EngineConfig, count: int, folder: Path) -> Workers:
+    """The executor that a config names, for so many workers; what it writes itself lies in `folder`."""
+    if engine.executor is Executor.submitit:
+        return SubmititWorkers(engine.submitit, folder)
+    if engine.executor is Executor.ray:
+        return RayWorkers(engine.ray)
+    return LocalWorkers(engine, count)
+
+
+def on_cores(share: Path, cores: int) -> int:
+    """`work`, on so many cores: torch, which is not imported yet, makes as many threads."""
+    os.environ["OMP_NUM_THREADS"] = str(cores)
+    return work(share)
+
+
+# --------------------------------------------------------------------------------------------------------- this machine
+
+
+class LocalWorkers:
+    """A process per worker, on cores of its own, or on a GPU of its own."""
+
+    def __init__(self, engine: EngineConfig, count: int):
+        cores = sorted(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else None
+        self._places = places(cores, os.cpu_count() or 1, visible_gpus(engine), count)
+        self._running: dict[Path, tuple[subprocess.Popen[bytes], int]] = {}  # and which of the places each has
+
+    def start(self, shares: list[Path]) -> None:
+        for share in shares:
+            taken = {place for other, (_, place) in self._running.items() if not self.is_gone(other)}
+            place = min(set(range(len(self._places))) - taken)
+            cores, environment = self._places[place]
+            command = [sys.executable, "-m", "factdpo.sweep.worker", str(share)]
+            # In a session of its own: Ctrl-C on the terminal is for the command, which passes it on.
+            process = subprocess.Popen(
+                command, env=os.environ | environment, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+            self._running[share] = process, place
+            if cores is not None:
+                psutil.Process(process.pid).cpu_affinity(cores)
+
+    def is_gone(self, share: Path) -> bool:
+        return self._running[share][0].poll() is not None
+
+    def stop(self, number: int) -> None:
+        for process, _ in self._running.values():
+            process.send_signal(number)
+
+    def kill(self) -> None:
+        for process, _ in self._running.values():
+            process.kill()
+            process.wait()
+
+
+def places(
+    cores: list[int] | None, cpus: int, gpus: list[str], count: int
+) -> list[tuple[list[int] | None, dict[str, str]]]:
+    """The cores and the environment of each of `count` workers: equal shares of the cores, and a GPU where there are.
+
+    `cores` are those that this process may use; None, or fewer than workers: no worker is bound to any.
+    """
+    threads = max(1, (cpus if cores is None else len(cores)) // count)
+    bound = cores is not None and len(cores) >= count
+    found = []
+    for worker in range(count):
+        environment = {"OMP_NUM_THREADS": str(min(threads, int(os.environ.get("OMP_NUM_THREADS", threads))))}
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[worker]
+        mine = cores[worker * threads : (worker + 1) * threads] if bound and cores is not None else None
+        found.append((mine, environment))
+    return found
+
+
+def visible_gpus(engine: EngineConfig) -> list[str]:
+    """The NVIDIA GPUs that a run may use, as CUDA_VISIBLE_DEVICES names them; found without importing torch."""
+    if engine.device not in (Device.auto, Device.cuda):
+        return []
+    installed = [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return installed if chosen is None or not installed else [name for name in chosen.split(",") if name.strip()]
+
+
+# ---------------------------------------------------------------------------------------------------------------- Slurm
+
+
+class SubmititWorkers:
+    """A job per worker, those that start together as one array."""
+
+    def __init__(self, cfg: SubmititConfig, folder: Path):
+        self._local, self._task = cfg.cluster is Cluster.local, SlurmJob(cfg.cpus)
+        self._executor = submitit_executor(cfg, folder)
+        self._jobs: dict[Path, Any] = {}
+
+    def start(self, shares: list[Path]) -> None:
+        self._jobs |= dict(zip(shares, self._executor.map_array(self._task, shares), strict=True))
+
+    def is_gone(self, share: Path) -> bool:
+        return self._jobs[share].done()
+
+    def stop(self, number: int) -> None:
+        for job in self._jobs.values():
+            if not self._local:
+                job.cancel(check=False)  # scancel: SIGTERM, and SIGKILL after the cluster's KillWait
+            elif not job.done():
+                os.kill(int(job.job_id), signal.SIGTERM)
+
+    def kill(self) -> None:
+        for job in self._jobs.values():
+            if not job.done():
+                job.cancel(check=False)
+
+
+class SlurmJob:
+    """What a job calls. Before Slurm ends it, it makes a checkpoint and is put back into the queue."""
+
+    def __init__(self, cores: int):
+        self.cores = cores
+
+    def __call__(self, share: Path) -> int:
+        warning = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}")
+        requeue = signal.getsignal(warning)  # submitit's own: it submits the job anew, and ends the process
+        warned = []
+
+        def stop(number: int, _: Any) -> None:
+            warned.append(number)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        signal.signal(warning, stop)
+        code = on_cores(share, self.cores)
+        if warned and code and callable(requeue):
+            requeue(warning, None)
+        return code
+
+    def checkpoint(self, share: Path) -> Any:
+        """What submitit submits anew: the same share, whose runs go on from what lies in `out`."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self, share)
+
+
+def submitit_executor(cfg: SubmititConfig, folder: Path) -> Any:
+    """submitit's executor with the settings of a config, sbatch's options under its own names."""
+    import submitit
+
+    executor = submitit.AutoExecutor(folder, cluster=cfg.cluster.name, slurm_max_num_timeout=cfg.requeues)
+    common: dict[str, Any] = {"name": "factdpo", "timeout_min": cfg.minutes, "cpus_per_task": cfg.cpus}
+    common |= {"tasks_per_node": 1, "stderr_to_stdout": True}
+    if cfg.gpus:
+        common["gpus_per_node"] = cfg.gpus
+    if cfg.memory_gib is not None:
+        common["mem_gb"] = cfg.memory_gib
+    slurm = {
+        "partition": cfg.partition,
+        "account": cfg.account,
+        "qos": cfg.qos,
+        "constraint": cfg.constraint,
+        "signal_delay_s": cfg.signal_seconds,
+        "array_parallelism": cfg.at_once or 10_000,
+        "setup": cfg.setup or None,
+        "additional_parameters": {"requeue": True},
+    }
+    executor.update_parameters(**common, **{f"slurm_{key}": value for key, value in slurm.items() if value is not None})
+    return executor
+
+
+# ------------------------------------------------------------------------------------------------------------------ Ray
+
+
+class RayWorkers:
+    """A task per worker. Ray runs none again by itself: a worker that is lost is ours to replace."""
+
+    def __init__(self, cfg: RayConfig):
+        import ray
+
+        self._ray = ray
+        if not ray.is_initialized():
+            ray.init(address=cfg.address or "local", log_to_driver=False, logging_level=logging.ERROR)
+        options = {"num_cpus": cfg.cpus, "num_gpus": cfg.gpus, "max_retries": 0, "max_calls": 1}
+        self._cores, self._task = cfg.cpus, ray.remote(**options)(on_cores)
+        self._tasks: dict[Path, Any] = {}
+
+    def start(self, shares: list[Path]) -> None:
+        self._tasks |= {share: self._task.remote(share, self._cores) for share in shares}
+
+    def is_gone(self, share: Path) -> bool:
+        return bool(self._ray.wait([self._tasks[share]], timeout=0)[0])
+
+    def stop(self, number: int) -> None:
+        for task in self._tasks.values():
+            self._ray.cancel(task)  # to the worker it looks like Ctrl-C
+
+    def kill(self) -> None:
+        for task in self._tasks.values():
+            self._ray.cancel(task, force=True)

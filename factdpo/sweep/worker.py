@@ -1,0 +1,82 @@
+"""A worker: a process that does a share of a command's runs, on this machine or on another one.
+
+A share is a folder that the command and its worker both see. The command writes the runs into it; the worker adds what
+it says, and a line as each run ends. Results, locks and cache lie in `out`, as always.
+"""
+
+import json
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from factdpo import console, signals
+from factdpo.config.schema import ConfigError
+from factdpo.runs.answer import answers
+from factdpo.runs.identity import RunSpec
+from factdpo.runs.session import Session
+
+RUNS, SAID, ENDED = "runs.pickle", "said.log", "ended.jsonl"  # files of a share
+WATCH_SECONDS = 1.0  # between two looks at whether the command is still there
+
+
+def write_share(folder: Path, specs: list[RunSpec]) -> None:
+    """The folder of a share: its runs, and the folder that the paths in their configs start from."""
+    folder.mkdir(parents=True)
+    (folder / RUNS).write_bytes(pickle.dumps((specs, Path.cwd())))
+    for name in (SAID, ENDED):
+        (folder / name).touch()
+
+
+def work(folder: Path) -> int:
+    """Do the runs of a share; returns the exit code of the process, that of a signal if one ended it."""
+    folder = folder.absolute()
+    specs, where = pickle.loads((folder / RUNS).read_bytes())
+    os.chdir(where)
+    with (folder / SAID).open("a") as said:
+        for stream in (1, 2):
+            os.dup2(said.fileno(), stream)
+    console.console.is_interactive = True  # nobody sees it: stages need no lines
+    try:
+        with signals.handled():
+            _answer(specs, folder / ENDED)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except signals.Preempted as stop:
+        return int(str(stop.code))
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _answer(specs: list[RunSpec], ended: Path) -> None:
+    with ended.open("a", encoding="utf-8") as file:
+        for spec, outcome in answers(specs, Session(screen=Console(quiet=True))):
+            line: dict[str, Any] = {"id": spec.id}
+            if isinstance(outcome, ConfigError):
+                line["refused"] = str(outcome)
+            else:
+                line["exit_code"] = outcome.exit_code
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _end_with(parent: int) -> None:
+    """End this process, with a checkpoint, once the one that started it is gone."""
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    sys.exit(work(Path(sys.argv[1])))
