@@ -51,7 +51,6 @@ def answers(specs: list[RunSpec], session: Session) -> Iterator[Ending]:
         home = Path(tempfile.mkdtemp(dir=folder))
         with FileLock(home / "lock"), closing(_by_workers(to_do, home)) as endings:  # the lock: `factdpo clean` asks
             yield from endings
-            rmtree(home, ignore_errors=True)
 
 
 def _by_workers(to_do: list[RunSpec], home: Path) -> Generator[Ending, None, None]:
@@ -80,6 +79,8 @@ def _by_workers(to_do: list[RunSpec], home: Path) -> Generator[Ending, None, Non
                             if stop := answer.fail_fast(spec, outcome):
                                 crew.stop(signal.SIGTERM, stop)
                         yield spec, outcome
+            if not crew.lost:
+                rmtree(home, ignore_errors=True)
             if crew.stopped is not None:
                 bar.end()
                 _print_preempted(to_do)
@@ -187,6 +188,7 @@ class Crew:
         self.workers, self.home, self.made = workers, home, 0
         self.shares: list[Share] = []  # that a worker is doing
         self.stopped: BaseException | None = None  # what is raised once all have ended
+        self.lost = False  # whether runs were, with their second worker
         self._start([Share(self._folder(), part, 1) for part in cut(to_do, _count(to_do))])
 
     def poll(self) -> Iterator[tuple[list[str], list[Ending]]]:
@@ -204,6 +206,8 @@ class Crew:
             yield [f"{what}; another one goes on from their last checkpoint"], []
         self._start([Share(self._folder(), share.specs, share.number + 1) for share in again])
         for share in (share for share in lost if share not in again):
+            self.lost = True
+            yield [f"another worker was lost with them; what it left is in {self.home}"], []
             yield [], [(spec, _lost(spec)) for spec in share.specs]
 
     def stop(self, number: int, error: BaseException) -> None:

@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +42,36 @@ def work(folder: Path) -> int:
     folder = folder.absolute()
     specs, where = pickle.loads((folder / RUNS).read_bytes())
     os.chdir(where)
-    with (folder / SAID).open("a") as said:
-        for stream in (1, 2):
-            os.dup2(said.fileno(), stream)
     console.console.is_interactive = True  # nobody sees it: stages need no lines
-    try:
-        with signals.handled():
-            _answer(specs, folder / ENDED)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except signals.Preempted as stop:
-        return int(str(stop.code))
-    except Exception:
-        traceback.print_exc()
-        return 1
+    with _output_to(folder / SAID):
+        try:
+            with signals.handled():
+                _answer(specs, folder / ENDED)
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except signals.Preempted as stop:
+            return int(str(stop.code))
+        except Exception:
+            traceback.print_exc()
+            return 1
     return 0
+
+
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """What this process writes to stdout and stderr, by whichever way, goes to the end of a file."""
+    before = os.dup(1), os.dup(2)
+    with path.open("a") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream, old in zip((1, 2), before, strict=True):
+            os.dup2(old, stream)
+            os.close(old)
 
 
 def _answer(specs: list[RunSpec], ended: Path) -> None:
