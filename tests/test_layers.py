@@ -28,7 +28,7 @@ OWNERS = {
     "jinja2": ["report", "evaluation.belief_graph", "data.chat"],
     "markupsafe": ["report"],
     "submitit": ["sweep.executors"],
-    "ray": ["sweep.executors"],
+    "ray": ["sweep.ray_driver"],
 }
 HEAVY = {
     "torch", "transformers", "trl", "peft", "datasets", "pandas", "scipy", "networkx", "matplotlib", "wandb", "pyarrow",

@@ -5,7 +5,6 @@ a share is read from its folder (sweep/worker.py), and not from what started it.
 """
 
 import importlib.util
-import logging
 import os
 import shutil
 import signal
@@ -18,7 +17,7 @@ import psutil
 
 from factdpo.config.schema import Cluster, ConfigError, Device, EngineConfig, Executor, RayConfig, SubmititConfig
 from factdpo.console import plural
-from factdpo.sweep.worker import work
+from factdpo.sweep.worker import GONE, work_on
 
 EXTRAS = {Executor.submitit: "'submitit>=1.5,<2'", Executor.ray: "'ray[default]>=2.52,<3'"}
 
@@ -69,14 +68,8 @@ def workers_of(engine: EngineConfig, count: int, folder: Path) -> Workers:
     if engine.executor is Executor.submitit:
         return SubmititWorkers(engine.submitit, folder)
     if engine.executor is Executor.ray:
-        return RayWorkers(engine.ray)
+        return RayWorkers(engine.ray, folder)
     return LocalWorkers(engine, count)
-
-
-def on_cores(share: Path, cores: int) -> int:
-    """`work`, on so many cores: torch, which is not imported yet, makes as many threads."""
-    os.environ["OMP_NUM_THREADS"] = str(cores)
-    return work(share)
 
 
 # --------------------------------------------------------------------------------------------------------- this machine
@@ -191,7 +184,7 @@ class SlurmJob:
             os.kill(os.getpid(), signal.SIGTERM)
 
         signal.signal(warning, stop)
-        code = on_cores(share, self.cores)
+        code = work_on(share, self.cores)
         if warned and code and callable(requeue):
             requeue(warning, None)
         return code
@@ -232,28 +225,31 @@ def submitit_executor(cfg: SubmititConfig, folder: Path) -> Any:
 
 
 class RayWorkers:
-    """A task per worker. Ray runs none again by itself: a worker that is lost is ours to replace."""
+    """A task per worker, submitted by a process that speaks with Ray, so that what Ray prints stays out of sight."""
 
-    def __init__(self, cfg: RayConfig):
-        import ray
-
-        self._ray = ray
-        if not ray.is_initialized():
-            ray.init(address=cfg.address or "local", log_to_driver=False, logging_level=logging.ERROR)
-        options = {"num_cpus": cfg.cpus, "num_gpus": cfg.gpus, "max_retries": 0, "max_calls": 1}
-        self._cores, self._task = cfg.cpus, ray.remote(**options)(on_cores)
-        self._tasks: dict[Path, Any] = {}
+    def __init__(self, cfg: RayConfig, folder: Path):
+        self._cfg, self._folder = cfg, folder
+        self._drivers: dict[Path, subprocess.Popen[bytes]] = {}
 
     def start(self, shares: list[Path]) -> None:
-        self._tasks |= {share: self._task.remote(share, self._cores) for share in shares}
+        self._folder.mkdir(exist_ok=True)
+        cfg = self._cfg
+        what = [cfg.address or "local", str(cfg.cpus), str(cfg.gpus), *map(str, shares)]
+        with (self._folder / "ray.log").open("a") as log:
+            driver = subprocess.Popen(
+                [sys.executable, "-m", "factdpo.sweep.ray_driver", *what],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        self._drivers |= dict.fromkeys(shares, driver)
 
     def is_gone(self, share: Path) -> bool:
-        return bool(self._ray.wait([self._tasks[share]], timeout=0)[0])
+        return self._drivers[share].poll() is not None or (share / GONE).exists()
 
     def stop(self, number: int) -> None:
-        for task in self._tasks.values():
-            self._ray.cancel(task)  # to the worker it looks like Ctrl-C
+        for driver in set(self._drivers.values()):
+            driver.terminate()
 
     def kill(self) -> None:
-        for task in self._tasks.values():
-            self._ray.cancel(task, force=True)
+        for driver in set(self._drivers.values()):  # Ray ends the tasks of a driver that is gone
+            driver.kill()
+            driver.wait()

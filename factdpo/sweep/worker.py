@@ -26,6 +26,7 @@ from factdpo.runs.identity import RunSpec
 from factdpo.runs.session import Session
 
 RUNS, SAID, ENDED = "runs.pickle", "said.log", "ended.jsonl"  # files of a share
+GONE = "gone"  # one that says that its worker is, where nothing else can
 WATCH_SECONDS = 1.0  # between two looks at whether the command is still there
 
 
@@ -55,6 +56,12 @@ def work(folder: Path) -> int:
             traceback.print_exc()
             return 1
     return 0
+
+
+def work_on(folder: Path, cores: int) -> int:
+    """`work` on so many cores: torch, which is not imported yet, makes as many threads."""
+    os.environ["OMP_NUM_THREADS"] = str(cores)
+    return work(folder)
 
 
 @contextmanager
@@ -87,7 +94,7 @@ def _answer(specs: list[RunSpec], ended: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """End this process, with a checkpoint, once the one that started it is gone."""
     while os.getppid() == parent:
         time.sleep(WATCH_SECONDS)
@@ -95,5 +102,5 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    threading.Thread(target=end_with, args=[os.getppid()], daemon=True).start()
     sys.exit(work(Path(sys.argv[1])))
