@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import psutil
 
@@ -43,6 +43,7 @@ def check(engine: EngineConfig) -> None:
         )
 
 
+@runtime_checkable
 class Workers(Protocol):
     """The workers of one command."""
 

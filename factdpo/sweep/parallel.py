@@ -30,6 +30,7 @@ from factdpo.sweep.shares import cut
 from factdpo.tracking import wandb_settings
 
 POLL_SECONDS = 0.2
+END_SECONDS = 10.0  # that workers have after a second signal
 
 Ending = tuple[RunSpec, Outcome | ConfigError]
 
@@ -60,9 +61,10 @@ def _by_workers(to_do: list[RunSpec], home: Path) -> Generator[Ending, None, Non
     if len(to_do) > 1 and cfg.track.wandb:
         console.say(wandb_settings.wandb_sentence(cfg.track, to_do[0].folder.parent))
     bar = progress_bars.bar_of(len(to_do), cfg.track.progress)
+    watched, crew = Watched(to_do, bar), Crew(to_do, workers, home)
     try:
         with signals.handled(), bar, signals.held():
-            crew, watched = Crew(to_do, workers, home), Watched(to_do, bar)
+            crew.start()
             while crew.shares:
                 time.sleep(POLL_SECONDS)
                 if signals.waiting() and (number := signals.received()):
@@ -73,20 +75,15 @@ def _by_workers(to_do: list[RunSpec], home: Path) -> Generator[Ending, None, Non
                         console.say(line, "yellow")
                     if endings:
                         bar.end()
-                    for spec, outcome in endings:
-                        if isinstance(outcome, Outcome):
-                            answer.print_outcome(spec, outcome, console.console)
-                            if stop := answer.fail_fast(spec, outcome):
-                                crew.stop(signal.SIGTERM, stop)
-                        yield spec, outcome
+                    yield from map(crew.told, endings)
             if not crew.lost:
                 rmtree(home, ignore_errors=True)
             if crew.stopped is not None:
                 bar.end()
                 _print_preempted(to_do)
                 raise crew.stopped
-    except BaseException:
-        workers.kill()  # those that are left, if a second signal came
+    except BaseException:  # a second signal, for one: they end at once
+        crew.end()
         raise
 
 
@@ -185,11 +182,13 @@ class Crew:
     """The workers of a command, a share each."""
 
     def __init__(self, to_do: list[RunSpec], workers: executors.Workers, home: Path):
-        self.workers, self.home, self.made = workers, home, 0
+        self.to_do, self.workers, self.home, self.made = to_do, workers, home, 0
         self.shares: list[Share] = []  # that a worker is doing
         self.stopped: BaseException | None = None  # what is raised once all have ended
         self.lost = False  # whether runs were, with their second worker
-        self._start([Share(self._folder(), part, 1) for part in cut(to_do, _count(to_do))])
+
+    def start(self) -> None:
+        self._start([Share(self._folder(), part, 1) for part in cut(self.to_do, _count(self.to_do))])
 
     def poll(self) -> Iterator[tuple[list[str], list[Ending]]]:
         """Of each share: what its worker has said since, and the runs that have ended. Replaces lost workers."""
@@ -210,11 +209,31 @@ class Crew:
             yield [f"another worker was lost with them; what it left is in {self.home}"], []
             yield [], [(spec, _lost(spec)) for spec in share.specs]
 
+    def told(self, ending: Ending) -> Ending:
+        """The same, once it is printed; one that is to stop all others does."""
+        spec, outcome = ending
+        if isinstance(outcome, Outcome):
+            answer.print_outcome(spec, outcome, console.console)
+            if stop := answer.fail_fast(spec, outcome):
+                self.stop(signal.SIGTERM, stop)
+        return ending
+
     def stop(self, number: int, error: BaseException) -> None:
         """Pass a signal on to all workers, once; `error` is why."""
         if self.stopped is None:
             self.stopped = error
             self.workers.stop(number)
+
+    def end(self) -> None:
+        """End those that are left: told once more to stop, they have seconds to write that they were stopped."""
+        if self.shares:
+            self.workers.stop(signals.received() or signal.SIGTERM)
+        last = time.monotonic() + END_SECONDS
+        try:
+            while time.monotonic() < last and not all(self.workers.is_gone(share.folder) for share in self.shares):
+                time.sleep(POLL_SECONDS)
+        finally:
+            self.workers.kill()
 
     def _start(self, shares: list[Share]) -> None:
         if shares:

@@ -14,7 +14,7 @@ def cut(specs: list[RunSpec], workers: int) -> list[list[RunSpec]]:
     line = [spec for cohort in cohorts(specs) for spec in sorted(cohort, key=lambda spec: -steps_of(spec))]
     work = [_work(spec) for spec in line]
     shares: list[list[RunSpec]] = [[] for _ in range(workers)]
-    before = 0.0
+    before = 0
     for spec, of_run in zip(line, work, strict=True):
         shares[int(workers * (before + of_run / 2) / sum(work))].append(spec)
         before += of_run
@@ -26,7 +26,7 @@ def steps_of(spec: RunSpec) -> int:
     return planned_steps(spec.sizes["train"], spec.cfg.dpo)
 
 
-def _work(spec: RunSpec) -> float:
+def _work(spec: RunSpec) -> int:
     """What a run costs, in forward passes of pairs."""
     work = work_of(sizes_of(spec), spec.cfg.dpo, spec.cfg.eval)
     return work.training + work.scored

@@ -38,10 +38,15 @@ def write_share(folder: Path, specs: list[RunSpec]) -> None:
         (folder / name).touch()
 
 
+def read_share(folder: Path) -> tuple[list[RunSpec], Path]:
+    """What `write_share` wrote."""
+    return pickle.loads((folder / RUNS).read_bytes())
+
+
 def work(folder: Path) -> int:
     """Do the runs of a share; returns the exit code of the process, that of a signal if one ended it."""
     folder = folder.absolute()
-    specs, where = pickle.loads((folder / RUNS).read_bytes())
+    specs, where = read_share(folder)
     os.chdir(where)
     console.console.is_interactive = True  # nobody sees it: stages need no lines
     with _output_to(folder / SAID):
