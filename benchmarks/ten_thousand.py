@@ -1,13 +1,13 @@
 """What 10,000 runs over the Pythia sizes would take: memory by the planner's own probe, GPU hours by assumption.
 
     python benchmarks/ten_thousand.py                        all sizes, ranks 8, 32 and 128; minutes, 8 GiB
-    python benchmarks/ten_thousand.py --check                the sizes up to 160m, whole, against what is made of one layer
+    python benchmarks/ten_thousand.py --check                sizes up to 160m, whole, against what is made of one layer
 
-Memory is what training/batched/capacity.py measures and plans with. Of each size it is measured on a model of one layer
-and on one of two, at the true width, and continued to the true number of layers: a layer costs the same each time, which
-`--check` shows. GPU hours are arithmetic: forward passes of pairs as dry_run counts them (sweep/estimates.py), 2 FLOP per
-parameter and token, and a speed that is assumed (--tflops). No GPU was measured. The store is one run of nano, measured,
-with the adapter of each size and rank in place of its own.
+Memory is what training/batched/capacity.py measures and plans with. Of each size it is measured on a model of one
+layer and on one of two, at the true width, and continued to the true number of layers: a layer costs the same each
+time, which `--check` shows. GPU hours are arithmetic: forward passes of pairs as dry_run counts them
+(sweep/estimates.py), 2 FLOP per parameter and token, and a speed that is assumed (--tflops). No GPU was measured. The
+store is one run of nano, measured, with the adapter of each size and rank, twice, in place of its own.
 """
 
 import argparse
@@ -33,9 +33,7 @@ from factdpo.training.batched.packing import block_length
 
 RUNS, GIB = 10_000, 2**30
 SIZES = ["14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b"]
-SPLITS = dict.fromkeys(("train", "train_reversed"), 300) | dict.fromkeys(
-    ("test", "test_reversed"), 561
-)  # the default's
+SPLITS = {"train": 300, "train_reversed": 300, "test": 561, "test_reversed": 561}  # facts of the default run
 TOKENS = 65536  # of a forward on a GPU
 
 

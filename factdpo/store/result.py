@@ -105,7 +105,7 @@ KEYS: dict[str, str] = {
     "timing.train_seconds": "training with its evaluations, s: the run's share of its batch; 0 if the cache had it",
     "timing.score_seconds": "scoring the trained model and writing its files, s: the run's share",
     "timing.total_seconds": "the whole run but for what its trackers do once this is written, s; over the runs of a "
-    "command these add up to its time on the clock",
+    "command, or of each of its workers, these add up to its time on the clock",
     "timing.batch_seconds": "training of the batch as a whole until this run ended, s; also if the cache had it",
     "files.<rest>": "sha256 of a file in the run's folder",
 }
