@@ -45,24 +45,26 @@ class Probe(NamedTuple):
     activations: float  # of a run's step
 
 
-def probed(size: str, rank: int, layers: int) -> Probe:
-    """Measured on random weights of that size's width, in so many layers."""
+def probed(size: str, ranks: list[int], layers: int) -> list[Probe]:
+    """Measured for each rank on random weights of that size's width, in so many layers."""
     name = f"EleutherAI/pythia-{size}"
     whole = PYTHIA_SHAPES[name]
     PYTHIA_SHAPES[name] = (layers, *whole[1:])
     try:
-        cfg, pairs = setting_of(size, rank)
         with tempfile.TemporaryDirectory() as scratch:
-            base = model.load_base(cfg.model, torch.device("cpu"), Path(scratch))
-        rows = largest_step(cfg, pairs)
-        shared, state, activations = capacity.bytes_needed(base, cfg, pairs, rows)
-        assert shared == 0, "all is float32"
-        weights = sum(parameter.nbytes for parameter in base.model.parameters())
+            base = model.load_base(setting_of(size, 1)[0].model, torch.device("cpu"), Path(scratch))
     finally:
         PYTHIA_SHAPES[name] = whole
+    weights = sum(parameter.nbytes for parameter in base.model.parameters())
+    probes = []
+    for rank in ranks:
+        cfg, pairs = setting_of(size, rank)
+        shared, state, activations = capacity.bytes_needed(base, cfg, pairs, largest_step(cfg, pairs))
+        assert shared == 0, "all is float32"
+        probes.append(Probe(weights, state, activations))
     del base
     gc.collect()
-    return Probe(weights, state, activations)
+    return probes
 
 
 def setting_of(size: str, rank: int) -> tuple[Config, Pairs]:
@@ -77,11 +79,13 @@ def largest_step(cfg: Config, pairs: Pairs) -> list[int]:
     return sorted(range(len(pairs)), key=lambda row: -block_length(pairs, row))[: cfg.dpo.batch_size]
 
 
-def continued(size: str, rank: int) -> Probe:
-    """Of all layers, from one and two."""
-    one, two = probed(size, rank, 1), probed(size, rank, 2)
+def continued(size: str, ranks: list[int]) -> list[Probe]:
+    """Of all layers, for each rank, from one and two."""
     more = PYTHIA_SHAPES[f"EleutherAI/pythia-{size}"][0] - 1
-    return Probe(*(a + more * (b - a) for a, b in zip(one, two, strict=True)))
+    return [
+        Probe(*(a + more * (b - a) for a, b in zip(one, two, strict=True)))
+        for one, two in zip(probed(size, ranks, 1), probed(size, ranks, 2), strict=True)
+    ]
 
 
 def runs_at_once(probe: Probe, tokens: int, gib: float) -> tuple[int, str]:
@@ -110,8 +114,7 @@ def table(gib: float, tflops: float, ranks: list[int]) -> Table:
     for head in heads:
         shown.add_column(head, justify="right")
     for size in SIZES:
-        for rank in ranks:
-            probe = continued(size, rank)
+        for rank, probe in zip(ranks, continued(size, ranks), strict=True):
             cfg, pairs = setting_of(size, rank)
             tokens = sum(block_length(pairs, row) for row in largest_step(cfg, pairs))
             at_once, limit = runs_at_once(probe, tokens, gib)
@@ -132,9 +135,10 @@ def check() -> int:
     """1 if what is continued from two layers is not what the planner finds on the whole model."""
     wrong = 0
     for size in SIZES[:4]:
-        for rank in (8, 32):
-            whole = probed(size, rank, PYTHIA_SHAPES[f"EleutherAI/pythia-{size}"][0])
-            apart = max(abs(a / b - 1) for a, b in zip(continued(size, rank), whole, strict=True))
+        ranks = [8, 32]
+        whole = probed(size, ranks, PYTHIA_SHAPES[f"EleutherAI/pythia-{size}"][0])
+        for rank, a_whole, guess in zip(ranks, whole, continued(size, ranks), strict=True):
+            apart = max(abs(a / b - 1) for a, b in zip(guess, a_whole, strict=True))
             wrong += apart > 1e-3
             print(f"{size}, rank {rank}: continued and whole differ by {apart:.1e}")
     return int(wrong > 0)
