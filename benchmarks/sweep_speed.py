@@ -2,6 +2,7 @@
 
     python benchmarks/sweep_speed.py steady --shape pythia_14m --runs 8     an optimizer step, once training runs
     python benchmarks/sweep_speed.py end-to-end --runs 16 --sample 4        the whole sweep, as it is typed
+    python benchmarks/sweep_speed.py workers --runs 16                      the whole sweep by one process and by two
     python benchmarks/sweep_speed.py scaling --over runs                    cost against runs, size or facts
     python benchmarks/sweep_speed.py profile --shape pythia_160m --runs 4   a step: ops, host reads, share of the roof
 
@@ -360,6 +361,36 @@ def end_to_end(runs: int, sample: int, overrides: list[str]) -> list[Row]:
     return rows
 
 
+def by_workers(runs: int, repeats: int, overrides: list[str]) -> list[Row]:
+    """The whole sweep from the command line by one process and by two workers, in turn; the fastest of each counts."""
+    sweep = [f"{key}={','.join(map(str, values))}" for key, values in grid(runs).items()]
+    ways = {"one process": [], "two workers": ["engine.workers=2"]}
+    made = [
+        {way: commanded(way, [["-m", *sweep, *more]], runs, overrides) for way, more in ways.items()}
+        for _ in range(repeats)
+    ]
+    rows = [min((each[way] for each in made), key=lambda row: row["wall_seconds"]) for way in ways]
+    for row in rows:
+        gaps = [gap(result, rows[0]["results"][point]) for point, result in row["results"].items()]
+        row |= {"accuracy_apart": max(a for a, _ in gaps), "nats_apart": max(nats for _, nats in gaps)}
+        row["agrees"] = row["accuracy_apart"] <= ACCURACY_TOLERANCE and row["nats_apart"] <= NATS_TOLERANCE
+        row["all_seconds"] = [each[row["way"]]["wall_seconds"] for each in made]
+        if row["agrees"]:
+            row["times_one_process"] = rows[0]["wall_seconds"] / row["wall_seconds"]
+    return rows
+
+
+WORKERS_COLUMNS: dict[str, Callable[[Row], Any]] = {
+    "factdpo": lambda row: row["way"],
+    "all, s": lambda row: f"{row['wall_seconds']:.1f}",
+    "each time, s": lambda row: " ".join(f"{seconds:.1f}" for seconds in row["all_seconds"]),
+    "x one process": lambda row: ratio(row, "times_one_process"),
+    "accuracy apart": lambda row: f"{row['accuracy_apart']:.3f}",
+    "nats apart": lambda row: f"{row['nats_apart']:.0e}",
+    "agrees": lambda row: "yes" if row["agrees"] else "NO",
+}
+
+
 def commanded(way: str, commands: list[list[str]], runs: int, overrides: list[str]) -> Row:
     """Wall time of these commands in turn, in one empty folder; scaled to all runs; and every run's scores."""
     with tempfile.TemporaryDirectory() as folder:
@@ -558,6 +589,8 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     two = commands.add_parser("end-to-end", parents=[shared])
     two.add_argument("--sample", type=int, default=MOST_RUNS, help="separate commands that are really run")
     two.add_argument("overrides", nargs="*", help="for every run: split.train=40 dpo.epochs=1")
+    whole = commands.add_parser("workers", parents=[shared, repeated])
+    whole.add_argument("overrides", nargs="*", help="for every run: split.train=40 dpo.epochs=1")
     three = commands.add_parser("scaling", parents=[shared, sized, repeated])
     three.add_argument("--over", choices=list(VALUES), required=True)
     three.add_argument("--values", nargs="+", help=f"by default {VALUES}")
@@ -571,6 +604,10 @@ def measured(args: argparse.Namespace) -> tuple[list[Row], list[Table]]:
         rows = end_to_end(args.runs, args.sample, args.overrides)
         title = f"{args.runs} runs, start-up included; the defaults (nano), but {args.overrides or 'nothing'}"
         return rows, [table(title, rows, end_to_end_columns(args.runs))]
+    if args.command == "workers":
+        rows = by_workers(args.runs, args.repeats, args.overrides)
+        title = f"{args.runs} runs, start-up included; the defaults (nano), but {args.overrides or 'nothing'}"
+        return rows, [table(title, rows, WORKERS_COLUMNS)]
     setting = Setting(**{field.name: getattr(args, field.name) for field in fields(Setting)})
     title = f"{setting}: random weights and ids, {BATCH} pairs a step, rank {RANK}"
     if args.command == "profile":
