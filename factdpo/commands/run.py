@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from factdpo.commands.refusals import or_refuse
 from factdpo.config import overrides
 from factdpo.config.folders import conf_folder
-from factdpo.config.schema import Config, ConfigError
+from factdpo.config.schema import Config, ConfigError, Executor
 from factdpo.config.validate import validate
 from factdpo.runs import session
 
@@ -49,7 +49,8 @@ def _run(cfg: DictConfig) -> None:
         from factdpo.sweep import dry_run, executors, parallel  # only now: refused is what cannot run before all that
 
         executors.check(config.engine)
-        spec = identity.look_up(config, kept=session.current().facts)
+        here = config.engine.executor is Executor.local
+        spec = identity.look_up(config, kept=session.current().facts, here=here)
         if config.dry_run:
             dry_run.print_plan([spec])
         else:

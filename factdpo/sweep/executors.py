@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import psutil
 
-from factdpo.config.schema import Cluster, ConfigError, Device, EngineConfig, Executor, RayConfig, SubmititConfig
+from factdpo.config.schema import Cluster, ConfigError, EngineConfig, Executor, RayConfig, SubmititConfig
 from factdpo.console import plural
 from factdpo.sweep.worker import GONE, work_on
 
@@ -33,8 +33,8 @@ def check(engine: EngineConfig) -> None:
     gpus = visible_gpus(engine)
     if name is Executor.local and 0 < len(gpus) < engine.workers:
         raise ConfigError(
-            f"engine.workers={engine.workers}: a worker has a GPU of its own, and there "
-            f"{'is' if len(gpus) == 1 else 'are'} {plural(len(gpus), 'GPU')}; give at most {len(gpus)}"
+            f"engine.workers={engine.workers}: a worker has a GPU of its own, and engine.device={engine.device} has "
+            f"{plural(len(gpus), 'GPU')} here; give at most {len(gpus)}"
         )
     if name is Executor.submitit and engine.submitit.cluster is Cluster.slurm and shutil.which("srun") is None:
         raise ConfigError(
@@ -132,11 +132,13 @@ def places(
 
 def visible_gpus(engine: EngineConfig) -> list[str]:
     """The NVIDIA GPUs that a run may use, as CUDA_VISIBLE_DEVICES names them; found without importing torch."""
-    if engine.device not in (Device.auto, Device.cuda):
+    kind, _, number = engine.device.partition(":")
+    if kind not in ("auto", "cuda"):
         return []
     installed = [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return installed if chosen is None or not installed else [name for name in chosen.split(",") if name.strip()]
+    gpus = installed if chosen is None or not installed else [name for name in chosen.split(",") if name.strip()]
+    return gpus[int(number) : int(number) + 1] if number else gpus
 
 
 # ---------------------------------------------------------------------------------------------------------------- Slurm

@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from factdpo.config.schema import Config, ConfigError
+from factdpo.config.schema import Config, ConfigError, Executor
 from factdpo.config.validate import validate
 from factdpo.runs.answer import RunFailed, result_of
 from factdpo.runs.attempt import Outcome
@@ -60,7 +60,7 @@ class Planner:
                 try:
                     cfg = _task_config(config)
                     executors.check(cfg.engine)
-                    spec = look_up(cfg, memo, self.session.facts, self.here)
+                    spec = look_up(cfg, memo, self.session.facts, self.here and cfg.engine.executor is Executor.local)
                     job.spec = self.specs.setdefault((spec.folder.parent, spec.id), spec)
                 except ConfigError as error:
                     for problem in str(error).splitlines():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from factdpo.config.schema import Cluster, Config, ConfigError, Device, EngineConfig, Executor, SubmititConfig
+from factdpo.config.schema import Cluster, Config, ConfigError, EngineConfig, Executor, SubmititConfig
 from factdpo.config.validate import validate
 from factdpo.sweep import executors
 
@@ -38,13 +38,15 @@ def test_each_worker_sees_one_gpu() -> None:
 def test_more_workers_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "visible_gpus", lambda engine: ["0", "1"])
     executors.check(EngineConfig(workers=2))
-    with pytest.raises(ConfigError, match=r"engine.workers=4: a worker has a GPU of its own, and there are 2 GPUs"):
+    with pytest.raises(
+        ConfigError, match=r"engine.workers=4: a worker has a GPU of its own, and engine.device=auto has 2 GPUs here"
+    ):
         executors.check(EngineConfig(workers=4))
 
 
 def test_on_a_cpu_no_gpu_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert executors.visible_gpus(EngineConfig(device=Device.cpu)) == []
+    assert executors.visible_gpus(EngineConfig(device="cpu")) == []
 
 
 @pytest.mark.parametrize("name", ["submitit", "ray"])
