@@ -38,9 +38,7 @@ def test_each_worker_sees_one_gpu() -> None:
 def test_more_workers_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "visible_gpus", lambda engine: ["0", "1"])
     executors.check(EngineConfig(workers=2))
-    with pytest.raises(
-        ConfigError, match=r"engine.workers=4: a worker has a GPU of its own, and engine.device=auto has 2 GPUs here"
-    ):
+    with pytest.raises(ConfigError, match=r"engine.workers=4: .* engine.device=auto has 2 GPUs here; give at most 2"):
         executors.check(EngineConfig(workers=4))
 
 

@@ -86,6 +86,7 @@ def fail(share: Path) -> None:
             ended.write(json.dumps({"id": spec.id, "exit_code": 1}) + "\n")
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_runs_of_a_command(tmp_path: Path, called: Callable[..., Called]) -> None:
     workers = called(worker.work)
     with console.console.capture() as said:
