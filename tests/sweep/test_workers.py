@@ -156,6 +156,8 @@ def test_a_killed_node_of_a_ray_cluster_costs_no_run_and_changes_no_byte(
     head = cluster.head_node.all_processes["raylet"][0].process.pid
     while (node := training(tmp_path, process).ppid()) == head:  # through which the command speaks with Ray
         time.sleep(0.05)
-    os.kill(node, signal.SIGKILL)
+    raylet = psutil.Process(node)
+    for lost in [raylet, *raylet.children(recursive=True)]:  # all that ran on the node
+        lost.kill()
     said = finished_as_in_peace(process, tmp_path, peace)
     assert LOST in said and "raylet" not in said
