@@ -1,6 +1,6 @@
 """The token ids of a split's pairs: made of facts, shown, and collated to batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,13 +34,12 @@ class Pairs:
 
     def take(self, count: int) -> "Pairs":
         """The first `count` pairs, a random sample since the order is random."""
-        return Pairs(
-            self.facts[:count],
-            self.prompt_ids[:count],
-            self.chosen_ids[:count],
-            self.rejected_ids[:count],
-            self.pad_id,
-        )
+        return self.select(range(min(count, len(self))))
+
+    def select(self, rows: Sequence[int]) -> "Pairs":
+        """The pairs with these numbers."""
+        columns = (self.facts, self.prompt_ids, self.chosen_ids, self.rejected_ids)
+        return Pairs(*([column[row] for row in rows] for column in columns), self.pad_id)  # type: ignore[arg-type]
 
 
 def join(parts: list[Pairs]) -> Pairs:

@@ -37,8 +37,9 @@ def step_inputs(states: list[MemberState], taken: list[MicroBatches], rates: lis
     rows = [[row for batch in batches for row in batch] for batches in taken]
     packed = pack([(state.member.pairs, of_run) for state, of_run in zip(states, rows, strict=True)])
     tables = _pair_tables(states, taken, rows)
-    *there, on_device = moved([*packed, *tables, torch.tensor(rates).view(-1, 1)], stack.base.device)
-    packed, tables = Packed(*there[: len(packed)]), PairTables(*there[len(packed) :])
+    rows_of_tokens = packed.tensors()
+    *there, on_device = moved([*rows_of_tokens, *tables, torch.tensor(rates).view(-1, 1)], stack.base.device)
+    packed, tables = packed.with_tensors(there[: len(rows_of_tokens)]), PairTables(*there[len(rows_of_tokens) :])
     return StepInputs(packed, tables, on_device, _dropout_masks(states, packed, rows, stack))
 
 

@@ -36,14 +36,32 @@ class Packed(NamedTuple):
     answer_at: Int[Tensor, "2 R B A"]  # which of the R * H positions predicts the token
     answer_ids: Int[Tensor, "2 R B A"]
     answer_mask: Bool[Tensor, "2 R B A"]
+    longest: int  # positions that any pair takes
 
     def to(self, device: torch.device) -> "Packed":
-        return Packed(*moved(list(self), device))
+        return self.with_tensors(moved(self.tensors(), device))
 
-    def attention_mask(self, dtype: torch.dtype) -> Float[Tensor, "rows 1 T T"]:
-        """What attention adds: 0 where a token sees another (its own pair's prompt and part, up to itself)."""
+    def tensors(self) -> list[Tensor]:
+        return list(self[:-1])  # type: ignore[arg-type]
+
+    def with_tensors(self, tensors: list[Tensor]) -> "Packed":
+        """The same with these in place of `tensors`, as on another device."""
+        return Packed(*tensors, self.longest)  # type: ignore[arg-type]
+
+    def attention_mask(
+        self, dtype: torch.dtype, window: int | None = None, chunk: int | None = None
+    ) -> Float[Tensor, "rows 1 T T"]:
+        """What attention adds: 0 where a token sees another (its own pair's prompt and part, up to itself).
+
+        Of these only the last `window` positions, or those in the same `chunk` of positions, as
+        `transformers.masking_utils` has them, which counts in the row.
+        """
         column = torch.arange(self.ids.shape[1], device=self.ids.device)
         sees = (column <= column[:, None]) & (column[:, None] < self.end[:, None, :])
+        if window is not None:
+            sees &= self.positions[:, :, None] - self.positions[:, None, :] < window
+        if chunk is not None:
+            sees &= self.positions[:, :, None] // chunk == self.positions[:, None, :] // chunk
         zero = torch.zeros((), dtype=dtype, device=sees.device)
         return torch.where(sees, zero, torch.finfo(dtype).min)[:, None]
 
@@ -77,8 +95,8 @@ def shared_lengths(pairs: Pairs, rows: list[int]) -> list[int]:
     ]
 
 
-def pack(runs: list[tuple[Pairs, list[int]]], share: bool = False) -> Packed:
-    """The given rows of each run's pairs; on the CPU.
+def pack(runs: list[tuple[Pairs, list[int]]], share: bool = False, rows_each: int | None = None) -> Packed:
+    """The given rows of each run's pairs, in `rows_each` rows of tokens per run (None: as ROOM says); on the CPU.
 
     With `share`, what a prompt begins with is not repeated where the pair before it begins alike: for pairs sorted by
     their prompts, and never under dropout, which is drawn for each pair apart.
@@ -86,7 +104,7 @@ def pack(runs: list[tuple[Pairs, list[int]]], share: bool = False) -> Packed:
     lengths = [
         shared_lengths(pairs, rows) if share else [block_length(pairs, row) for row in rows] for pairs, rows in runs
     ]
-    rows_each = max(1, min(max(map(len, lengths)), round(max(map(sum, lengths)) / ROOM)))
+    rows_each = rows_each or max(1, min(max(map(len, lengths)), round(max(map(sum, lengths)) / ROOM)))
     distribute = _in_order if share else _evenly
     packed = [
         _pack_run(pairs, rows, of_run, distribute(of_run, rows_each), share)
@@ -105,6 +123,7 @@ def pack(runs: list[tuple[Pairs, list[int]]], share: bool = False) -> Packed:
         torch.tensor([row.token_number for row in rows]),
         head,
         *_pad_answers([run.answers for run in packed], head.shape[1]),
+        1 + max(position for row in rows for position in row.positions),
     )
 
 

@@ -25,6 +25,7 @@ from factdpo.models.base import Base
 from factdpo.models.logps import answer_logps
 from factdpo.models.scoring import PairLogps
 from factdpo.training.adapters import lora_config
+from factdpo.training.batched.masks import attention_masks
 from factdpo.training.batched.packing import Packed, pack, shared_lengths
 
 KEY = "base_model.model.{}.lora_{}.weight"  # of a tensor in PEFT's adapter_model.safetensors
@@ -218,7 +219,7 @@ class Stack:
         try:
             return model(
                 input_ids=packed.ids,
-                attention_mask=packed.attention_mask(model.dtype),
+                attention_mask=attention_masks(model.config, packed, model.dtype),
                 position_ids=packed.positions,
                 use_cache=False,
             ).logits[0]
@@ -310,37 +311,40 @@ def fresh_adapter(cfg: Config, base: Base) -> Adapter:
     no linear layer.
     """
     set_seed(cfg.dpo.seed)
-    with_adapter = _with_adapter(cfg, base)
-    try:
-        modules = with_adapter.base_model.model.named_modules()
+    with with_adapter(cfg, base) as model:
+        modules = model.base_model.model.named_modules()
         adapted = {name: module for name, module in modules if isinstance(module, LoraLayer)}
         for name, module in adapted.items():
-            _check_linear(name, module)
+            check_linear(name, module)
         # PEFT would ask the hub whether the vocabulary was changed; no embedding is ever trained here.
-        tensors = get_peft_model_state_dict(with_adapter, save_embedding_layers=False)
+        tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
         layers = {n: (_copied(tensors[KEY.format(n, "A")]), _copied(tensors[KEY.format(n, "B")])) for n in adapted}
-        config = cast(LoraConfig, with_adapter.active_peft_config)
-    finally:
-        with_adapter.unload()
+        config = cast(LoraConfig, model.active_peft_config)
     config.base_model_name_or_path = base.weights.name
     return Adapter(layers, config)
 
 
-def _with_adapter(cfg: Config, base: Base) -> Any:
-    """PEFT's model around the base, which it changes in place: `unload` restores it."""
+@contextmanager
+def with_adapter(cfg: Config, base: Base) -> Iterator[Any]:
+    """PEFT's model around the base, as it starts; the base is as it was when the context ends."""
     modules = dict(base.model.named_modules())
     try:
-        return get_peft_model(base.model, lora_config(cfg, base))  # type: ignore[arg-type]
+        model: Any = get_peft_model(base.model, lora_config(cfg, base))  # type: ignore[arg-type]
     except ValueError as error:  # with some of the targets adapted already
         for name, module in modules.items():
             if name and base.model.get_submodule(name) is not module:
                 base.model.set_submodule(name, module)
         raise ConfigError(f"lora.target_modules={cfg.lora.target_modules}: {error}") from error
+    try:
+        yield model
+    finally:
+        model.unload()
 
 
-def _check_linear(name: str, module: LoraLayer) -> None:
+def check_linear(name: str, module: LoraLayer) -> None:
+    """Raises ConfigError for a target that is no linear layer, or one whose weights are packed integers."""
     inner: Any = module.get_base_layer()
-    if type(inner) not in (nn.Linear, Conv1D) or not cast(Tensor, inner.weight).is_floating_point():
+    if not isinstance(inner, nn.Linear | Conv1D) or not cast(Tensor, inner.weight).is_floating_point():
         raise ConfigError(
             f"engine=batched: {name} is a {type(inner).__name__}, and only ordinary linear layers can be "
             "adapted together; use engine=trl, or other lora.target_modules"

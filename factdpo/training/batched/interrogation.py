@@ -1,0 +1,228 @@
+"""Is a base one that the batched engine computes exactly? It is asked before anything trains, and not believed.
+
+Pairs of all the lengths that the data has share a row, those of two runs a forward, under adapters that are not zero.
+Each answer's log-prob and each adapter's gradient must be those of PEFT's model with that answer alone, whatever the
+architecture is called: windows, recurrence, positions by place, state of a whole forward and layers that are called
+twice all show here.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Float
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+from transformers import Trainer
+
+from factdpo.config.schema import Config, ConfigError, LoraConfig
+from factdpo.data.pairs import Pairs
+from factdpo.models.base import Base
+from factdpo.models.logps import completion_logps
+from factdpo.models.soundness import NATS, in_float32
+from factdpo.training.batched.packing import pack
+from factdpo.training.batched.stacked_lora import Adapter, Stack, check_linear, stacked, with_adapter
+
+RANK = 4  # of the adapters that it is asked with
+GRADIENT = 1e-3  # difference of an adapter's gradient, relative to its norm; a leak of one token gives a hundredth
+SMALL = 1e-4  # of the largest gradient: below it rounding is all there is
+CHOSEN, REJECTED = 1.0, -0.7  # weights of the answers in what is differentiated: what both share does not cancel
+
+
+class Unfit(Exception):
+    """The batched engine would compute something else; the message is the sentence that says what."""
+
+
+class Asked(NamedTuple):
+    """What a run is asked with: its rows of pairs, and what PEFT's model makes of each answer alone."""
+
+    pairs: Pairs
+    adapter: Adapter
+    logps: Float[Tensor, "2 B"]
+    grads: dict[str, tuple[Tensor, Tensor]]  # of each layer's A and B
+
+
+def why_not_batched(base: Base, cfg: Config, probes: Pairs) -> str | None:
+    """Why the batched engine does not compute this run on this base exactly, as a sentence; None where it does.
+
+    `probes`: few pairs, the longest and the shortest among them (`soundness.extremes`).
+    """
+    devices = [base.device] if base.device.type == "cuda" else []
+    try:
+        if sentence := router_loss(base):
+            raise Unfit(sentence)
+        with torch.random.fork_rng(devices), in_float32(base.model):
+            asked = _asked_of_peft(base, cfg, probes)
+            _compare(base, asked)
+    except (Unfit, ConfigError) as error:
+        return str(error)
+    return None
+
+
+def router_loss(base: Base) -> str | None:
+    """What TRL adds to the loss of a mixture of experts, if anything, as a sentence."""
+    text = base.model.config.get_text_config()
+    coefficient = getattr(text, "router_aux_loss_coef", 0.0)
+    if hasattr(text, "output_router_logits") and coefficient:
+        return f"TRL adds {coefficient:g} times the router's auxiliary loss, which is one number for a whole batch"
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------- PEFT's answer
+
+
+def _asked_of_peft(base: Base, cfg: Config, probes: Pairs) -> list[Asked]:
+    """Two runs, each with every other of the probes and random weights of its own, as PEFT's model computes them."""
+    lora = LoraConfig(rank=RANK, alpha=float(RANK), target_modules=cfg.lora.target_modules)
+    small = dataclasses.replace(cfg, lora=lora)
+    with with_adapter(small, base) as model:
+        layers = {n: m for n, m in model.base_model.model.named_modules() if isinstance(m, LoraLayer)}
+        for name, module in layers.items():
+            check_linear(name, module)
+        if cfg.dpo.weight_decay:
+            _check_decay(model)
+        asked = []
+        for run in range(2):
+            adapter = _random_adapter(layers, model.active_peft_config, seed=run)
+            rows = list(range(run, len(probes), 2)) or [0]
+            asked.append(_answers_alone(base, model, layers, adapter, probes.select(rows)))
+    return asked
+
+
+def _random_adapter(layers: dict[str, LoraLayer], config: Any, seed: int) -> Adapter:
+    """A and B random, so that each product is about a tenth as large as the layer's own."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, module in layers.items():
+        a, b = _pair_of(module)
+        size = max(1e-3, cast(Tensor, module.get_base_layer().weight).float().pow(2).mean().sqrt().item())
+        weights[name] = (
+            torch.randn(a.shape, generator=generator) / a.shape[1] ** 0.5,
+            torch.randn(b.shape, generator=generator) * 0.1 * size * (a.shape[1] / RANK) ** 0.5,
+        )
+    return Adapter(weights, config)
+
+
+def _pair_of(module: LoraLayer) -> tuple[Tensor, Tensor]:
+    """The weights A and B of a layer of PEFT's."""
+    return cast(Tensor, module.lora_A["default"].weight), cast(Tensor, module.lora_B["default"].weight)
+
+
+def _answers_alone(base: Base, model: Any, layers: dict[str, LoraLayer], adapter: Adapter, pairs: Pairs) -> Asked:
+    """Each answer in a row and a forward of its own."""
+    with torch.no_grad():
+        for name, both in adapter.layers.items():
+            for tensor, value in zip(_pair_of(layers[name]), both, strict=True):
+                tensor.copy_(value)
+    leaves = [tensor.requires_grad_() for module in layers.values() for tensor in _pair_of(module)]
+    sums = [torch.zeros_like(leaf) for leaf in leaves]
+    logps = torch.zeros(2, len(pairs))
+    for side, (column, weight) in enumerate(((pairs.chosen_ids, CHOSEN), (pairs.rejected_ids, REJECTED))):
+        for number, (prompt, answer) in enumerate(zip(pairs.prompt_ids, column, strict=True)):
+            ids = torch.tensor([prompt + answer], device=base.device)
+            mask = torch.arange(ids.shape[1], device=base.device)[None] >= len(prompt)
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+            (logp,) = completion_logps(logits, ids, mask)
+            logps[side, number] = logp.detach().cpu()
+            for total, grad in zip(sums, torch.autograd.grad(weight * logp, leaves, allow_unused=True), strict=True):
+                if grad is not None:
+                    total += grad
+    grads = {name: (sums[2 * i].cpu(), sums[2 * i + 1].cpu()) for i, name in enumerate(layers)}
+    return Asked(pairs, adapter, logps, grads)
+
+
+def _check_decay(model: Any) -> None:
+    """The Trainer exempts parameters from weight decay by their names."""
+    decayed = set(Trainer.get_decay_parameter_names(cast(Trainer, None), model))
+    exempt = [name for name, p in model.named_parameters() if p.requires_grad and name not in decayed]
+    if exempt:
+        raise Unfit(f"transformers' Trainer exempts {len(exempt)} adapters from weight decay by name, as {exempt[0]}")
+
+
+# ---------------------------------------------------------------------------------------------------- and the stack's
+
+
+def _compare(base: Base, asked: list[Asked]) -> None:
+    """Raises Unfit unless all runs in one forward, each in one row, give what PEFT's model gave one by one."""
+    runs = [(of_run.pairs, list(range(len(of_run.pairs)))) for of_run in asked]
+    sorted_runs = [
+        (pairs, sorted(rows, key=lambda row, pairs=pairs: pairs.prompt_ids[row])) for pairs, rows in runs
+    ]
+    with _understood(), stacked(base, [of_run.adapter for of_run in asked], RANK) as stack:
+        weights = {name: (a.requires_grad_(), b.requires_grad_()) for name, (a, b) in stack.views(stack.masters).items()}
+        stack.use(weights, stack.scales)
+        with _called_once(stack):
+            answers = stack.answers(pack(runs, rows_each=1).to(base.device))
+        _compare_logps(asked, answers.logps.detach().cpu(), [rows for _, rows in runs], "where pairs share a row")
+        leaves = [leaf for both in weights.values() for leaf in both]
+        signs = torch.tensor([CHOSEN, REJECTED], device=base.device)[:, None, None]
+        grads = torch.autograd.grad((signs * answers.logps).sum(), leaves, allow_unused=True)
+        _compare_grads(asked, dict(zip(weights, zip(grads[::2], grads[1::2], strict=True), strict=True)))
+        with torch.no_grad():
+            shared = stack.answers(pack(sorted_runs, share=True, rows_each=1).to(base.device))
+        where = "where prompts share their beginning"
+        _compare_logps(asked, shared.logps.cpu(), [rows for _, rows in sorted_runs], where)
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """What a model says that cannot be asked this way at all, as Unfit."""
+    try:
+        yield
+    except (Unfit, torch.OutOfMemoryError):
+        raise
+    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as e:
+        first = (str(e).strip().splitlines() or [""])[0]
+        raise Unfit(f"its forward does not take several pairs in a row ({type(e).__name__}: {first})") from e
+
+
+@contextmanager
+def _called_once(stack: Stack) -> Iterator[None]:
+    """Raises Unfit unless every stacked layer is called exactly once within, with gradient."""
+    calls: dict[str, list[bool]] = {name: [] for name in stack.layers}
+    hooks = [
+        layer.register_forward_hook(lambda _, given, y, name=name: calls[name].append(y.requires_grad))
+        for name, layer in stack.layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if other := [name for name, of_layer in calls.items() if len(of_layer) != 1]:
+        times = len(calls[other[0]])
+        raise Unfit(f"a forward calls {_layers(other)} {times} times, and the shortcuts of a batch take one call")
+    if blocked := [name for name, of_layer in calls.items() if of_layer != [True]]:
+        raise Unfit(f"a forward computes {_layers(blocked)} without gradient")
+
+
+def _layers(names: list[str]) -> str:
+    return f"the adapted layer {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _compare_logps(asked: list[Asked], packed: Float[Tensor, "2 R B"], orders: list[list[int]], where: str) -> None:
+    apart = 0.0
+    for run, (of_run, order) in enumerate(zip(asked, orders, strict=True)):
+        difference = (packed[:, run, : len(order)] - of_run.logps[:, order]).abs().max().item()
+        apart = max(apart, difference) if difference == difference else torch.inf
+    if not apart <= NATS:
+        raise Unfit(f"{where}, an answer's log-prob is up to {apart:.2g} nats from the one that it has alone")
+
+
+def _compare_grads(asked: list[Asked], grads: dict[str, tuple[Tensor | None, Tensor | None]]) -> None:
+    """`grads` of each layer's A [R, K, d_in] and B [R, d_out, K]."""
+    largest = max(grad.norm().item() for of_run in asked for both in of_run.grads.values() for grad in both)
+    worst, where = 0.0, ""
+    for name, both in grads.items():
+        for side, grad in enumerate(both):
+            if grad is None:
+                raise Unfit(f"the adapted layer {name} has no part in the predictions")
+            for run, of_run in enumerate(asked):
+                alone = of_run.grads[name][side]
+                apart = (grad[run].cpu() - alone).norm().item() / max(alone.norm().item(), SMALL * largest, 1e-30)
+                if not apart <= worst:
+                    worst, where = apart, name
+    if not worst <= GRADIENT:
+        raise Unfit(f"where pairs share a row, the gradient of {where} is {worst:.2g} of its norm off")
