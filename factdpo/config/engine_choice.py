@@ -9,17 +9,21 @@ from factdpo.config.schema import KEYS, Config, EngineConfig, EngineName
 
 
 def choose_engine(cfg: Config, quantised: bool = False) -> tuple[Config, str]:
-    """The config with the engine that really runs in place of `auto`, and why in a few words.
+    """The config with an engine in place of `auto`, and why in a few words; by what the config says, and not the base.
 
-    `quantised`: the base's weights are, which their files say and not the config.
+    A base that the batched engine cannot compute is found out later (runs/verdict.py). `quantised`: the base's weights are, which their files say and not the config.
     """
     if cfg.engine.name is not EngineName.auto:
         return cfg, "as asked"
     if alone := needs_trl(cfg) + ["quantised bases"] * quantised:
-        of_batched = {name: getattr(EngineConfig(), name) for name in ("max_runs", "max_tokens", "save_every")}
-        engine = dataclasses.replace(cfg.engine, name=EngineName.trl, **of_batched)
-        return dataclasses.replace(cfg, engine=engine), f"auto: only TRL does {', '.join(alone)}"
+        return with_trl(cfg), f"auto: only TRL does {', '.join(alone)}"
     return dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, name=EngineName.batched)), "auto"
+
+
+def with_trl(cfg: Config) -> Config:
+    """The same with TRL as its engine."""
+    of_batched = {name: getattr(EngineConfig(), name) for name in ("max_runs", "max_tokens", "save_every")}
+    return dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, name=EngineName.trl, **of_batched))
 
 
 def needs_trl(cfg: Config) -> list[str]:

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from factdpo import console, signals
-from factdpo.config.schema import Config, ConfigError
+from factdpo.config.schema import Config, ConfigError, EngineName
 from factdpo.config.validate import validate
 from factdpo.runs import summary
 from factdpo.runs.attempt import Attempt, Outcome
@@ -147,6 +147,7 @@ def _stored(spec: RunSpec) -> Outcome | None:
             console.say(f"run again: {stored.reason}")
         return None
     if _is_answer(spec, stored.result["state"]):
+        _check_engine(spec, stored.result)
         return Outcome(stored.result, int(stored.result["state"] != "FINISHED"))
     return None
 
@@ -158,6 +159,13 @@ def is_answered(spec: RunSpec) -> bool:
 
 def _is_answer(spec: RunSpec, state: str) -> bool:
     return state == "FINISHED" or (state == "DIVERGED" and not spec.cfg.retry_diverged)
+
+
+def _check_engine(spec: RunSpec, stored: dict[str, Any]) -> None:
+    """Raises ConfigError if TRL trained what engine=auto asked for, and now the batched engine is insisted on."""
+    trained_by = stored.get("engine", spec.engine)  # records of old have none
+    if spec.cfg.engine.name is EngineName.batched and not spec.is_auto and trained_by.startswith("trl"):
+        raise ConfigError(f"engine=batched: {spec.folder} has this run by {trained_by}; use engine=auto, or engine=trl")
 
 
 def _show_stored(spec: RunSpec, stored: Outcome) -> None:

@@ -133,7 +133,7 @@ class Attempt:
                 result["state"] = "FINISHED"
             except BaseException as error:
                 charge()
-                result["state"], result["error"], exit_code = _ending(error, self.spec.cfg)
+                result["state"], result["error"], exit_code = _ending(error, self.spec.trains)
                 result["timing"] = self.timing()
                 log.error("%s", result["error"], exc_info=True)
             if (error := self._write(result)) and not exit_code:
@@ -183,6 +183,7 @@ class Attempt:
             "error": None,
             "attempts": self.number,
             "config": to_dict(spec.cfg),
+            "engine": spec.engine,
             "asked": {"data_sha256": asked["data"], "model": asked["model"], "stage_versions": asked["versions"]},
             "versions": provenance.versions(),
             "hardware": provenance.hardware(),

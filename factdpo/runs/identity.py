@@ -7,7 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from factdpo.config.engine_choice import choose_engine
+from factdpo.config.engine_choice import choose_engine, with_trl
 from factdpo.config.folders import folder_name
 from factdpo.config.schema import KEYS, Config, ConfigError, DataConfig, DataSource, EngineName, Template, to_dict
 from factdpo.data import hub
@@ -21,6 +21,7 @@ from factdpo.data.tokens import Checked, check_tokens
 from factdpo.models import weights
 from factdpo.models.devices import check_device
 from factdpo.models.encoder import load_encoder
+from factdpo.runs import verdict
 from factdpo.store import cache, result
 from factdpo.store.run_lock import running_or_killed
 from factdpo.tracking.trackio_tracker import check_installed
@@ -32,14 +33,27 @@ KEPT = 8  # facts, and checks of them, in memory: the runs of a sweep mostly sha
 class RunSpec:
     """A run that can be done: everything about it before it starts."""
 
-    cfg: Config  # with the engine that really runs
-    engine: str  # which that is, and why
+    cfg: Config  # with the engine that it asks for, or that `auto` stands for: what the id is of
+    engine: str  # which engine trains, and why
     asked: dict[str, Any]
     id: str
     name: str
     folder: Path
     sizes: dict[str, int] = field(default_factory=dict)  # split -> facts; empty for a run that is FINISHED
     notes: list[str] = field(default_factory=list)  # on the data, each a sentence; empty for a run that is FINISHED
+    is_auto: bool = False  # engine=auto was asked
+    needs_trl: str | None = None  # why the batched engine of `cfg` cannot compute the base, if it is known that not
+
+    @property
+    def trains(self) -> Config:
+        """The config with the engine that trains."""
+        return with_trl(self.cfg) if self.needs_trl else self.cfg
+
+    def train_with_trl(self, why: str) -> None:
+        """TRL trains it, since the base needs that; its id stays. Raises ConfigError if the config insists otherwise."""
+        if not self.is_auto:
+            raise ConfigError(f"engine=batched: {why}; use engine=auto, or engine=trl")
+        self.needs_trl, self.engine = why, f"trl (auto: {why})"
 
     def state(self) -> str:
         """As its result.json has it; `to do` without one that can be trusted."""
@@ -66,9 +80,12 @@ def look_up(
     memo, kept = {} if memo is None else memo, {} if kept is None else kept
     check_installed(cfg.track)
     where = _once(memo, f"weights of {cfg.model}", lambda: weights.locate(cfg.model))
+    is_auto = cfg.engine.name is EngineName.auto
     cfg, why = choose_engine(cfg, weights.are_quantised(where))
-    asked = _asked(cfg, where)
-    spec = RunSpec(cfg, f"{cfg.engine.name.name} ({why})", asked, run_id(asked), run_name(cfg), run_folder(cfg, asked))
+    asked, engine = _asked(cfg, where), f"{cfg.engine.name.name} ({why})"
+    spec = RunSpec(cfg, engine, asked, run_id(asked), run_name(cfg), run_folder(cfg, asked), is_auto=is_auto)
+    if found := verdict.stored_verdict(asked, cfg):
+        verdict.apply(found, spec)
     if spec.state() != "FINISHED":
         if here:
             _once(memo, f"device {cfg.engine.name.name} {cfg.engine.device}", lambda: check_device(cfg.engine))

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from factdpo import console, signals
 from factdpo.config.schema import EngineName
-from factdpo.runs import progress_bars, record
+from factdpo.runs import progress_bars, record, verdict
 from factdpo.runs.attempt import Attempt, Measured, Outcome
 from factdpo.runs.clock import Clock
 from factdpo.runs.identity import cohorts
@@ -57,15 +57,22 @@ def execute(attempts: list[Attempt], session: Session, clock: Clock) -> Generato
 def _execute_cohort(
     cohort: list[Attempt], session: Session, logs: list[logging.Handler], clock: Clock, alone: bool
 ) -> Iterator[tuple[Attempt, Outcome]]:
+    """The runs of a cohort; those whose base turns out to need TRL come after the others, which share the base."""
     prepared: dict[Attempt, Prepared] = {}
+    need_trl: list[Attempt] = []
     for attempt in cohort:
         try:
             if alone:
                 _open(attempt, logs)
                 clock.charge([[attempt]])
             attempt.stage = "reference"
-            prepared[attempt] = prepare(attempt.spec.cfg, session)
+            run = prepare(attempt.spec.trains, session)
+            verdict.apply(verdict.verdict(run, attempt.spec.asked, session.verdicts), attempt.spec)
             clock.charge([[attempt]])
+            if attempt.spec.trains.engine.name is not run.cfg.engine.name:
+                need_trl.append(attempt)
+                continue
+            prepared[attempt] = run
             attempt.stage = "train"
         except Exception as error:
             yield attempt, _close(attempt, logs, partial(_raise, error), clock)
@@ -77,6 +84,10 @@ def _execute_cohort(
         clock.charge([[attempt] for attempt in left])
         for attempt in left:
             yield attempt, _close(attempt, logs, partial(_raise, error), clock)
+    for attempt in need_trl:
+        with attempt.logged():
+            log.info("engine: %s", attempt.spec.engine)
+        yield from _execute_cohort([attempt], session, logs, clock, alone)
 
 
 def _open(attempt: Attempt, logs: list[logging.Handler]) -> None:

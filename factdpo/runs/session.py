@@ -36,6 +36,7 @@ class Session:
     jobs: dict[tuple[str, ...], Job] = field(default_factory=dict)  # by overrides: a sweeper plans, its launcher takes
     facts: dict[str, Any] = field(default_factory=dict)  # read and checked, for `look_up` and `prepare`
     screen: Console = console  # that shows bars and how runs ended; a worker's shows nothing, its command does
+    verdicts: dict[str, Any] = field(default_factory=dict)  # what bases said when they were asked
     _inputs: "dict[str, Inputs]" = field(default_factory=dict)
     _base: "tuple[Any, Base] | None" = None  # and the settings it was loaded by
 

@@ -27,7 +27,7 @@ def print_plan(runs: Sequence[RunSpec]) -> None:
     signatures = {
         run.id: cache.signature(can_train_together(run.cfg))
         for run in trained
-        if run.cfg.engine.name is EngineName.batched
+        if run.trains.engine.name is EngineName.batched
     }
     sizes = Counter(signatures.values())
     numbers = {signature: str(number) for number, signature in enumerate(sizes, start=1)}
@@ -39,7 +39,7 @@ def print_plan(runs: Sequence[RunSpec]) -> None:
         time = f"~{console.duration(estimate.seconds)}" if estimate else "-"
         memory = f"~{estimate.peak_gib:.1f} GiB" if estimate and estimate.peak_gib else "-"
         name = run.cfg.label or run.name
-        rows.append((run.id, states[run.id], run.cfg.engine.name.name, group, time, memory, name))
+        rows.append((run.id, states[run.id], run.trains.engine.name.name, group, time, memory, name))
     _print_table(rows)
     for sizes in dict.fromkeys(", ".join(f"{n} {split}" for split, n in run.sizes.items()) for run in to_do):
         console.say(f"facts: {sizes}")

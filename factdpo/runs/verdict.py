@@ -1,0 +1,97 @@
+"""What a base says when it is asked, before anything trains: can it be trained at all, and by the batched engine?
+
+The answer is kept in the cache under what was asked of the run, so that the next look at such a run knows it without
+loading anything. models/soundness.py and training/batched/interrogation.py ask.
+"""
+
+import importlib.metadata
+import json
+from functools import cache as once
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from factdpo.config.schema import Config, ConfigError, EngineName
+from factdpo.store import cache
+
+if TYPE_CHECKING:
+    from factdpo.runs.identity import RunSpec
+    from factdpo.runs.stages import Prepared
+
+VERSION = 1  # of what is asked
+FILE = "verdict.json"
+
+
+class Verdict(NamedTuple):
+    """Sentences on a base with this data; None where nothing is wrong."""
+
+    unsound: str | None  # why no engine can train it
+    needs_trl: str | None  # why the batched engine cannot
+
+
+def stored_verdict(asked: dict[str, Any], cfg: Config) -> Verdict | None:
+    """What was found out before; None if the base was not asked yet, or its answer is damaged."""
+    folder = _folder(asked, cfg)
+    if cache.damage(folder) is not None:
+        return None
+    return Verdict(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+
+
+def verdict(run: "Prepared", asked: dict[str, Any], kept: dict[str, Verdict]) -> Verdict:
+    """What the base says, asked once per base, targets and data; runs with the same `kept` share what it is asked with.
+
+    `run` is prepared with the engine that its config chose.
+    """
+    folder = _folder(asked, run.cfg)
+
+    def ask(target: Path) -> None:
+        (target / FILE).write_text(json.dumps(_ask(run, kept)._asdict()), encoding="utf-8")
+
+    cache.fetch(folder, ask)
+    return Verdict(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+
+
+def apply(found: Verdict, spec: "RunSpec") -> None:
+    """Have TRL train the run where the batched engine cannot; raises ConfigError where that, or any, is not wanted."""
+    if found.unsound:
+        raise ConfigError(f"model.id={spec.cfg.model.id or spec.cfg.model.name}: {found.unsound}")
+    if found.needs_trl and spec.trains.engine.name is EngineName.batched:
+        spec.train_with_trl(found.needs_trl)
+
+
+def _ask(run: "Prepared", kept: dict[str, Verdict]) -> Verdict:
+    from factdpo import console
+    from factdpo.evaluation.generation import NEUTRAL_TOKENS
+    from factdpo.models.soundness import extremes, why_unsound
+    from factdpo.training.batched.interrogation import why_not_batched
+
+    base, cfg = run.base, run.cfg
+    probes = extremes(list(run.pairs.values()))
+    longest = max(len(p) + max(len(c), len(r)) for p, c, r in probes.token_ids())
+    longest = min(base.encoder.longest, max(longest + cfg.eval.max_new_tokens, NEUTRAL_TOKENS))
+    is_batched = cfg.engine.name is EngineName.batched
+    asked_with = [base.identity, str(base.device), probes.token_ids(), longest, is_batched]
+    asked_with += [sorted(cfg.lora.target_modules), cfg.dpo.weight_decay > 0]
+    key = f"verdict {cache.signature(asked_with)}"
+    if key not in kept:
+        with console.stage(f"asking {base.weights.name} what it computes"):
+            unsound = why_unsound(base, probes, longest)
+            alone = why_not_batched(base, cfg, probes) if is_batched and unsound is None else None
+        kept[key] = Verdict(unsound, alone)
+    return kept[key]
+
+
+def _folder(asked: dict[str, Any], cfg: Config) -> Path:
+    config = asked["config"]
+    decisive = {
+        "asked": [asked["model"], asked["data"], asked.get("chat_template"), config["data"], config["split"]],
+        "adapters": [config["lora"]["method"], config["lora"]["target_modules"], cfg.dpo.weight_decay > 0],
+        "length": cfg.eval.max_new_tokens,
+        "engine": config["engine"],
+        "versions": [VERSION, *_versions()],
+    }
+    return Path(cfg.out) / "cache" / "verdicts" / cache.signature(decisive)
+
+
+@once
+def _versions() -> list[str]:
+    return [importlib.metadata.version(package) for package in ("torch", "transformers", "peft")]
