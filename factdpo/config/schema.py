@@ -31,6 +31,7 @@ class Dtype(Enum):
 
 
 class Attention(Enum):
+    auto = "auto"  # what transformers picks: sdpa where the model has it, else eager
     eager = "eager"
     sdpa = "sdpa"
     flash_attention_2 = "flash_attention_2"
@@ -233,7 +234,8 @@ class ModelConfig:
         Dtype.float32, "of the base weights; LoRA weights are always float32", batched=(Dtype.float32, Dtype.bfloat16)
     )
     attention: Attention = key(
-        Attention.sdpa, "attention implementation, by transformers' name", batched=(Attention.eager, Attention.sdpa)
+        Attention.auto, "attention implementation, by transformers' name; auto: what from_pretrained picks",
+        batched=(Attention.auto, Attention.eager, Attention.sdpa),
     )
     random_init: bool = key(False, "random weights in the model's shape, for benchmarks; it knows nothing")
 

@@ -17,10 +17,14 @@ from transformers import (
 )
 
 from factdpo import console, nano
-from factdpo.config.schema import ConfigError, ModelConfig, ModelSource
+from factdpo.config.schema import Attention, ConfigError, ModelConfig, ModelSource
 from factdpo.data.encoder import Encoder
-from factdpo.models.weights import PYTHIA_SHAPES, Weights, download, download_tokenizer, locate
+from factdpo.models.weights import PYTHIA_SHAPES, Weights, check_no_adapter, download, download_tokenizer, locate
 from factdpo.store import cache
+
+# How configs call the longest row, by model: most; MPT; some decoders of translation models.
+POSITIONS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
+LISTED = 5  # tensors that a message names
 
 
 @dataclass
@@ -54,22 +58,67 @@ def load_base(cfg: ModelConfig, device: torch.device, cache_dir: Path) -> Base:
 
 
 def _loaded(cfg: ModelConfig, weights: Weights, folder: Path | None, device: torch.device) -> Base:
-    options: dict[str, Any] = {"dtype": getattr(torch, cfg.dtype.name), "attn_implementation": cfg.attention.name}
+    asked = None if cfg.attention is Attention.auto else cfg.attention.name  # None: what from_pretrained picks
+    options: dict[str, Any] = {"dtype": getattr(torch, cfg.dtype.name), "attn_implementation": asked}
     try:
-        config, adjusted = _without_dropout(_config(folder, weights))
+        config, adjusted = _without_randomness(_config(folder, weights))
         if cfg.random_init:
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(config, **options)
         else:
             assert folder is not None, "only a random_init model has no folder"
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, use_safetensors=True, trust_remote_code=False, local_files_only=True, **options
+            check_no_adapter(folder)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused here, by name
+                **options,
             )
+            _check_whole(weights, folder, info)
         tokenizer = _tokenizer(folder or nano.WEIGHTS, config)
+    except ConfigError:
+        raise
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise ConfigError(f"model.id={weights.name}: cannot be loaded from {folder}: {error}") from error
+        raise ConfigError(_load_error(cfg, weights, folder, error)) from error
     model.to(device)  # type: ignore[arg-type]
     return Base(model.eval().requires_grad_(False), tokenizer, weights, adjusted)
+
+
+def _load_error(cfg: ModelConfig, weights: Weights, folder: Path | None, error: Exception) -> str:
+    """What transformers says, by factdpo's keys."""
+    said = str(error)
+    if cfg.attention is not Attention.auto and ("attn_implementation" in said or "scaled_dot_product" in said):
+        return (
+            f"model.attention={cfg.attention.name}: {weights.name} does not have it in transformers; "
+            "use model.attention=auto, which takes what it has"
+        )
+    return f"model.id={weights.name}: cannot be loaded from {folder}: {error}"
+
+
+def _check_whole(weights: Weights, folder: Path, info: dict[str, Any]) -> None:
+    """Raises ConfigError unless the files have every tensor of the architecture, in its shape, and no other.
+
+    What the architecture ties, or ignores by its own list, is in none of transformers' lists.
+    """
+    mismatched = [f"{name} ({list(found)} for {list(wanted)})" for name, found, wanted in info["mismatched_keys"]]
+    problems = [
+        f"{what}: {', '.join(sorted(names)[:LISTED])}" + (f" and {len(names) - LISTED} more" * (len(names) > LISTED))
+        for what, names in (
+            ("missing, and would be random", info["missing_keys"]),
+            ("of another shape", mismatched),
+            ("not part of the architecture", info["unexpected_keys"]),
+        )
+        if names
+    ]
+    if problems:
+        raise ConfigError(
+            f"model.id={weights.name}: the weights in {folder} do not fit the model that its config.json describes: "
+            f"{'; '.join(problems)}. Load the model with its own code and save it with save_pretrained"
+        )
 
 
 def load_tokenizer(cfg: ModelConfig, weights: Weights, cache_dir: Path) -> Encoder:
@@ -99,8 +148,9 @@ def load_tokenizer(cfg: ModelConfig, weights: Weights, cache_dir: Path) -> Encod
 def _tokenizer(folder: Path, config: PreTrainedConfig, **gguf: str) -> PreTrainedTokenizerBase:
     """The tokenizer with the model's own limit of a row, and something to pad with if it has an end-of-text."""
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **gguf)
-    longest = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    tokenizer.model_max_length = min(longest, tokenizer.model_max_length)
+    limits = [getattr(config.get_text_config(), name, None) for name in POSITIONS]
+    limits = [limit for limit in limits if isinstance(limit, int) and limit > 0]
+    tokenizer.model_max_length = min([*limits, tokenizer.model_max_length])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -131,14 +181,17 @@ def _config(folder: Path | None, weights: Weights) -> PreTrainedConfig:
     )
 
 
-def _without_dropout(config: PreTrainedConfig) -> tuple[PreTrainedConfig, list[str]]:
-    """The config with every dropout probability set to 0, and the changes."""
+def _without_randomness(config: PreTrainedConfig, within: str = "") -> tuple[PreTrainedConfig, list[str]]:
+    """The config with every probability of dropout, and the jitter of routers, set to 0, and the changes."""
     adjusted = []
     for key, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            adjusted += _without_randomness(value, f"{within}{key}.")[1]
         dropout = ("dropout" in key and key != "classifier_dropout") or key.endswith("pdrop")  # no classifier here
-        if dropout and isinstance(value, float) and value > 0:
+        random = dropout or "layerdrop" in key or "jitter" in key
+        if random and isinstance(value, float) and value > 0:
             setattr(config, key, 0.0)
-            adjusted.append(f"{key}: {value} -> 0.0")
+            adjusted.append(f"{within}{key}: {value} -> 0.0")
     return config, adjusted
 
 

@@ -17,6 +17,7 @@ HUB_FILES = ["*.json", "*.safetensors", "*.model", "merges.txt", "vocab.txt"]
 # Not loaded, whatever it is called: what lies in folders (ONNX, checkpoints), and Mistral's own copy of its weights.
 OTHER_FILES = ["*/*", "consolidated*"]
 TEMPLATE = "chat_template.jinja"  # in the id of runs on conversations only
+ADAPTER = "adapter_config.json"  # PEFT's
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")  # a folder needs one of these
 
 # GPT-NeoX shapes of the Pythia suite (Biderman et al. 2023, table 1; 14m and 31m from their hub configs):
@@ -84,7 +85,7 @@ def are_quantised(weights: Weights) -> bool:
 def check_obtainable(cfg: ModelConfig, weights: Weights) -> None:
     """Raises ConfigError, within 5 s, if a hub model is neither on this machine nor available from the hub."""
     if cfg.attention is Attention.flash_attention_2 and importlib.util.find_spec("flash_attn") is None:
-        raise ConfigError("model.attention=flash_attention_2: the package flash-attn is not installed; use sdpa")
+        raise ConfigError("model.attention=flash_attention_2: the package flash-attn is not installed; use auto")
     if weights.commit is not None and downloaded(weights.name, weights.commit) is None:
         hub.check_access(_repo(weights.name), weights.commit, "config.json")
 
@@ -166,7 +167,8 @@ def missing_files(folder: Path) -> list[str]:
 
 
 def _folder(folder: Path, name: str, cfg: ModelConfig) -> Weights:
-    """The weights in a local folder; raises ConfigError if it lacks files."""
+    """The weights in a local folder; raises ConfigError if it lacks files, or holds an adapter too."""
+    check_no_adapter(folder)
     missing = [name for name in missing_files(folder) if not (cfg.random_init and name.endswith(".safetensors"))]
     if missing:
         raise ConfigError(
@@ -178,13 +180,27 @@ def _folder(folder: Path, name: str, cfg: ModelConfig) -> Weights:
     return Weights(name, _identity(cfg, files), folder)
 
 
+def check_no_adapter(folder: Path) -> None:
+    """Raises ConfigError for a model with an adapter beside it, which transformers would put on it unasked."""
+    if (folder / ADAPTER).is_file() and (folder / "config.json").is_file():
+        raise ConfigError(
+            f"model.id={folder}: holds a model and an adapter ({ADAPTER}), so that it is not clear which is the base; "
+            "keep them in two folders, or merge the adapter (PEFT's merge_and_unload) and save the result"
+        )
+
+
 def _identity(cfg: ModelConfig, files: dict[str, Any]) -> dict[str, Any]:
     return {
         "files": files,
         "dtype": cfg.dtype.name,
-        "attention": cfg.attention.name,
+        "attention": attention_in_id(cfg),
         "random_init": cfg.random_init,
     }
+
+
+def attention_in_id(cfg: ModelConfig) -> str:
+    """`auto` is sdpa for every model that has it; another model has no run with sdpa that it could be taken for."""
+    return (Attention.sdpa if cfg.attention is Attention.auto else cfg.attention).name
 
 
 def _smollm2() -> Path:

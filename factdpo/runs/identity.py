@@ -175,6 +175,7 @@ def _asked(cfg: Config, where: weights.Weights) -> dict[str, Any]:
     config = config_in_id(cfg)
     if cfg.split.train is None and not has_own_splits(cfg.data):
         config["split"]["train"] = TRAIN  # what null stands for
+    config["model"]["attention"] = weights.attention_in_id(cfg.model)
     asked = {
         "config": config,
         "data": data_identity(cfg.data),
