@@ -61,7 +61,7 @@ def _loaded(cfg: ModelConfig, weights: Weights, folder: Path | None, device: tor
     asked = None if cfg.attention is Attention.auto else cfg.attention.name  # None: what from_pretrained picks
     options: dict[str, Any] = {"dtype": getattr(torch, cfg.dtype.name), "attn_implementation": asked}
     try:
-        config, adjusted = _without_randomness(_config(folder, weights))
+        config, adjusted = without_randomness(_config(folder, weights))
         if cfg.random_init:
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(config, **options)
@@ -181,12 +181,12 @@ def _config(folder: Path | None, weights: Weights) -> PreTrainedConfig:
     )
 
 
-def _without_randomness(config: PreTrainedConfig, within: str = "") -> tuple[PreTrainedConfig, list[str]]:
+def without_randomness(config: PreTrainedConfig, within: str = "") -> tuple[PreTrainedConfig, list[str]]:
     """The config with every probability of dropout, and the jitter of routers, set to 0, and the changes."""
     adjusted = []
     for key, value in list(vars(config).items()):
         if isinstance(value, PreTrainedConfig):
-            adjusted += _without_randomness(value, f"{within}{key}.")[1]
+            adjusted += without_randomness(value, f"{within}{key}.")[1]
         dropout = ("dropout" in key and key != "classifier_dropout") or key.endswith("pdrop")  # no classifier here
         random = dropout or "layerdrop" in key or "jitter" in key
         if random and isinstance(value, float) and value > 0:
