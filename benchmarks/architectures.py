@@ -39,7 +39,7 @@ from factdpo.models.weights import Weights
 from factdpo.training import trl_engine
 from factdpo.training.adapters import load_trained, unload
 from factdpo.training.batched import engine as batched_engine
-from factdpo.training.batched.interrogation import why_not_batched
+from factdpo.training.batched.interrogation import interrogate
 from factdpo.training.batched.stacked_lora import Adapter, read_adapter, stacked
 from factdpo.training.engine import Member, Trained
 from factdpo.training.schedule import micro_batches
@@ -81,6 +81,7 @@ OWN: dict[str, dict[str, Any]] = {
     "mamba": {"state_size": 8},
     "mamba2": {"state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8},
     "dbrx": {"n_heads": 2, "max_seq_len": 256},
+    **{kind: {"layer_types": ["conv", "full_attention"]} for kind in ("lfm2", "lfm2_moe", "lfm3")},
     "qwen2": {"use_sliding_window": True, "max_window_layers": 1},
     "qwen3": {"use_sliding_window": True, "max_window_layers": 1},
 }
@@ -190,7 +191,10 @@ def examine(kind: str, long: int = LONG, **changes: Any) -> Found:
     probes = extremes([pairs, test])
     if sentence := why_unsound(base, probes, longest=max(128, long + 20)):
         return Found("refused", sentence)
-    if sentence := why_not_batched(base, cfg, probes):
+    no_engine, sentence = interrogate(base, cfg, probes)
+    if no_engine:
+        return Found("refused", no_engine)
+    if sentence:
         ending = _trl(base, Run(cfg, pairs))
         if isinstance(ending, Exception):
             return Found("refused", f"{sentence}; and by TRL {_said(ending)}")
@@ -231,7 +235,7 @@ def _difference(kind: str, changes: dict[str, Any], base: Base, pairs: Pairs, te
         other_base = base_of(kind, tiny_model(kind, **changes))
         ending = _trl(other_base, Run(cfgs[0], pairs), rows)
         if isinstance(ending, Exception):
-            raise ending
+            return f"TRL cannot: {_said(ending)}"
         ending.save(folder := Path(scratch) / "trl")
         theirs = read_adapter(folder / "adapter")
         apart = {
@@ -298,6 +302,7 @@ def _stop(*_: Any) -> None:
 
 def main(kinds: list[str]) -> int:
     """Prints a line per type; returns 1 if any is wrong."""
+    torch.set_num_threads(1)  # the models are tiny
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     transformers.logging.set_verbosity_error()

@@ -54,7 +54,7 @@ def _too_long(base: Base, longest: int) -> str | None:
     except (IndexError, ValueError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        return f"it cannot compute a row of {longest} tokens ({type(error).__name__}: {_first_line(error)})"
+        return f"it cannot compute a row of {longest} tokens ({type(error).__name__}: {first_line(error)})"
     return None
 
 
@@ -106,5 +106,5 @@ def in_float32(model: nn.Module) -> Iterator[None]:
             tensor.data = data
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0]

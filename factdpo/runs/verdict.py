@@ -10,7 +10,7 @@ from functools import cache as once
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from factdpo.config.schema import Config, ConfigError, EngineName
+from factdpo.config.schema import Config, ConfigError, EngineName, Method
 from factdpo.store import cache
 
 if TYPE_CHECKING:
@@ -37,10 +37,7 @@ def stored_verdict(asked: dict[str, Any], cfg: Config) -> Verdict | None:
 
 
 def verdict(run: "Prepared", asked: dict[str, Any], kept: dict[str, Verdict]) -> Verdict:
-    """What the base says, asked once per base, targets and data; runs with the same `kept` share what it is asked with.
-
-    `run` is prepared with the engine that its config chose.
-    """
+    """What the base says, asked once per base, targets and data; runs that share `kept` ask no question twice."""
     folder = _folder(asked, run.cfg)
 
     def ask(target: Path) -> None:
@@ -62,21 +59,21 @@ def _ask(run: "Prepared", kept: dict[str, Verdict]) -> Verdict:
     from factdpo import console
     from factdpo.evaluation.generation import NEUTRAL_TOKENS
     from factdpo.models.soundness import extremes, why_unsound
-    from factdpo.training.batched.interrogation import why_not_batched
+    from factdpo.training.batched.interrogation import Findings, interrogate
 
     base, cfg = run.base, run.cfg
     probes = extremes(list(run.pairs.values()))
     longest = max(len(p) + max(len(c), len(r)) for p, c, r in probes.token_ids())
     longest = min(base.encoder.longest, max(longest + cfg.eval.max_new_tokens, NEUTRAL_TOKENS))
-    is_batched = cfg.engine.name is EngineName.batched
-    asked_with = [base.identity, str(base.device), probes.token_ids(), longest, is_batched]
-    asked_with += [sorted(cfg.lora.target_modules), cfg.dpo.weight_decay > 0]
+    asked_with = [base.identity, str(base.device), probes.token_ids(), longest]
+    asked_with += [cfg.lora.method.name, sorted(cfg.lora.target_modules), cfg.dpo.weight_decay > 0]
     key = f"verdict {cache.signature(asked_with)}"
     if key not in kept:
         with console.stage(f"asking {base.weights.name} what it computes"):
             unsound = why_unsound(base, probes, longest)
-            alone = why_not_batched(base, cfg, probes) if is_batched and unsound is None else None
-        kept[key] = Verdict(unsound, alone)
+            has_adapters = unsound is None and cfg.lora.method is Method.lora
+            found = interrogate(base, cfg, probes) if has_adapters else Findings()
+        kept[key] = Verdict(unsound or found.no_engine, found.not_batched)
     return kept[key]
 
 
@@ -86,7 +83,7 @@ def _folder(asked: dict[str, Any], cfg: Config) -> Path:
         "asked": [asked["model"], asked["data"], asked.get("chat_template"), config["data"], config["split"]],
         "adapters": [config["lora"]["method"], config["lora"]["target_modules"], cfg.dpo.weight_decay > 0],
         "length": cfg.eval.max_new_tokens,
-        "engine": config["engine"],
+        "device": cfg.engine.device.name,
         "versions": [VERSION, *_versions()],
     }
     return Path(cfg.out) / "cache" / "verdicts" / cache.signature(decisive)

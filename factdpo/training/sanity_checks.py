@@ -24,10 +24,10 @@ class SanityCheckError(RuntimeError):
     """Training did something that it cannot do if all is well; the message gives the expected and the actual value."""
 
 
-def check_first_step(cfg: Config, row: Row) -> dict[str, Any]:
+def check_first_step(cfg: Config, row: Row, router_loss: float = 0.0) -> dict[str, Any]:
     """Check that at step 1 the policy is the reference: log-ratios of 0, and the loss at zero margin.
 
-    `row` is the first of the history. Returns what was compared, for the record; raises SanityCheckError.
+    `router_loss` is what a mixture of experts adds to the loss, weighted (Switch, arXiv 2101.03961 eq. 4). `row` is the first of the history. Returns what was compared, for the record; raises SanityCheckError.
     """
     tolerance = TOLERANCE["bfloat16" if cfg.dpo.bf16 else cfg.model.dtype.name]
     expected = _loss_at_zero_margin(cfg)
@@ -35,6 +35,7 @@ def check_first_step(cfg: Config, row: Row) -> dict[str, Any]:
     problems = [f"{side} differs by {value:.3g} nats" for side, value in nats.items() if abs(value) > tolerance]
     compared: dict[str, Any] = {}
     if expected is not None:
+        expected += router_loss
         compared |= {"first_loss": row["loss"], "expected_first_loss": expected}
         if abs(row["loss"] - expected) > tolerance * max(1.0, abs(expected)):
             problems.append(f"the loss is {row['loss']:.6g} and not {expected:.6g}")

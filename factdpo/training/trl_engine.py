@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -112,7 +112,7 @@ class _PairsTrainer(DPOTrainer):
 class _Watch(TrainerCallback):
     """Hands on every row of the history, runs the canary checks, and evaluates as eval.every says."""
 
-    def __init__(self, member: Member, trainer: Trainer, started: float):
+    def __init__(self, member: Member, trainer: DPOTrainer, started: float):
         self.member, self.cfg, self.trainer, self.started = member, member.cfg, trainer, started
         self.canaries: dict[str, Any] = {}
         self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]  # type: ignore[union-attr]
@@ -140,7 +140,8 @@ class _Watch(TrainerCallback):
         self.member.record(row)
         sanity_checks.check_finite(row)
         if state.global_step == 1:  # logged whatever log_every is
-            self.canaries |= sanity_checks.check_first_step(self.cfg, row)
+            router_loss = self.trainer.router_aux_loss_coef * logs.get("aux_loss", 0.0)
+            self.canaries |= sanity_checks.check_first_step(self.cfg, row, router_loss)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == state.max_steps:

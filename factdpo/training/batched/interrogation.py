@@ -21,7 +21,7 @@ from factdpo.config.schema import Config, ConfigError, LoraConfig
 from factdpo.data.pairs import Pairs
 from factdpo.models.base import Base
 from factdpo.models.logps import completion_logps
-from factdpo.models.soundness import NATS, in_float32
+from factdpo.models.soundness import NATS, first_line, in_float32
 from factdpo.training.batched.packing import pack
 from factdpo.training.batched.stacked_lora import Adapter, Stack, check_linear, stacked, with_adapter
 
@@ -44,21 +44,33 @@ class Asked(NamedTuple):
     grads: dict[str, tuple[Tensor, Tensor]]  # of each layer's A and B
 
 
-def why_not_batched(base: Base, cfg: Config, probes: Pairs) -> str | None:
-    """Why the batched engine does not compute this run on this base exactly, as a sentence; None where it does.
+class Findings(NamedTuple):
+    """Sentences; None where nothing is wrong."""
+
+    no_engine: str | None = None  # why PEFT's model itself does not compute
+    not_batched: str | None = None  # why the batched engine would compute something else
+
+
+def interrogate(base: Base, cfg: Config, probes: Pairs) -> Findings:
+    """Whether this run can be trained with adapters on this base, and by the batched engine.
 
     `probes`: few pairs, the longest and the shortest among them (`soundness.extremes`).
     """
     devices = [base.device] if base.device.type == "cuda" else []
-    try:
-        if sentence := router_loss(base):
-            raise Unfit(sentence)
-        with torch.random.fork_rng(devices), in_float32(base.model):
-            asked = _asked_of_peft(base, cfg, probes)
-            _compare(base, asked)
-    except (Unfit, ConfigError) as error:
-        return str(error)
-    return None
+    with torch.random.fork_rng(devices), in_float32(base.model):
+        try:
+            with _understood(f"lora.target_modules={cfg.lora.target_modules}: PEFT's adapters on them do not compute"):
+                asked, unlike = _asked_of_peft(base, cfg, probes)
+        except (Unfit, ConfigError) as error:
+            return Findings(no_engine=str(error))
+        if sentence := unlike or router_loss(base):
+            return Findings(not_batched=sentence)
+        try:
+            with _understood("its forward does not take several pairs in a row"):
+                _compare(base, asked)
+        except Unfit as error:
+            return Findings(not_batched=str(error))
+    return Findings()
 
 
 def router_loss(base: Base) -> str | None:
@@ -73,22 +85,34 @@ def router_loss(base: Base) -> str | None:
 # ------------------------------------------------------------------------------------------------------- PEFT's answer
 
 
-def _asked_of_peft(base: Base, cfg: Config, probes: Pairs) -> list[Asked]:
-    """Two runs, each with every other of the probes and random weights of its own, as PEFT's model computes them."""
+def _asked_of_peft(base: Base, cfg: Config, probes: Pairs) -> tuple[list[Asked], str | None]:
+    """Two runs, each with every other of the probes and random weights of its own, as PEFT's model computes them.
+
+    With them, why PEFT's model is none that could be stacked, as a sentence.
+    """
     lora = LoraConfig(rank=RANK, alpha=float(RANK), target_modules=cfg.lora.target_modules)
     small = dataclasses.replace(cfg, lora=lora)
     with with_adapter(small, base) as model:
         layers = {n: m for n, m in model.base_model.model.named_modules() if isinstance(m, LoraLayer)}
-        for name, module in layers.items():
-            check_linear(name, module)
-        if cfg.dpo.weight_decay:
-            _check_decay(model)
+        unlike = _not_linear(layers) or (_not_decayed(model) if cfg.dpo.weight_decay else None)
+        adapters = [_random_adapter(layers, model.active_peft_config, seed) for seed in range(2)] if not unlike else []
         asked = []
-        for run in range(2):
-            adapter = _random_adapter(layers, model.active_peft_config, seed=run)
+        for run, adapter in enumerate(adapters):
             rows = list(range(run, len(probes), 2)) or [0]
             asked.append(_answers_alone(base, model, layers, adapter, probes.select(rows)))
-    return asked
+        if unlike:
+            ids = torch.tensor([probes.prompt_ids[0]], device=base.device)
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    return asked, unlike
+
+
+def _not_linear(layers: dict[str, LoraLayer]) -> str | None:
+    try:
+        for name, module in layers.items():
+            check_linear(name, module)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _random_adapter(layers: dict[str, LoraLayer], config: Any, seed: int) -> Adapter:
@@ -133,12 +157,13 @@ def _answers_alone(base: Base, model: Any, layers: dict[str, LoraLayer], adapter
     return Asked(pairs, adapter, logps, grads)
 
 
-def _check_decay(model: Any) -> None:
+def _not_decayed(model: Any) -> str | None:
     """The Trainer exempts parameters from weight decay by their names."""
     decayed = set(Trainer.get_decay_parameter_names(cast(Trainer, None), model))
     exempt = [name for name, p in model.named_parameters() if p.requires_grad and name not in decayed]
-    if exempt:
-        raise Unfit(f"transformers' Trainer exempts {len(exempt)} adapters from weight decay by name, as {exempt[0]}")
+    if not exempt:
+        return None
+    return f"transformers' Trainer exempts {len(exempt)} of its adapters from dpo.weight_decay by name, as {exempt[0]}"
 
 
 # ---------------------------------------------------------------------------------------------------- and the stack's
@@ -150,7 +175,7 @@ def _compare(base: Base, asked: list[Asked]) -> None:
     sorted_runs = [
         (pairs, sorted(rows, key=lambda row, pairs=pairs: pairs.prompt_ids[row])) for pairs, rows in runs
     ]
-    with _understood(), stacked(base, [of_run.adapter for of_run in asked], RANK) as stack:
+    with stacked(base, [of_run.adapter for of_run in asked], RANK) as stack:
         weights = {name: (a.requires_grad_(), b.requires_grad_()) for name, (a, b) in stack.views(stack.masters).items()}
         stack.use(weights, stack.scales)
         with _called_once(stack):
@@ -167,15 +192,14 @@ def _compare(base: Base, asked: list[Asked]) -> None:
 
 
 @contextmanager
-def _understood() -> Iterator[None]:
-    """What a model says that cannot be asked this way at all, as Unfit."""
+def _understood(what: str) -> Iterator[None]:
+    """What torch says of a model that cannot be asked this way at all, as Unfit."""
     try:
         yield
-    except (Unfit, torch.OutOfMemoryError):
+    except (Unfit, ConfigError, torch.OutOfMemoryError):
         raise
     except (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as e:
-        first = (str(e).strip().splitlines() or [""])[0]
-        raise Unfit(f"its forward does not take several pairs in a row ({type(e).__name__}: {first})") from e
+        raise Unfit(f"{what} ({type(e).__name__}: {first_line(e)})") from e
 
 
 @contextmanager

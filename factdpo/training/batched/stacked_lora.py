@@ -346,8 +346,8 @@ def check_linear(name: str, module: LoraLayer) -> None:
     inner: Any = module.get_base_layer()
     if not isinstance(inner, nn.Linear | Conv1D) or not cast(Tensor, inner.weight).is_floating_point():
         raise ConfigError(
-            f"engine=batched: {name} is a {type(inner).__name__}, and only ordinary linear layers can be "
-            "adapted together; use engine=trl, or other lora.target_modules"
+            f"lora.target_modules: {name} is a {type(inner).__name__}, and only ordinary linear layers can be "
+            "adapted together"
         )
 
 
