@@ -75,6 +75,8 @@ SIZES = {
 }  # fmt: skip
 # What a few need besides.
 OWN: dict[str, dict[str, Any]] = {
+    "diffllama": {"num_key_value_heads": 2},
+    "codegen": {"n_head": 4, "rotary_dim": 8},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "xlm": {"causal": True},
     "rwkv": {"attention_hidden_size": 32, "context_length": 256},
@@ -119,6 +121,8 @@ def _shrunk(cls: Any, changes: dict[str, Any]) -> Any:
         if name in known and (inside := getattr(default, name, None)) is not None:
             sizes[name] = _shrunk(type(inside), {})
         del part
+    if "qk_rope_head_dim" in known:  # multi-head latent attention: what is rotated is the head
+        sizes["head_dim"] = sizes["qk_rope_head_dim"]
     kinds = list(dict.fromkeys(getattr(default, "layer_types", None) or []))
     if kinds and "layer_types" in known:
         layers = max(2, len(kinds))

@@ -54,7 +54,7 @@ def pair_logps(
             attention_mask=batch.attention[:forward].to(device),
             logits_to_keep=batch.keep,
             use_cache=False,
-        ).logits
+        ).logits[:, -batch.keep :]  # some models keep all
         logits = logits.repeat(len(batch.ids) // forward, 1, 1)
         ids, mask = batch.ids[:, -batch.keep :].to(device), batch.completion[:, -batch.keep :].to(device)
         chosen[rows], rejected[rows] = completion_logps(logits, ids, mask).cpu().chunk(2)

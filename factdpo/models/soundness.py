@@ -18,6 +18,10 @@ from factdpo.models.base import Base
 from factdpo.models.scoring import pair_logps
 
 NATS = 1e-3  # between two computations of one log-prob in float32: rounding of models of any size, far below any fault
+# What models raise that cannot compute what they are given: torch's words and Python's, not the user's.
+CANNOT = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 
 def extremes(splits: list[Pairs]) -> Pairs:
@@ -51,9 +55,9 @@ def _too_long(base: Base, longest: int) -> str | None:
     try:
         with torch.no_grad():
             base.model(input_ids=row, attention_mask=row, use_cache=False)
-    except (IndexError, ValueError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except torch.OutOfMemoryError:
+        raise
+    except CANNOT as error:
         return f"it cannot compute a row of {longest} tokens ({type(error).__name__}: {first_line(error)})"
     return None
 

@@ -57,22 +57,16 @@ def execute(attempts: list[Attempt], session: Session, clock: Clock) -> Generato
 def _execute_cohort(
     cohort: list[Attempt], session: Session, logs: list[logging.Handler], clock: Clock, alone: bool
 ) -> Iterator[tuple[Attempt, Outcome]]:
-    """The runs of a cohort; those whose base turns out to need TRL come after the others, which share the base."""
+    """The runs of a cohort; those whose base turns out to need TRL come last, since training by TRL changes it."""
     prepared: dict[Attempt, Prepared] = {}
-    need_trl: list[Attempt] = []
     for attempt in cohort:
         try:
             if alone:
                 _open(attempt, logs)
                 clock.charge([[attempt]])
             attempt.stage = "reference"
-            run = prepare(attempt.spec.trains, session)
-            verdict.apply(verdict.verdict(run, attempt.spec.asked, session.verdicts), attempt.spec)
+            prepared |= _prepared(attempt, session)
             clock.charge([[attempt]])
-            if attempt.spec.trains.engine.name is not run.cfg.engine.name:
-                need_trl.append(attempt)
-                continue
-            prepared[attempt] = run
             attempt.stage = "train"
         except Exception as error:
             yield attempt, _close(attempt, logs, partial(_raise, error), clock)
@@ -84,10 +78,24 @@ def _execute_cohort(
         clock.charge([[attempt] for attempt in left])
         for attempt in left:
             yield attempt, _close(attempt, logs, partial(_raise, error), clock)
-    for attempt in need_trl:
-        with attempt.logged():
-            log.info("engine: %s", attempt.spec.engine)
+    prepared.clear()  # and with it the base, of which TRL wants a fresh one
+    for attempt in [attempt for attempt in cohort if attempt.outcome is None]:
         yield from _execute_cohort([attempt], session, logs, clock, alone)
+
+
+def _prepared(attempt: Attempt, session: Session) -> dict[Attempt, Prepared]:
+    """The run before its training; nothing where its base, asked now, needs TRL and not the engine of the cohort.
+
+    Raises ConfigError for a base that no engine can train, or not the one that the config insists on.
+    """
+    engine = attempt.spec.engine
+    run = prepare(attempt.spec.trains, session)
+    verdict.apply(verdict.verdict(run, attempt.spec.asked, session.verdicts), attempt.spec)
+    if attempt.spec.engine == engine:
+        return {attempt: run}
+    with attempt.logged():
+        log.info("engine: %s", attempt.spec.engine)
+    return {}
 
 
 def _open(attempt: Attempt, logs: list[logging.Handler]) -> None:

@@ -21,7 +21,7 @@ from factdpo.config.schema import Config, ConfigError, LoraConfig
 from factdpo.data.pairs import Pairs
 from factdpo.models.base import Base
 from factdpo.models.logps import completion_logps
-from factdpo.models.soundness import NATS, first_line, in_float32
+from factdpo.models.soundness import CANNOT, NATS, first_line, in_float32
 from factdpo.training.batched.packing import pack
 from factdpo.training.batched.stacked_lora import Adapter, Stack, check_linear, stacked, with_adapter
 
@@ -59,7 +59,7 @@ def interrogate(base: Base, cfg: Config, probes: Pairs) -> Findings:
     devices = [base.device] if base.device.type == "cuda" else []
     with torch.random.fork_rng(devices), in_float32(base.model):
         try:
-            with _understood(f"lora.target_modules={cfg.lora.target_modules}: PEFT's adapters on them do not compute"):
+            with _understood(f"lora.target_modules={cfg.lora.target_modules}: PEFT's adapters on them do not compute; name the layers"):
                 asked, unlike = _asked_of_peft(base, cfg, probes)
         except (Unfit, ConfigError) as error:
             return Findings(no_engine=str(error))
@@ -198,8 +198,8 @@ def _understood(what: str) -> Iterator[None]:
         yield
     except (Unfit, ConfigError, torch.OutOfMemoryError):
         raise
-    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as e:
-        raise Unfit(f"{what} ({type(e).__name__}: {first_line(e)})") from e
+    except CANNOT as error:
+        raise Unfit(f"{what} ({type(error).__name__}: {first_line(error)})") from error
 
 
 @contextmanager
