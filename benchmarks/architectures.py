@@ -82,7 +82,7 @@ OWN: dict[str, dict[str, Any]] = {
     "rwkv": {"attention_hidden_size": 32, "context_length": 256},
     "mamba": {"state_size": 8},
     "mamba2": {"state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8},
-    "dbrx": {"n_heads": 2, "max_seq_len": 256},
+    "dbrx": {"attn_config": {"kv_n_heads": 1, "rope_theta": 1e4}, "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4}},
     **{kind: {"layer_types": ["conv", "full_attention"]} for kind in ("lfm2", "lfm2_moe", "lfm3")},
     "qwen2": {"use_sliding_window": True, "max_window_layers": 1},
     "qwen3": {"use_sliding_window": True, "max_window_layers": 1},
@@ -117,12 +117,11 @@ def _shrunk(cls: Any, changes: dict[str, Any]) -> Any:
     default = cls()
     sizes = {name: value for name, value in SIZES.items() if name in known}
     sizes |= {inner: SIZES[outer] for inner, outer in mapped.items() if inner in known and outer in SIZES}
-    for name, part in getattr(cls, "sub_configs", {}).items():
-        if name in known and (inside := getattr(default, name, None)) is not None:
+    for name in getattr(cls, "sub_configs", {}):
+        if name in known and name not in changes and (inside := getattr(default, name, None)) is not None:
             sizes[name] = _shrunk(type(inside), {})
-        del part
     if "qk_rope_head_dim" in known:  # multi-head latent attention: what is rotated is the head
-        sizes["head_dim"] = sizes["qk_rope_head_dim"]
+        sizes |= {"head_dim": sizes["qk_rope_head_dim"], "num_key_value_heads": 2}
     kinds = list(dict.fromkeys(getattr(default, "layer_types", None) or []))
     if kinds and "layer_types" in known:
         layers = max(2, len(kinds))
