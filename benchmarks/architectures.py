@@ -9,276 +9,25 @@ runs are trained by that engine and by TRL: rows, weights and scores must agree,
 and prompts that begin alike in the test split alone. Where it is "trl", TRL must train it.
 """
 
-import dataclasses
 import logging
-import random
 import re
 import signal
 import sys
-import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import transformers
-from torch import nn
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.pytorch_utils import Conv1D
 
-from factdpo import nano
-from factdpo.config.schema import Config
-from factdpo.config.validate import validate
-from factdpo.data.facts import Fact
-from factdpo.data.pairs import Pairs
-from factdpo.models.base import Base, without_randomness
-from factdpo.models.scoring import PairLogps, pair_logps
-from factdpo.models.soundness import extremes, why_unsound
-from factdpo.models.weights import Weights
-from factdpo.training import trl_engine
-from factdpo.training.adapters import load_trained, unload
-from factdpo.training.batched import engine as batched_engine
-from factdpo.training.batched.interrogation import interrogate
-from factdpo.training.batched.stacked_lora import Adapter, read_adapter, stacked
-from factdpo.training.engine import Member, Trained
-from factdpo.training.schedule import micro_batches
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the tests' helpers
+
+from tests.helpers.architectures import Found, examine, said
 
 DOCS = Path(__file__).parents[1] / "docs" / "models.md"
 MARKS = ("<!-- architectures -->", "<!-- /architectures -->")
 SECONDS = 120  # for one architecture
-WINDOW = 16  # positions of every sliding window and chunk
-LONG = 40  # tokens of a long prompt
-VOCABULARY = 512
-ROWS, WEIGHTS, SCORES = 1e-4, 1e-3, 1e-3  # what may differ: of a row's number, of a tensor's norm, in nats
-
-# A small number for every name of a size; a config takes those that it has.
-SIZES = {
-    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "n_embed", "word_embed_proj_dim", "embedding_size"), 32),
-    **dict.fromkeys(("input_embedding_size", "dim_model", "emb_dim"), 32),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"), 2),
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 2),
-    **dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads", "num_encoder_attention_heads"), 2),
-    **dict.fromkeys(("num_decoder_attention_heads", "num_decoder_layers", "num_encoder_layers"), 2),
-    "num_key_value_heads": 1, "head_dim": 16, "kv_channels": 16,
-    **dict.fromkeys(("intermediate_size", "ffn_dim", "decoder_ffn_dim", "encoder_ffn_dim", "n_inner", "ffn_hidden_size"), 64),
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"), 32),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
-    **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk"), 2),
-    **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace", "n_shared_experts"), 1),
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"), 256),
-    **dict.fromkeys(("sliding_window", "attention_chunk_size", "attention_window_size", "window_size"), WINDOW),
-    **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "v_head_dim", "rotary_dim"), 16),
-    **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim"), 8),
-    **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0),
-    "vocab_size": VOCABULARY, "is_decoder": True, "use_cache": False,
-}  # fmt: skip
-# What a few need besides.
-OWN: dict[str, dict[str, Any]] = {
-    "diffllama": {"num_key_value_heads": 2},
-    "codegen": {"n_head": 4, "rotary_dim": 8},
-    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "xlm": {"causal": True},
-    "rwkv": {"attention_hidden_size": 32, "context_length": 256},
-    "mamba": {"state_size": 8},
-    "mamba2": {"state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8},
-    "dbrx": {"attn_config": {"kv_n_heads": 1, "rope_theta": 1e4}, "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4}},
-    **{kind: {"layer_types": ["conv", "full_attention"]} for kind in ("lfm2", "lfm2_moe", "lfm3")},
-    "qwen2": {"use_sliding_window": True, "max_window_layers": 1},
-    "qwen3": {"use_sliding_window": True, "max_window_layers": 1},
-}
-
-
-class Found(NamedTuple):
-    """What became of an architecture."""
-
-    outcome: str  # batched, trl, refused, or not tried
-    reason: str
-
-
-# ------------------------------------------------------------------------------------------------- a tiny model of each
-
-
-def tiny_model(kind: str, **changes: Any) -> Any:
-    """A random model of this type in eval mode, frozen, with two layers or one of each kind."""
-    torch.manual_seed(0)
-    config, _ = without_randomness(_shrunk(CONFIG_MAPPING[kind], OWN.get(kind, {}) | changes))
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    for module in model.modules():  # weights so large that the predictions differ
-        if isinstance(module, nn.Linear | nn.Embedding | Conv1D) and module.weight.is_floating_point():
-            nn.init.normal_(module.weight, std=0.25)
-    return model.eval().requires_grad_(False)
-
-
-def _shrunk(cls: Any, changes: dict[str, Any]) -> Any:
-    """The config with every size that it has small, and so those of the configs within it."""
-    known = {field.name for field in dataclasses.fields(cls)}
-    mapped = {inner: outer for outer, inner in getattr(cls, "attribute_map", {}).items()}
-    default = cls()
-    sizes = {name: value for name, value in SIZES.items() if name in known}
-    sizes |= {inner: SIZES[outer] for inner, outer in mapped.items() if inner in known and outer in SIZES}
-    for name in getattr(cls, "sub_configs", {}):
-        if name in known and name not in changes and (inside := getattr(default, name, None)) is not None:
-            sizes[name] = _shrunk(type(inside), {})
-    if "qk_rope_head_dim" in known:  # multi-head latent attention: what is rotated is the head
-        sizes |= {"head_dim": sizes["qk_rope_head_dim"], "num_key_value_heads": 2}
-    kinds = list(dict.fromkeys(getattr(default, "layer_types", None) or []))
-    if kinds and "layer_types" in known:
-        layers = max(2, len(kinds))
-        sizes["layer_types"] = (kinds * 2)[:layers]
-        sizes["num_hidden_layers"] = layers
-    return cls(**(sizes | {name: value for name, value in changes.items() if name in known}))
-
-
-def base_of(kind: str, model: Any) -> Base:
-    tokenizer = AutoTokenizer.from_pretrained(nano.WEIGHTS)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    return Base(model, tokenizer, Weights(kind, {"files": kind}), adjusted=[])
-
-
-# ----------------------------------------------------------------------------------------------------------- its data
-
-
-def training_pairs(cfg: Config, long: int = LONG) -> Pairs:
-    """Short prompts, and two long ones that are not in the first batch."""
-    pairs = random_pairs(24, seed=1)
-    (first,) = next(micro_batches(len(pairs), cfg.dpo))
-    rng = random.Random(2)
-    for row in [row for row in range(len(pairs)) if row not in first][:2]:
-        pairs.prompt_ids[row][:] = [rng.randrange(1, VOCABULARY) for _ in range(long)]
-    return pairs
-
-
-def test_pairs(long: int = LONG) -> Pairs:
-    """Prompts that begin alike, some of them long."""
-    pairs, rng = random_pairs(16, seed=3), random.Random(4)
-    for row in range(8):
-        beginning = [rng.randrange(1, VOCABULARY) for _ in range(long if row < 2 else 6)] if row % 2 == 0 else beginning
-        pairs.prompt_ids[row][:] = [*beginning, row + 1]
-    return pairs
-
-
-def random_pairs(count: int, seed: int) -> Pairs:
-    """Prompts of 2 to 9 random tokens, answers of 1 to 3 that begin differently."""
-    rng = random.Random(seed)
-
-    def ids(length: int, low: int, high: int) -> list[int]:
-        return [rng.randrange(low, high) for _ in range(length)]
-
-    half = VOCABULARY // 2
-    prompts = [ids(rng.randint(2, 9), 1, VOCABULARY) for _ in range(count)]
-    chosen = [ids(rng.randint(1, 3), 1, half) for _ in range(count)]
-    rejected = [ids(rng.randint(1, 3), half, VOCABULARY) for _ in range(count)]
-    return Pairs([Fact(i, f"prompt {i}", "yes", "no") for i in range(count)], prompts, chosen, rejected, pad_id=0)
-
-
-def config(seed: int = 0) -> Config:
-    cfg = Config()
-    cfg.dpo.epochs, cfg.dpo.max_steps, cfg.dpo.batch_size, cfg.dpo.seed = None, 6, 4, seed
-    cfg.lora.rank, cfg.lora.alpha = 4, 8.0
-    cfg.eval.every, cfg.track.wandb = "never", False
-    return validate(cfg)
-
-
-# ------------------------------------------------------------------------------------------------------------- the answer
-
-
-def examine(kind: str, long: int = LONG, **changes: Any) -> Found:
-    """What factdpo does with a model of this type, tried."""
-    try:
-        base = base_of(kind, tiny_model(kind, **changes))
-    except Exception as error:
-        return Found("not tried", f"no tiny model: {_said(error)}")
-    cfg = config()
-    pairs, test = training_pairs(cfg, long), test_pairs(long)
-    probes = extremes([pairs, test])
-    if sentence := why_unsound(base, probes, longest=max(128, long + 20)):
-        return Found("refused", sentence)
-    no_engine, sentence = interrogate(base, cfg, probes)
-    if no_engine:
-        return Found("refused", no_engine)
-    if sentence:
-        ending = _trl(base, Run(cfg, pairs))
-        if isinstance(ending, Exception):
-            return Found("refused", f"{sentence}; and by TRL {_said(ending)}")
-        return Found("trl", sentence)
-    return Found("batched", _difference(kind, changes, base, pairs, test))
-
-
-class Run(NamedTuple):
-    cfg: Config
-    pairs: Pairs
-
-
-def _trl(base: Base, run: Run, rows: list[dict[str, Any]] | None = None) -> Trained | Exception:
-    refs = pair_logps(base.model, run.pairs, 64)
-    rows = [] if rows is None else rows
-    member = Member("0", run.cfg, run.pairs, refs, {}, lambda scores: {}, lambda *new: rows.extend(new))
-    (((_, ending),),) = trl_engine.fit(base, [member])
-    return ending
-
-
-def _difference(kind: str, changes: dict[str, Any], base: Base, pairs: Pairs, test: Pairs) -> str:
-    """Trains two runs at once, the first by TRL too, and compares; raises AssertionError where they part."""
-    cfgs = [config(), config(seed=1)]
-    refs = pair_logps(base.model, pairs, 64)
-    histories: list[list[dict[str, Any]]] = [[], []]
-    members = [
-        Member(str(number), cfg, pairs, refs, {}, lambda scores: {}, lambda *new, of=of: of.extend(new))
-        for number, (cfg, of) in enumerate(zip(cfgs, histories, strict=True))
-    ]
-    with tempfile.TemporaryDirectory() as scratch:
-        endings = {
-            member.key: ending for group in batched_engine.fit_many(base, members, Path(scratch)) for member, ending in group
-        }
-        own = endings["0"]
-        if isinstance(own, Exception):
-            raise own
-        rows: list[dict[str, Any]] = []
-        other_base = base_of(kind, tiny_model(kind, **changes))
-        ending = _trl(other_base, Run(cfgs[0], pairs), rows)
-        if isinstance(ending, Exception):
-            return f"TRL cannot: {_said(ending)}"
-        ending.save(folder := Path(scratch) / "trl")
-        theirs = read_adapter(folder / "adapter")
-        apart = {
-            "rows": max(abs(a["loss"] - b["loss"]) for a, b in zip(histories[0], rows, strict=True)),
-            "weights": _weights_apart(own.weights, theirs),  # type: ignore[arg-type]
-            "scores": _scores_apart(base, folder, theirs, test),
-        }
-    limits = {"rows": ROWS, "weights": WEIGHTS, "scores": SCORES}
-    if bad := {name: value for name, value in apart.items() if not value <= limits[name]}:
-        raise AssertionError(f"{kind}: engine=batched is not TRL: {bad}")
-    return f"{apart['rows']:.0e}, {apart['weights']:.0e}, {apart['scores']:.0e}"
-
-
-def _weights_apart(one: Adapter, other: Adapter) -> float:
-    """Largest difference of a tensor, relative to its norm."""
-    assert one.layers.keys() == other.layers.keys()
-    return max(
-        ((x - y).norm() / y.norm().clamp(min=1e-12)).item()
-        for name in one.layers
-        for x, y in zip(one.layers[name], other.layers[name], strict=True)
-    )
-
-
-def _scores_apart(base: Base, folder: Path, adapter: Adapter, pairs: Pairs) -> float:
-    """Of the trained model, between PEFT's and the stack's scoring, in nats."""
-    with stacked(base, [adapter, adapter], adapter.config.r) as stack:
-        ours = stack.logps([pairs, pairs], 2048)[1]
-    model = load_trained(base, folder)
-    try:
-        theirs: PairLogps = pair_logps(model, pairs, 4)
-    finally:
-        unload(model)
-    return max((getattr(ours, side) - getattr(theirs, side)).abs().max().item() for side in ("chosen", "rejected"))
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:160]
-
-
-# -------------------------------------------------------------------------------------------------------------- the table
 
 
 def table(found: dict[str, Found]) -> str:
@@ -295,7 +44,9 @@ def table(found: dict[str, Found]) -> str:
         "| type | engine | why |", "|---|---|---|",
     ]  # fmt: skip
     for outcome in ("trl", "refused", "not tried", "WRONG"):
-        lines += [f"| {kind} | {outcome} | {reason.replace('|', '/')} |" for kind, reason in by_outcome.get(outcome, [])]
+        lines += [
+            f"| {kind} | {outcome} | {reason.replace('|', '/')} |" for kind, reason in by_outcome.get(outcome, [])
+        ]
     return "\n".join(lines)
 
 
@@ -316,7 +67,7 @@ def main(kinds: list[str]) -> int:
         try:
             found[kind] = examine(kind)
         except Exception as error:
-            found[kind] = Found("WRONG", _said(error))
+            found[kind] = Found("WRONG", said(error))
         signal.alarm(0)
         print(f"{kind}: {found[kind].outcome}: {found[kind].reason}", flush=True)
     if not kinds:

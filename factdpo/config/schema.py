@@ -234,7 +234,8 @@ class ModelConfig:
         Dtype.float32, "of the base weights; LoRA weights are always float32", batched=(Dtype.float32, Dtype.bfloat16)
     )
     attention: Attention = key(
-        Attention.auto, "attention implementation, by transformers' name; auto: what from_pretrained picks",
+        Attention.auto,
+        "attention implementation, by transformers' name; auto: what from_pretrained picks",
         batched=(Attention.auto, Attention.eager, Attention.sdpa),
     )
     random_init: bool = key(False, "random weights in the model's shape, for benchmarks; it knows nothing")

@@ -41,7 +41,6 @@ class Pairs:
         columns = (self.facts, self.prompt_ids, self.chosen_ids, self.rejected_ids)
         return Pairs(*([column[row] for row in rows] for column in columns), self.pad_id)  # type: ignore[arg-type]
 
-
     def token_ids(self) -> list[tuple[list[int], list[int], list[int]]]:
         """Prompt, chosen and rejected of each pair."""
         return list(zip(self.prompt_ids, self.chosen_ids, self.rejected_ids, strict=True))

@@ -59,7 +59,9 @@ def interrogate(base: Base, cfg: Config, probes: Pairs) -> Findings:
     devices = [base.device] if base.device.type == "cuda" else []
     with torch.random.fork_rng(devices), in_float32(base.model):
         try:
-            with _understood(f"lora.target_modules={cfg.lora.target_modules}: PEFT's adapters on them do not compute; name the layers"):
+            with _understood(
+                f"lora.target_modules={cfg.lora.target_modules}: PEFT's adapters on them do not compute; name the layers"
+            ):
                 asked, unlike = _asked_of_peft(base, cfg, probes)
         except (Unfit, ConfigError) as error:
             return Findings(no_engine=str(error))
@@ -172,11 +174,11 @@ def _not_decayed(model: Any) -> str | None:
 def _compare(base: Base, asked: list[Asked]) -> None:
     """Raises Unfit unless all runs in one forward, each in one row, give what PEFT's model gave one by one."""
     runs = [(of_run.pairs, list(range(len(of_run.pairs)))) for of_run in asked]
-    sorted_runs = [
-        (pairs, sorted(rows, key=lambda row, pairs=pairs: pairs.prompt_ids[row])) for pairs, rows in runs
-    ]
+    sorted_runs = [(pairs, sorted(rows, key=lambda row, pairs=pairs: pairs.prompt_ids[row])) for pairs, rows in runs]
     with stacked(base, [of_run.adapter for of_run in asked], RANK) as stack:
-        weights = {name: (a.requires_grad_(), b.requires_grad_()) for name, (a, b) in stack.views(stack.masters).items()}
+        weights = {
+            name: (a.requires_grad_(), b.requires_grad_()) for name, (a, b) in stack.views(stack.masters).items()
+        }
         stack.use(weights, stack.scales)
         with _called_once(stack):
             answers = stack.answers(pack(runs, rows_each=1).to(base.device))

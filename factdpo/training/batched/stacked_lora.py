@@ -299,6 +299,7 @@ def _after_attention(base: Base, names: list[str]) -> list[str]:
     finally:
         for hook in hooks:
             hook.remove()
+    outputs = {name: y for name, y in outputs.items() if y.requires_grad}
     grads = torch.autograd.grad(last.float().logsumexp(0), list(outputs.values()), allow_unused=True)
     reached = {name: grad.view(8, -1).any(1) for name, grad in zip(outputs, grads, strict=True) if grad is not None}
     return [name for name, positions in reached.items() if positions[-1] and not positions[:-1].any()]
