@@ -1,0 +1,86 @@
+"""engine=auto asks the base: TRL trains what the batched engine cannot, under the same id, and the record says why."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factdpo.config.schema import Config, ConfigError, EngineName
+from factdpo.config.validate import validate
+from factdpo.runs import answer, verdict
+from factdpo.runs.answer import RunFailed
+from factdpo.runs.identity import look_up
+from factdpo.runs.session import opened
+from factdpo.runs.verdict import Verdict
+from factdpo.training.batched import interrogation
+from factdpo.training.batched.interrogation import Findings
+from tests.helpers.runs import folder_of, small
+
+WHY = "its layers leak"
+
+
+@pytest.fixture
+def leaking(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bases that the batched engine cannot compute; and how often one was asked."""
+    asked: list[int] = []
+
+    def interrogate(*_: Any) -> Findings:
+        asked.append(1)
+        return Findings(not_batched=WHY)
+
+    monkeypatch.setattr(interrogation, "interrogate", interrogate)
+    return asked
+
+
+def tiny(out: Path, engine: EngineName = EngineName.auto, **changes: Any) -> Config:
+    return small(out, engine_name=engine, dpo_max_steps=2, eval_every="never", **changes)
+
+
+def test_auto_has_trl_train_it_under_its_id_and_the_record_says_why(tmp_path: Path, leaking: list[int]) -> None:
+    expected = look_up(validate(tiny(tmp_path)))
+    assert expected.engine == "batched (auto)"
+    result = answer.ask(tiny(tmp_path))
+    assert (result["id"], result["engine"]) == (expected.id, f"trl (auto: {WHY})")
+    assert result["config"]["engine"]["name"] == "batched"  # what the id is of
+    assert result["training"]["trained_together"] == 1
+    assert f"engine: trl (auto: {WHY})" in (folder_of(tmp_path, result) / "run.log").read_text()
+    assert answer.ask(tiny(tmp_path)) == result and len(leaking) == 1
+    with pytest.raises(ConfigError, match=f"engine=batched: {WHY}"):
+        answer.ask(tiny(tmp_path, EngineName.batched))
+
+
+def test_what_was_found_out_is_known_before_the_next_run(tmp_path: Path, leaking: list[int]) -> None:
+    with pytest.raises(RunFailed), opened():
+        answer.ask(tiny(tmp_path, EngineName.batched))
+    result = json.loads(next(tmp_path.glob("runs/*/result.json")).read_text())
+    assert result["error"] == f"engine=batched: {WHY}; use engine=auto, or engine=trl"
+    spec = look_up(validate(tiny(tmp_path, dpo_beta=0.5)))
+    assert spec.engine == f"trl (auto: {WHY})" and spec.trains.engine.name is EngineName.trl
+    with pytest.raises(ConfigError, match=WHY):
+        look_up(validate(tiny(tmp_path, EngineName.batched, dpo_beta=0.5)))
+    assert look_up(validate(tiny(tmp_path, EngineName.trl))).engine == "trl (as asked)"
+    assert len(leaking) == 1
+
+
+def test_the_batched_engine_is_not_insisted_on_for_what_trl_has_trained(tmp_path: Path, leaking: list[int]) -> None:
+    result = answer.ask(tiny(tmp_path))
+    for folder in (tmp_path / "cache" / "verdicts").iterdir():
+        if folder.is_dir():
+            (folder / verdict.FILE).unlink()
+    with pytest.raises(ConfigError, match="has this run by trl"):
+        answer.ask(tiny(tmp_path, EngineName.batched))
+    assert answer.ask(tiny(tmp_path))["id"] == result["id"]
+
+
+def test_a_base_that_no_engine_can_train_is_refused_by_its_name(tmp_path: Path) -> None:
+    spec = look_up(validate(tiny(tmp_path)))
+    with pytest.raises(ConfigError, match="^model.id=nano: it is not causal$"):
+        verdict.apply(Verdict("it is not causal", None), spec)
+
+
+def test_runs_of_one_base_and_one_data_are_asked_once(tmp_path: Path, leaking: list[int]) -> None:
+    with opened():
+        for beta in (0.1, 0.2):
+            answer.ask(tiny(tmp_path, dpo_beta=beta, split_seed=0))
+    assert len(leaking) == 1
