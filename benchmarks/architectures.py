@@ -4,9 +4,9 @@
     python benchmarks/architectures.py mistral gemma2   # these alone, printed
 
 Each is a tiny random model made from its own config class. It is asked what a run asks (models/soundness.py,
-training/batched/interrogation.py), with rows longer than every window. Where the answer is "batched", a few steps of two
-runs are trained by that engine and by TRL: rows, weights and scores must agree, with long rows outside the first batch,
-and prompts that begin alike in the test split alone. Where it is "trl", TRL must train it.
+training/batched/interrogation.py), with rows longer than every window. Where the answer is "batched", a few steps of
+two runs are trained by that engine and by TRL: rows, weights and scores must agree, with long rows outside the first
+batch, and prompts that begin alike in the test split alone. Where it is "trl", TRL must train it.
 """
 
 import logging

@@ -11,7 +11,8 @@ from factdpo.config.schema import KEYS, Config, EngineConfig, EngineName
 def choose_engine(cfg: Config, quantised: bool = False) -> tuple[Config, str]:
     """The config with an engine in place of `auto`, and why in a few words; by what the config says, and not the base.
 
-    A base that the batched engine cannot compute is found out later (runs/verdict.py). `quantised`: the base's weights are, which their files say and not the config.
+    A base that the batched engine cannot compute is found out later (runs/verdict.py). `quantised`: the base's weights
+    are, which their files say and not the config.
     """
     if cfg.engine.name is not EngineName.auto:
         return cfg, "as asked"

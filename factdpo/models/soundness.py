@@ -7,7 +7,7 @@ of an answer, and trains to weights that depend on the neighbours.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, pairwise
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ from factdpo.models.scoring import pair_logps
 NATS = 1e-3  # between two computations of one log-prob in float32: rounding of models of any size, far below any fault
 # What models raise that cannot compute what they are given: torch's words and Python's, not the user's.
 CANNOT = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError,
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def extremes(splits: list[Pairs]) -> Pairs:
     by_length = sorted(range(len(pairs)), key=lambda row: whole[row])
     by_answer = max(by_length, key=lambda row: whole[row][1])
     order = sorted(range(len(pairs)), key=lambda row: pairs.prompt_ids[row])  # as the stack scores them
-    alike = [common_prefix(pairs.prompt_ids[a], pairs.prompt_ids[b]) for a, b in zip(order, order[1:], strict=False)]
+    alike = [common_prefix(pairs.prompt_ids[a], pairs.prompt_ids[b]) for a, b in pairwise(order)]
     place = max(range(len(alike)), key=lambda i: alike[i], default=0)
     rows = [by_length[-1], by_length[0], by_length[len(pairs) // 2], by_answer, *order[place : place + 3]]
     return pairs.select(list(dict.fromkeys(rows)))

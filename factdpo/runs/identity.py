@@ -50,7 +50,7 @@ class RunSpec:
         return with_trl(self.cfg) if self.needs_trl else self.cfg
 
     def train_with_trl(self, why: str) -> None:
-        """TRL trains it, since the base needs that; its id stays. Raises ConfigError if the config insists otherwise."""
+        """TRL trains it, since the base needs that; its id stays. Raises ConfigError under engine=batched."""
         if not self.is_auto:
             raise ConfigError(f"engine=batched: {why}; use engine=auto, or engine=trl")
         self.needs_trl, self.engine = why, f"trl (auto: {why})"

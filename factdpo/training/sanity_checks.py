@@ -27,7 +27,8 @@ class SanityCheckError(RuntimeError):
 def check_first_step(cfg: Config, row: Row, router_loss: float = 0.0) -> dict[str, Any]:
     """Check that at step 1 the policy is the reference: log-ratios of 0, and the loss at zero margin.
 
-    `router_loss` is what a mixture of experts adds to the loss, weighted (Switch, arXiv 2101.03961 eq. 4). `row` is the first of the history. Returns what was compared, for the record; raises SanityCheckError.
+    `router_loss` is what a mixture of experts adds to the loss, weighted (Switch, arXiv 2101.03961 eq. 4). `row` is the
+    first of the history. Returns what was compared, for the record; raises SanityCheckError.
     """
     tolerance = TOLERANCE["bfloat16" if cfg.dpo.bf16 else cfg.model.dtype.name]
     expected = _loss_at_zero_margin(cfg)

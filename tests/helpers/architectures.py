@@ -34,14 +34,15 @@ ROWS, WEIGHTS, SCORES = 1e-4, 1e-3, 1e-3  # what may differ: of a row's number, 
 
 # A small number for every name of a size; a config takes those that it has.
 SIZES = {
-    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "n_embed", "word_embed_proj_dim", "embedding_size"), 32),
-    **dict.fromkeys(("input_embedding_size", "dim_model", "emb_dim"), 32),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "n_embed", "word_embed_proj_dim"), 32),
+    **dict.fromkeys(("input_embedding_size", "dim_model", "emb_dim", "embedding_size"), 32),
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"), 2),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 2),
     **dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads", "num_encoder_attention_heads"), 2),
     **dict.fromkeys(("num_decoder_attention_heads", "num_decoder_layers", "num_encoder_layers"), 2),
     "num_key_value_heads": 1, "head_dim": 16, "kv_channels": 16,
-    **dict.fromkeys(("intermediate_size", "ffn_dim", "decoder_ffn_dim", "encoder_ffn_dim", "n_inner", "ffn_hidden_size"), 64),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "decoder_ffn_dim", "encoder_ffn_dim", "n_inner"), 64),
+    "ffn_hidden_size": 64,
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"), 32),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
     **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk"), 2),
@@ -130,12 +131,13 @@ def training_pairs(cfg: Config, long: int = LONG) -> Pairs:
     return pairs
 
 
-def test_pairs(long: int = LONG) -> Pairs:
-    """Prompts that begin alike, some of them long."""
+def held_out_pairs(long: int = LONG) -> Pairs:
+    """Prompts that begin alike by twos, some of them long."""
     pairs, rng = random_pairs(16, seed=3), random.Random(4)
-    for row in range(8):
-        beginning = [rng.randrange(1, VOCABULARY) for _ in range(long if row < 2 else 6)] if row % 2 == 0 else beginning
-        pairs.prompt_ids[row][:] = [*beginning, row + 1]
+    for row in range(0, 8, 2):
+        beginning = [rng.randrange(1, VOCABULARY) for _ in range(long if row == 0 else 6)]
+        for other in (row, row + 1):
+            pairs.prompt_ids[other][:] = [*beginning, other + 1]
     return pairs
 
 
@@ -153,7 +155,7 @@ def random_pairs(count: int, seed: int) -> Pairs:
     return Pairs([Fact(i, f"prompt {i}", "yes", "no") for i in range(count)], prompts, chosen, rejected, pad_id=0)
 
 
-# ------------------------------------------------------------------------------------------------------------- the answer
+# ----------------------------------------------------------------------------------------------------------- the answer
 
 
 def examine(kind: str, long: int = LONG, **changes: Any) -> Found:
@@ -163,7 +165,7 @@ def examine(kind: str, long: int = LONG, **changes: Any) -> Found:
     except Exception as error:
         return Found("not tried", f"no tiny model: {said(error)}")
     cfg = tiny_config()
-    pairs, test = training_pairs(cfg, long), test_pairs(long)
+    pairs, test = training_pairs(cfg, long), held_out_pairs(long)
     probes = extremes([pairs, test])
     if sentence := why_unsound(base, probes, longest=max(128, long + 20)):
         return Found("refused", sentence)
@@ -201,11 +203,8 @@ def _difference(kind: str, changes: dict[str, Any], base: Base, pairs: Pairs, te
         for number, (cfg, of) in enumerate(zip(cfgs, histories, strict=True))
     ]
     with tempfile.TemporaryDirectory() as scratch:
-        endings = {
-            member.key: ending
-            for group in batched_engine.fit_many(base, members, Path(scratch))
-            for member, ending in group
-        }
+        groups = batched_engine.fit_many(base, members, Path(scratch))
+        endings = {member.key: ending for group in groups for member, ending in group}
         own = endings["0"]
         if isinstance(own, Exception):
             raise own

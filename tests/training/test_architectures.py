@@ -32,8 +32,8 @@ CORE: list[tuple[str, dict[str, Any], str, str]] = [
     ("bert", {"is_decoder": False}, "refused", "not causal as it is configured"),
 ]
 MORE: list[tuple[str, dict[str, Any], str, str]] = [
-    *((kind, {}, BATCHED, "") for kind in ("gemma2", "phi3", "starcoder2", "exaone4", "olmo3", "qwen2", "qwen3", "cohere2")),
-    *((kind, {}, BATCHED, "") for kind in ("gpt_neox", "gpt2", "opt", "gptj", "codegen", "xglm", "stablelm", "granite")),
+    *((kind, {}, BATCHED, "") for kind in ("gemma2", "phi3", "starcoder2", "exaone4", "olmo3", "qwen2", "cohere2")),
+    *((kind, {}, BATCHED, "") for kind in ("qwen3", "gpt_neox", "gpt2", "opt", "gptj", "codegen", "xglm", "stablelm")),
     *((kind, {}, "trl", "0 times") for kind in ("bart", "marian", "gemma3")),
     *((kind, {}, "trl", "log-prob") for kind in ("rwkv", "qwen3_5_text", "olmo_hybrid")),
     *((kind, {}, "trl", "") for kind in ("bloom", "mixtral", "olmoe", "qwen3_moe", "ctrl")),

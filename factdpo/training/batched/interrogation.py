@@ -59,9 +59,8 @@ def interrogate(base: Base, cfg: Config, probes: Pairs) -> Findings:
     devices = [base.device] if base.device.type == "cuda" else []
     with torch.random.fork_rng(devices), in_float32(base.model):
         try:
-            with _understood(
-                f"lora.target_modules={cfg.lora.target_modules}: PEFT's adapters on them do not compute; name the layers"
-            ):
+            targets = f"lora.target_modules={cfg.lora.target_modules}"
+            with _understood(f"{targets}: PEFT's adapters on them do not compute; name the layers"):
                 asked, unlike = _asked_of_peft(base, cfg, probes)
         except (Unfit, ConfigError) as error:
             return Findings(no_engine=str(error))

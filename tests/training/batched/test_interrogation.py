@@ -15,7 +15,7 @@ from factdpo.models.soundness import extremes
 from factdpo.training.batched import masks, stacked_lora
 from factdpo.training.batched.interrogation import interrogate
 from factdpo.training.batched.packing import Packed
-from tests.helpers.architectures import LONG, base_of, test_pairs, tiny_model, training_pairs
+from tests.helpers.architectures import LONG, base_of, held_out_pairs, tiny_model, training_pairs
 from tests.helpers.tiny import tiny_base, tiny_config
 
 CFG = tiny_config()
@@ -24,11 +24,11 @@ CFG = tiny_config()
 @pytest.fixture(scope="module")
 def probes() -> Pairs:
     """Of data with short rows, long ones, and prompts that begin alike."""
-    return extremes([training_pairs(CFG), test_pairs()])
+    return extremes([training_pairs(CFG), held_out_pairs()])
 
 
 def test_the_probes_have_the_longest_and_the_shortest_row_of_every_split(probes: Pairs) -> None:
-    whole = [len(prompt) for split in (training_pairs(CFG), test_pairs()) for prompt in split.prompt_ids]
+    whole = [len(prompt) for split in (training_pairs(CFG), held_out_pairs()) for prompt in split.prompt_ids]
     asked = [len(prompt) for prompt in probes.prompt_ids]
     assert (min(asked), max(asked)) == (min(whole), max(whole)) and max(asked) > LONG
     assert len(probes) <= 7
