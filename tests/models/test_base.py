@@ -2,17 +2,29 @@
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MptConfig,
+    MptForCausalLM,
+    OPTConfig,
+)
 
 from factdpo import nano
-from factdpo.config.schema import Config, ConfigError, Dtype, EngineName, ModelConfig, ModelSource
+from factdpo.config.schema import Attention, Config, ConfigError, Dtype, EngineName, ModelConfig, ModelSource
 from factdpo.config.validate import validate
 from factdpo.models import weights
-from factdpo.models.base import load_base
+from factdpo.models.base import load_base, without_randomness
 from factdpo.models.weights import PYTHIA_SHAPES, locate
 from factdpo.runs.identity import look_up
 
@@ -204,3 +216,78 @@ def test_smollm2_is_converted_once_and_can_be_trained(tmp_path: Path) -> None:
     load_base(cfg, CPU, tmp_path)
     assert next((tmp_path / "models").glob("*/model.safetensors")).stat().st_mtime_ns == stamp
     base.model(torch.tensor([[1, 2, 3]])).logits.sum().backward()
+
+
+# ------------------------------------------------------------------------------------------------- what does not fit
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    tensors = change(load_file(folder / "model.safetensors"))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda t: {n: x for n, x in t.items() if ".layers.1." not in n}, "missing, and would be random: model.layers"),
+        (lambda t: {n: x for n, x in t.items() if n != "lm_head.weight"}, "would be random: lm_head.weight"),
+        (lambda t: {f"_orig_mod.{n}": x for n, x in t.items()}, "not part of the architecture: _orig_mod."),
+        (
+            lambda t: t | {"model.layers.2.mlp.up_proj.weight": t["model.layers.1.mlp.up_proj.weight"].clone()},
+            "layers.2",
+        ),
+        (
+            lambda t: t | {"model.norm.weight": torch.ones(16)},
+            r"of another shape: model.norm.weight \(\[16\] for \[32\]",
+        ),
+    ],
+    ids=["layer", "head", "prefix", "more", "shape"],
+)
+def test_weights_that_do_not_fit_the_config_are_refused_by_tensor(
+    llama_folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]], named: str
+) -> None:
+    change_tensors(llama_folder, change)
+    with pytest.raises(ConfigError, match=named):
+        load_base(pretrained(llama_folder), CPU, tmp_path)
+
+
+def test_what_the_architecture_ties_is_not_missing(llama_folder: Path, tmp_path: Path) -> None:
+    path = llama_folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tie_word_embeddings": True}))
+    change_tensors(llama_folder, lambda t: {name: x for name, x in t.items() if name != "lm_head.weight"})
+    model = load_base(pretrained(llama_folder), CPU, tmp_path).model
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight  # type: ignore[union-attr]
+
+
+def test_a_model_with_an_adapter_beside_it_is_refused(llama_folder: Path) -> None:
+    (llama_folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"holds a model and an adapter \(adapter_config\.json\)"):
+        locate(pretrained(llama_folder))
+
+
+def test_attention_is_what_the_model_has_and_a_message_names_our_key(tmp_path: Path) -> None:
+    config = MptConfig(vocab_size=2048, d_model=16, n_heads=2, n_layers=1, max_seq_len=64)
+    MptForCausalLM(config).save_pretrained(tmp_path / "mpt")
+    AutoTokenizer.from_pretrained(nano.WEIGHTS).save_pretrained(tmp_path / "mpt")
+    base = load_base(pretrained(tmp_path / "mpt"), CPU, tmp_path)
+    assert base.model.config._attn_implementation == "eager"
+    assert base.tokenizer.model_max_length == 64, "MPT's own name of the longest row"
+    with pytest.raises(ConfigError, match=r"^model\.attention=sdpa: mpt does not have it in transformers") as refused:
+        load_base(pretrained(tmp_path / "mpt", attention=Attention.sdpa), CPU, tmp_path)
+    assert "attn_implementation" not in str(refused.value)
+
+
+def test_attention_auto_has_the_id_of_what_it_stands_for(llama_folder: Path) -> None:
+    auto, sdpa, eager = (
+        locate(pretrained(llama_folder, attention=kind)).identity
+        for kind in (Attention.auto, Attention.sdpa, Attention.eager)
+    )
+    assert auto == sdpa != eager
+
+
+def test_layerdrop_and_jitter_are_off_also_in_a_config_within() -> None:
+    config = OPTConfig(layerdrop=0.1, dropout=0.0)
+    config.inner = MixtralConfig(router_jitter_noise=0.2)  # type: ignore[attr-defined]
+    config, adjusted = without_randomness(config)
+    assert (config.layerdrop, config.inner.router_jitter_noise) == (0.0, 0.0)  # type: ignore[attr-defined]
+    assert sorted(adjusted) == ["inner.router_jitter_noise: 0.2 -> 0.0", "layerdrop: 0.1 -> 0.0"]

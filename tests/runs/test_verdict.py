@@ -75,7 +75,7 @@ def test_the_batched_engine_is_not_insisted_on_for_what_trl_has_trained(tmp_path
 
 def test_a_base_that_no_engine_can_train_is_refused_by_its_name(tmp_path: Path) -> None:
     spec = look_up(validate(tiny(tmp_path)))
-    with pytest.raises(ConfigError, match="^model.id=nano: it is not causal$"):
+    with pytest.raises(ConfigError, match=r"^model\.id=nano: it is not causal$"):
         verdict.apply(Verdict("it is not causal", None), spec)
 
 
