@@ -68,7 +68,7 @@ def _loaded(cfg: ModelConfig, weights: Weights, folder: Path | None, device: tor
         else:
             assert folder is not None, "only a random_init model has no folder"
             check_no_adapter(folder)
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 use_safetensors=True,
@@ -78,6 +78,7 @@ def _loaded(cfg: ModelConfig, weights: Weights, folder: Path | None, device: tor
                 ignore_mismatched_sizes=True,  # they are refused here, by name
                 **options,
             )
+            model, info = loaded
             _check_whole(weights, folder, info)
         tokenizer = _tokenizer(folder or nano.WEIGHTS, config)
     except ConfigError:

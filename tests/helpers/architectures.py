@@ -30,7 +30,9 @@ from tests.helpers.tiny import tiny_config, tokenizer
 WINDOW = 16  # positions of every sliding window and chunk
 LONG = 40  # tokens of a long prompt
 VOCABULARY = 512
-ROWS, WEIGHTS, SCORES = 1e-4, 1e-3, 1e-3  # what may differ: of a row's number, of a tensor's norm, in nats
+# What may differ: of a row's number; of a tensor's norm (AdamW divides by the gradient's size, so that rounding shows
+# where it is near 0: most are at 1e-6, DiffLlama at 2e-3, while a leak gives 0.1 and more); of a score, in nats.
+ROWS, WEIGHTS, SCORES = 1e-4, 5e-3, 1e-3
 
 # A small number for every name of a size; a config takes those that it has.
 SIZES = {
@@ -64,7 +66,7 @@ OWN: dict[str, dict[str, Any]] = {
     "mamba": {"state_size": 8},
     "mamba2": {"state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8},
     "dbrx": {
-        "attn_config": {"kv_n_heads": 1, "rope_theta": 1e4},
+        "attn_config": {"kv_n_heads": 1, "rope_theta": 1e4, "clip_qkv": 8},
         "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4},
     },
     **{kind: {"layer_types": ["conv", "full_attention"]} for kind in ("lfm2", "lfm2_moe", "lfm3")},
@@ -227,13 +229,19 @@ def _difference(kind: str, changes: dict[str, Any], base: Base, pairs: Pairs, te
 
 
 def _weights_apart(one: Adapter, other: Adapter) -> float:
-    """Largest difference of a tensor, relative to its norm."""
+    """Largest difference of a tensor, relative to its norm; to a hundredth of the largest A's or B's where it is less.
+
+    A router that takes one expert has gradients of zero: its B is rounding, of rounding's size.
+    """
     assert one.layers.keys() == other.layers.keys()
-    return max(
-        ((x - y).norm() / y.norm().clamp(min=1e-12)).item()
-        for name in one.layers
-        for x, y in zip(one.layers[name], other.layers[name], strict=True)
-    )
+    apart = 0.0
+    for side in range(2):
+        norms = {name: both[side].norm() for name, both in other.layers.items()}
+        least = max(norms.values()) / 100
+        for name, norm in norms.items():
+            difference = (one.layers[name][side] - other.layers[name][side]).norm() / max(norm, least)
+            apart = max(apart, difference.item())
+    return apart
 
 
 def _scores_apart(base: Base, folder: Path, adapter: Adapter, pairs: Pairs) -> float:

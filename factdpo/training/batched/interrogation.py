@@ -207,8 +207,12 @@ def _understood(what: str) -> Iterator[None]:
 def _called_once(stack: Stack) -> Iterator[None]:
     """Raises Unfit unless every stacked layer is called exactly once within, with gradient."""
     calls: dict[str, list[bool]] = {name: [] for name in stack.layers}
+
+    def count(name: str, y: Tensor) -> None:
+        calls[name].append(y.requires_grad)
+
     hooks = [
-        layer.register_forward_hook(lambda _, given, y, name=name: calls[name].append(y.requires_grad))
+        layer.register_forward_hook(lambda _, given, y, name=name: count(name, y))
         for name, layer in stack.layers.items()
     ]
     try:

@@ -159,7 +159,7 @@ def test_adapters_that_do_not_compute_are_for_no_engine(probes: Pairs) -> None:
 
 def test_a_falcon_has_a_linear_layer_by_another_name(probes: Pairs) -> None:
     base = base_of("falcon", tiny_model("falcon"))
-    assert type(base.model.transformer.h[0].mlp.dense_h_to_4h).__name__ == "FalconLinear"
+    assert type(base.model.get_submodule("transformer.h.0.mlp.dense_h_to_4h")).__name__ == "FalconLinear"
     assert interrogate(base, CFG, probes) == (None, None)
     with pytest.raises(ConfigError, match="FalconMLP"):
         stacked_lora.fresh_adapter(tiny_config(lora_target_modules=["mlp"]), base)
