@@ -83,7 +83,7 @@ def _folder(asked: dict[str, Any], cfg: Config) -> Path:
         "asked": [asked["model"], asked["data"], asked.get("chat_template"), config["data"], config["split"]],
         "adapters": [config["lora"]["method"], config["lora"]["target_modules"], cfg.dpo.weight_decay > 0],
         "length": cfg.eval.max_new_tokens,
-        "device": cfg.engine.device.name,
+        "device": cfg.engine.device,
         "versions": [VERSION, *_versions()],
     }
     return Path(cfg.out) / "cache" / "verdicts" / cache.signature(decisive)

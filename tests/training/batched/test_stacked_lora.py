@@ -355,7 +355,7 @@ def test_the_scale_is_peft_s() -> None:
 def test_a_target_that_is_no_linear_layer_is_refused_by_name_and_the_base_is_as_it_was() -> None:
     base = tiny_base()
     before = state(base)
-    with pytest.raises(ConfigError, match=r"engine=batched: .*embed_in is a Embedding.*use engine=trl"):
+    with pytest.raises(ConfigError, match=r"lora\.target_modules: .*embed_in is a Embedding"):
         fresh_adapter(tiny_config(lora_target_modules=["embed_in"]), base)
     assert same(before, state(base))
 
