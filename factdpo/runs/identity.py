@@ -275,7 +275,7 @@ def cohorts(specs: list[RunSpec]) -> list[list[RunSpec]]:
     """
     bases: dict[str, dict[tuple[bool, str], list[RunSpec]]] = {}
     for spec in specs:
-        cfg = spec.cfg
+        cfg = spec.trains
         base = cache.signature([to_dict(cfg.model), cfg.engine.device, cfg.out])
         with_trl = cfg.engine.name is EngineName.trl
         key = with_trl, spec.id if with_trl else cache.signature(can_train_together(cfg))
