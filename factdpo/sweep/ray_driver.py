@@ -14,7 +14,7 @@ from factdpo.sweep.worker import GONE, SAID, end_with, work_on
 
 def drive(address: str, cpus: int, gpus: float, shares: list[Path]) -> None:
     """Have the shares done, and mark each whose task has ended, however it did; SIGTERM cancels all tasks."""
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]  # an extra
 
     stop = threading.Event()
     ray.init(address=address, log_to_driver=False)

@@ -9,6 +9,7 @@ twice all show here.
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -208,13 +209,10 @@ def _called_once(stack: Stack) -> Iterator[None]:
     """Raises Unfit unless every stacked layer is called exactly once within, with gradient."""
     calls: dict[str, list[bool]] = {name: [] for name in stack.layers}
 
-    def count(name: str, y: Tensor) -> None:
+    def count(name: str, _layer: object, _given: object, y: Tensor) -> None:
         calls[name].append(y.requires_grad)
 
-    hooks = [
-        layer.register_forward_hook(lambda _, given, y, name=name: count(name, y))
-        for name, layer in stack.layers.items()
-    ]
+    hooks = [layer.register_forward_hook(partial(count, name)) for name, layer in stack.layers.items()]
     try:
         yield
     finally:
