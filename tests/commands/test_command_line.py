@@ -359,12 +359,14 @@ def test_the_wheel_runs_from_any_folder_without_the_checkout(tmp_path: Path):
 
 
 def with_job(body: str) -> tuple[str, str]:
-    """Start of the command line with another body of answer.answer, so that no run is needed to end in some way."""
+    """Start of the command line where a run is this body, so that none is needed to end in some way."""
     return "-c", (
         "from factdpo.runs import answer as job\nfrom factdpo.config.schema import ConfigError\n"
-        "from factdpo.commands.main import main\nfrom factdpo.sweep import jobs\n"
-        f"def answer(spec, session):\n    cfg = spec.cfg\n    {body}\n"
-        "job.answer, jobs.answers = answer, lambda specs, session: ()\nmain()"
+        "from factdpo.commands.main import main\nfrom factdpo.sweep import jobs, parallel\n"
+        "from factdpo.runs.attempt import Outcome\n"
+        f"def answers(specs, session):\n    cfg = specs[0].cfg\n    {body}\n"
+        "    yield specs[0], Outcome({'state': 'FINISHED'}, 0)\n"
+        "parallel.answers, jobs.answers = answers, lambda specs, session: ()\nmain()"
     )
 
 

@@ -21,6 +21,7 @@ from factdpo.config.schema import (
     Config,
     ConfigError,
     DataSource,
+    EngineName,
     Loss,
     ModelConfig,
     ModelSource,
@@ -191,10 +192,15 @@ def test_a_run_whose_folder_is_anothers_stops_no_other(tmp_path: Path) -> None:
 
 
 def test_runs_that_cannot_train_stop_none_of_another_group(tmp_path: Path) -> None:
-    """An embedding is refused when its adapter is made, in the middle of all."""
-    done = sweep(small(tmp_path, lora_target_modules=["embed_in"]), small(tmp_path))
-    assert [result["state"] for result in done] == ["FAILED", "FINISHED"]
-    assert "embed_in is a Embedding" in done[0]["error"] and "engine=trl" in done[0]["error"]
+    """An embedding is adapted by TRL alone: under engine=auto it trains such a run, else the run is refused."""
+    wanted = [
+        small(tmp_path, lora_target_modules=["embed_in"], dpo_max_steps=steps, eval_every="never") for steps in (2, 3)
+    ]
+    wanted[0].engine.name = EngineName.batched
+    done = sweep(*wanted, small(tmp_path))
+    assert [result["state"] for result in done] == ["FAILED", "FINISHED", "FINISHED"]
+    assert re.search("engine=batched: .*embed_in is a Embedding.*engine=trl", done[0]["error"])
+    assert re.fullmatch(r"trl \(auto: .*embed_in is a Embedding.*\)", done[1]["engine"])
 
 
 def test_runs_of_which_some_continue_nothing_are_scored_together(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """engine=auto asks the base: TRL trains what the batched engine cannot, under the same id, and the record says why."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ WHY = "its layers leak"
 
 
 @pytest.fixture
-def leaking(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def leaking(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Bases that the batched engine cannot compute; and how often one was asked."""
     asked: list[int] = []
 
@@ -30,7 +31,8 @@ def leaking(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return Findings(not_batched=WHY)
 
     monkeypatch.setattr(interrogation, "interrogate", interrogate)
-    return asked
+    with opened():  # no base has said anything yet
+        yield asked
 
 
 def tiny(out: Path, engine: EngineName = EngineName.auto, **changes: Any) -> Config:
