@@ -175,7 +175,7 @@ def test_peft_names_an_adapters_tensors_as_we_do(make_tiny_model: Callable[[], A
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
     from peft.tuners.lora import LoraLayer
 
-    from factdpo.training.batched.stacked_lora import KEY
+    from factdpo.training.batched.adapter import KEY
 
     model = get_peft_model(make_tiny_model(), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
     inner = model.base_model.model.named_modules()

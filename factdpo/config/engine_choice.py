@@ -5,7 +5,7 @@ from enum import Enum
 from operator import attrgetter
 from typing import Any
 
-from factdpo.config.schema import KEYS, Config, EngineConfig, EngineName
+from factdpo.config.schema import ENGINE_TRL, KEYS, Config, EngineName
 
 
 def choose_engine(cfg: Config, quantised: bool = False) -> tuple[Config, str]:
@@ -22,8 +22,8 @@ def choose_engine(cfg: Config, quantised: bool = False) -> tuple[Config, str]:
 
 
 def with_trl(cfg: Config) -> Config:
-    """The same with TRL as its engine."""
-    of_batched = {name: getattr(EngineConfig(), name) for name in ("max_runs", "max_tokens", "save_every")}
+    """The same with TRL as its engine, and the batched engine's own keys at their defaults."""
+    of_batched = {name.rpartition(".")[2]: key.default for name, key in KEYS.items() if key.dead is ENGINE_TRL}
     return dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, name=EngineName.trl, **of_batched))
 
 

@@ -12,6 +12,7 @@ from itertools import chain, pairwise
 import torch
 from torch import nn
 
+from factdpo.console import first_line
 from factdpo.data.pairs import Pairs, join
 from factdpo.data.tokens import common_prefix
 from factdpo.models.base import Base
@@ -84,10 +85,10 @@ def _neighbours_matter(base: Base, probes: Pairs) -> str | None:
     """Whether a pair scores otherwise beside others than alone."""
     together = pair_logps(base.model, probes, len(probes))
     alone = [pair_logps(base.model, probes.select([row]), 1) for row in range(len(probes))]
-    apart = max(
-        (getattr(together, side) - torch.cat([getattr(one, side) for one in alone])).abs().max().item()
-        for side in ("chosen", "rejected")
-    )
+    sides = [
+        getattr(together, side) - torch.cat([getattr(one, side) for one in alone]) for side in ("chosen", "rejected")
+    ]
+    apart = torch.stack(sides).abs().max().item()
     if apart <= NATS:
         return None
     return (
@@ -108,7 +109,3 @@ def in_float32(model: nn.Module) -> Iterator[None]:
     finally:
         for tensor, data in own:
             tensor.data = data
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]

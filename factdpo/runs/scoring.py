@@ -22,8 +22,9 @@ from factdpo.runs.stages import Prepared
 from factdpo.store import cache
 from factdpo.store.result import AS_TRAINED
 from factdpo.training import adapters
+from factdpo.training.batched.adapter import read_adapter
 from factdpo.training.batched.capacity import tokens_at_once
-from factdpo.training.batched.stacked_lora import read_adapter, stacked
+from factdpo.training.batched.stacked_lora import stacked
 from factdpo.training.sanity_checks import SanityCheckError
 
 log = logging.getLogger("factdpo")

@@ -38,15 +38,14 @@ Ending = tuple[RunSpec, Outcome | ConfigError]
 def answers(specs: list[RunSpec], session: Session) -> Iterator[Ending]:
     """How each run ended, as `runs.answer.answers` has it, by the workers that engine.executor and .workers ask for.
 
-    Runs with a stored answer are answered here. Raises what `runs.answer.answers` raises, and ConfigError for an
-    executor that cannot be used.
+    Runs with a stored answer are answered here. Raises what `runs.answer.answers` raises; that the executor can be
+    used was checked when the runs were looked up.
     """
     specs = list({spec.folder: spec for spec in specs}.values())
     to_do = [spec for spec in specs if not answer.is_answered(spec)]
     here = not to_do or (to_do[0].cfg.engine.executor is Executor.local and _count(to_do) == 1)
     yield from answer.answers(specs if here else [spec for spec in specs if spec not in to_do], session)
     if not here:
-        executors.check(to_do[0].cfg.engine)
         folder = Path(to_do[0].cfg.out) / "cache" / "shares"
         folder.mkdir(parents=True, exist_ok=True)
         home = Path(tempfile.mkdtemp(dir=folder))

@@ -65,7 +65,7 @@ def check_probe(folder: Path, reloaded: PairLogps, dtype: torch.dtype) -> None:
 def peak_gib(device: torch.device) -> float:
     """Highest memory so far: of the GPU's allocator, else of the process."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
+        return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 

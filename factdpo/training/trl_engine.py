@@ -49,7 +49,7 @@ def _ending(base: Base, member: Member) -> Trained | Exception:
 def _train(base: Base, member: Member) -> Trained:
     started, cfg = time.monotonic(), member.cfg
     if base.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(base.device)
     base.model.requires_grad_(cfg.lora.method is Method.full)
     with tempfile.TemporaryDirectory() as scratch:  # TRL insists on an output folder; nothing of it is kept
         trainer = _PairsTrainer(

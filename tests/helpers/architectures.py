@@ -21,8 +21,9 @@ from factdpo.models.weights import Weights
 from factdpo.training import trl_engine
 from factdpo.training.adapters import load_trained, unload
 from factdpo.training.batched import engine as batched_engine
+from factdpo.training.batched.adapter import Adapter, read_adapter
 from factdpo.training.batched.interrogation import interrogate
-from factdpo.training.batched.stacked_lora import Adapter, read_adapter, stacked
+from factdpo.training.batched.stacked_lora import stacked
 from factdpo.training.engine import Member, Trained
 from factdpo.training.schedule import micro_batches
 from tests.helpers.tiny import tiny_config, tokenizer

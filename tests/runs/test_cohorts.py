@@ -37,7 +37,7 @@ from factdpo.runs.pipeline import execute
 from factdpo.store.history import LocalTracker, read_history
 from factdpo.tracking import tracker
 from factdpo.training import adapters
-from factdpo.training.batched.stacked_lora import Adapter
+from factdpo.training.batched.adapter import Adapter
 from tests.helpers.runs import WEIGHTS, folder_of, new_session, small, spec_of
 from tests.helpers.tiny import tiny_base, tokenizer
 from tests.helpers.wandb_records import records

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from factdpo.config.schema import Config, Executor
 from factdpo.data.pairs import Pairs
 from factdpo.models.base import Base
+from factdpo.training.batched.adapter import fresh_adapter
 from factdpo.training.batched.packing import block_length, pack
-from factdpo.training.batched.stacked_lora import fresh_adapter, stacked
+from factdpo.training.batched.stacked_lora import stacked
 
 log = logging.getLogger("factdpo")
 

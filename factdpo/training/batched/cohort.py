@@ -15,13 +15,14 @@ from factdpo.data.pairs import Pairs, join
 from factdpo.models.logps import Diverged
 from factdpo.models.scoring import PairLogps, check_finite
 from factdpo.training import adapters, sanity_checks
+from factdpo.training.batched.adapter import Adapter
 from factdpo.training.batched.capacity import tokens_at_once
 from factdpo.training.batched.checkpoints import Checkpoint
 from factdpo.training.batched.inputs import MicroBatches, StepInputs, step_inputs
 from factdpo.training.batched.member import MemberState, Row
 from factdpo.training.batched.objective import Objective
 from factdpo.training.batched.optimizer import StackedAdamW
-from factdpo.training.batched.stacked_lora import Adapter, Stack
+from factdpo.training.batched.stacked_lora import Stack
 from factdpo.training.engine import Member, Trained
 from factdpo.training.sanity_checks import SanityCheckError
 

@@ -17,9 +17,10 @@ import torch
 from factdpo import signals
 from factdpo.models.base import Base
 from factdpo.training.batched import checkpoints
+from factdpo.training.batched.adapter import fresh_adapter
 from factdpo.training.batched.capacity import is_out_of_memory, runs_at_once
 from factdpo.training.batched.cohort import Cohort
-from factdpo.training.batched.stacked_lora import fresh_adapter, stacked
+from factdpo.training.batched.stacked_lora import stacked
 from factdpo.training.engine import Ended, Member
 from factdpo.training.schedule import planned_steps
 
@@ -96,7 +97,7 @@ def _fit_cohort(
 ) -> Generator[Ended, None, None]:
     """Train these members at once, from the beginning or from a checkpoint."""
     if base.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(base.device)
     fresh = [fresh_adapter(member.cfg, base) for member in members]
     rank = saved.state["rank"] if saved else max(adapter.config.r for adapter in fresh)
     with stacked(base, fresh, rank, bf16_products=members[0].cfg.dpo.bf16) as stack:

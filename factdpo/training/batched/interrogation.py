@@ -19,12 +19,14 @@ from torch import Tensor
 from transformers import Trainer
 
 from factdpo.config.schema import Config, ConfigError, LoraConfig
+from factdpo.console import first_line
 from factdpo.data.pairs import Pairs
 from factdpo.models.base import Base
 from factdpo.models.logps import completion_logps
-from factdpo.models.soundness import CANNOT, NATS, first_line, in_float32
+from factdpo.models.soundness import CANNOT, NATS, in_float32
+from factdpo.training.batched.adapter import Adapter, check_linear, with_adapter
 from factdpo.training.batched.packing import pack
-from factdpo.training.batched.stacked_lora import Adapter, Stack, check_linear, stacked, with_adapter
+from factdpo.training.batched.stacked_lora import Stack, stacked
 
 RANK = 4  # of the adapters that it is asked with
 GRADIENT = 1e-3  # difference of an adapter's gradient, relative to its norm; a leak of one token gives a hundredth

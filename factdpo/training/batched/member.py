@@ -10,7 +10,7 @@ from peft import LoraConfig
 from factdpo.models.logps import Diverged
 from factdpo.store.history import Row
 from factdpo.training import sanity_checks
-from factdpo.training.batched.stacked_lora import Adapter
+from factdpo.training.batched.adapter import Adapter
 from factdpo.training.engine import Member, Trained
 from factdpo.training.sanity_checks import SanityCheckError
 from factdpo.training.schedule import epochs_done, learning_rate, micro_batches, planned_steps, steps_per_epoch

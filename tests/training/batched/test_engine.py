@@ -36,9 +36,10 @@ from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.runs.identity import can_train_together
 from factdpo.store import cache
 from factdpo.training.batched import engine as batched
+from factdpo.training.batched.adapter import Adapter, fresh_adapter, read_adapter
 from factdpo.training.batched.cohort import Cohort
 from factdpo.training.batched.inputs import step_inputs
-from factdpo.training.batched.stacked_lora import Adapter, fresh_adapter, read_adapter, stacked
+from factdpo.training.batched.stacked_lora import stacked
 from factdpo.training.engine import Trained
 from factdpo.training.sanity_checks import SanityCheckError
 from factdpo.training.schedule import micro_batches

@@ -12,7 +12,7 @@ from factdpo.config.schema import ConfigError
 from factdpo.data.pairs import Pairs
 from factdpo.models.base import Base
 from factdpo.models.soundness import extremes
-from factdpo.training.batched import masks, stacked_lora
+from factdpo.training.batched import adapter, masks, stacked_lora
 from factdpo.training.batched.interrogation import interrogate
 from factdpo.training.batched.packing import Packed
 from tests.helpers.architectures import LONG, base_of, held_out_pairs, tiny_model, training_pairs
@@ -162,4 +162,4 @@ def test_a_falcon_has_a_linear_layer_by_another_name(probes: Pairs) -> None:
     assert type(base.model.get_submodule("transformer.h.0.mlp.dense_h_to_4h")).__name__ == "FalconLinear"
     assert interrogate(base, CFG, probes) == (None, None)
     with pytest.raises(ConfigError, match="FalconMLP"):
-        stacked_lora.fresh_adapter(tiny_config(lora_target_modules=["mlp"]), base)
+        adapter.fresh_adapter(tiny_config(lora_target_modules=["mlp"]), base)

@@ -16,8 +16,9 @@ from factdpo.config.schema import Config, ConfigError
 from factdpo.models.base import Base
 from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.training import adapters, trl_engine
+from factdpo.training.batched.adapter import Adapter, fresh_adapter, read_adapter
 from factdpo.training.batched.packing import Packed, pack
-from factdpo.training.batched.stacked_lora import Adapter, StackedLinear, _Product, fresh_adapter, read_adapter, stacked
+from factdpo.training.batched.stacked_lora import StackedLinear, _Product, stacked
 from tests.helpers.tiny import MODELS, tiny_base, tiny_config, tiny_pairs
 from tests.helpers.training import train_with_trl
 
