@@ -30,6 +30,12 @@ class Dtype(Enum):
     float16 = "float16"
 
 
+class Quantization(Enum):
+    none = "none"
+    nf4 = "nf4"  # 4 bit NormalFloat, as QLoRA has it
+    int8 = "int8"  # LLM.int8()
+
+
 class Attention(Enum):
     auto = "auto"  # what transformers picks: sdpa where the model has it, else eager
     eager = "eager"
@@ -101,6 +107,19 @@ class Orientation(Enum):
 class Method(Enum):
     lora = "lora"
     full = "full"
+
+
+class MethodName(Enum):
+    """What a run trains on: preferences, true answers, or one after the other."""
+
+    dpo = "dpo"
+    sft = "sft"  # cross entropy on the true answer
+    sft_dpo = "sft_dpo"  # sft, then dpo from there with it as the reference
+
+
+class Keep(Enum):
+    last = "last"  # the weights after the last step
+    best = "best"  # those with the highest accuracy on split.validation, the earliest among equals
 
 
 class Loss(Enum):
@@ -187,7 +206,13 @@ NO_DISCOPOP = Dead("without dpo.loss=[discopop]", lambda c: Loss.discopop not in
 NO_ALPHA_DIVERGENCE = Dead(
     "without dpo.f_divergence=alpha_divergence", lambda c: c.dpo.f_divergence is not Divergence.alpha_divergence
 )
-ONLY_SFT = Dead("with dpo.loss=[sft]", lambda c: set(c.dpo.loss) == {Loss.sft})
+METHOD_SFT = Dead("with method=sft", lambda c: c.method.name is MethodName.sft)
+ONLY_SFT = Dead(
+    "where only the true answer is trained on (method=sft, dpo.loss=[sft])",
+    lambda c: c.method.name is MethodName.sft or set(c.dpo.loss) == {Loss.sft},
+)
+NO_SFT_STAGE = Dead("with method={method[name]}", lambda c: c.method.name is not MethodName.sft_dpo)
+NOT_RETAINED = Dead("without dpo.retain_weight", lambda c: c.dpo.retain_weight == 0)
 CONSTANT_RATE = Dead(
     "with dpo.lr_scheduler=constant (use constant_with_warmup)", lambda c: c.dpo.lr_scheduler is Schedule.constant
 )
@@ -239,6 +264,10 @@ class ModelConfig:
         batched=(Attention.auto, Attention.eager, Attention.sdpa),
     )
     random_init: bool = key(False, "random weights in the model's shape, for benchmarks; it knows nothing")
+    quantization: Quantization = key(
+        Quantization.none, "of the frozen base under the adapter (QLoRA), by bitsandbytes",
+        batched=(Quantization.none,), in_id="changed",
+    )  # fmt: skip
 
 
 @dataclass
@@ -411,9 +440,10 @@ class LoraConfig:
 @dataclass
 class DpoConfig:
     loss: list[Loss] = key(
-        [Loss.sigmoid], "TRL's loss types; several are added up with loss_weights", batched=BATCHED_LOSSES
-    )
-    loss_weights: list[float] | None = key(None, "one per loss; null: 1 each")
+        [Loss.sigmoid], "TRL's loss types; several are added up with loss_weights", batched=BATCHED_LOSSES,
+        dead=METHOD_SFT,
+    )  # fmt: skip
+    loss_weights: list[float] | None = key(None, "one per loss; null: 1 each", dead=METHOD_SFT)
     beta: float = key(0.2, "strength of the pull to the reference", unit="1 / nats", above=0, dead=ONLY_SFT)
     label_smoothing: float = key(
         0.0, "robust, exo_pair, aot, aot_unpaired: how often a label is flipped", unit="probability",
@@ -431,7 +461,18 @@ class DpoConfig:
     ld_alpha: float | None = key(
         None, "LD-DPO: weight of the longer answer's tail", low=0, high=1, dead=ONLY_SFT, batched=(None,)
     )
-    wpo: bool = key(False, "WPO weighting (TRL: use_weighting)", batched=(False,))
+    wpo: bool = key(False, "WPO weighting (TRL: use_weighting)", batched=(False,), dead=METHOD_SFT)
+    retain_weight: float = key(
+        0.0, "of the likelihood of a neutral text in the loss, against forgetting; never the text that is scored",
+        unit="1 / nats per token", low=0, in_id="changed",
+    )  # fmt: skip
+    retain_path: str | None = key(
+        None, "plain text to retain instead of the built-in one", dead=NOT_RETAINED, in_id=False, locates=True
+    )
+    retain_batch_size: int = key(
+        1, "rows of that text in an optimizer step, of 64 tokens each", unit="rows", low=1, dead=NOT_RETAINED,
+        in_id="changed",
+    )  # fmt: skip
     epochs: float | None = key(8.0, "passes over the training pairs; null with max_steps", unit="epochs", above=0)
     max_steps: int | None = key(None, "instead of epochs", unit="optimizer steps", low=1)
     batch_size: int = key(8, "size of a forward pass, per device", unit="pairs", low=1)
@@ -449,6 +490,22 @@ class DpoConfig:
     bf16: bool = key(False, "trl: autocast in training; batched: only the frozen layers' products")
     gradient_checkpointing: bool = key(False, "less memory, more time, the same numbers", batched=(False,))
     seed: int = key(II("seed"), "of the adapter's init, the data order and dropout", low=0, high=HIGHEST_SEED)
+
+
+@dataclass
+class MethodConfig:
+    name: MethodName = key(
+        MethodName.dpo, "dpo: preferences; sft: cross entropy on the true answer; sft_dpo: sft, then dpo from there"
+    )
+    sft_epochs: float | None = key(
+        4.0, "of the SFT before DPO, passes over the training pairs; null with sft_max_steps", unit="epochs", above=0,
+        dead=NO_SFT_STAGE,
+    )  # fmt: skip
+    sft_max_steps: int | None = key(None, "instead of sft_epochs", unit="optimizer steps", low=1, dead=NO_SFT_STAGE)
+    sft_learning_rate: float = key(
+        1e-3, "of the SFT before DPO, at its highest; else it is trained as dpo.* says", unit="per step", above=0,
+        dead=NO_SFT_STAGE,
+    )  # fmt: skip
 
 
 @dataclass
@@ -516,6 +573,14 @@ class EvalConfig:
         5, "sampled facts that the base and the trained model continue, besides the fixed prompts", unit="facts", low=0
     )
     max_new_tokens: int = key(12, "length of a continuation", unit="tokens", low=1)
+    keep: Keep = key(
+        Keep.last, "which weights a run keeps; best: on split.validation, as eval.every scores it", in_id="changed",
+        dead=NEVER_SCORED,
+    )  # fmt: skip
+    patience: int | None = key(
+        None, "scores without a better accuracy on split.validation, after which a run stops early; null: it does not",
+        unit="scores", low=1, in_id="changed", dead=NEVER_SCORED,
+    )  # fmt: skip
     score: Score = key(
         Score.mean, "log-prob by which headline and best rank answers of different lengths", in_id="changed"
     )
@@ -546,6 +611,7 @@ class Config:
     data: DataConfig = group(DataConfig)
     split: SplitConfig = group(SplitConfig)
     lora: LoraConfig = group(LoraConfig)
+    method: MethodConfig = group(MethodConfig, in_id="changed")
     dpo: DpoConfig = group(DpoConfig)
     engine: EngineConfig = group(EngineConfig)
     eval: EvalConfig = group(EvalConfig)
@@ -560,6 +626,11 @@ class Config:
     retries: int = key(0, "how often the same command tries a FAILED run again", unit="times", low=0, in_id=False)
     retry_diverged: bool = key(False, "do runs again that DIVERGED; else their record is the answer", in_id=False)
     fail_fast: bool = key(False, "stop at the first run that fails or diverges", in_id=False)
+
+    @property
+    def losses(self) -> list[Loss]:
+        """What a training minimises, by TRL's names: dpo.loss, or with method=sft the cross entropy."""
+        return [Loss.sft] if self.method.name is MethodName.sft else self.dpo.loss
 
 
 KEYS = keys_of(Config)  # by dotted name, in the order above

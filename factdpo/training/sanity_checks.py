@@ -5,14 +5,18 @@ optimizer step with a rate above 0 changes the weights; every loss and gradient 
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from factdpo.config.schema import Config, Loss
+from factdpo.config.schema import Config, Loss, MethodName
 from factdpo.models.logps import Diverged
 from factdpo.store.history import Row
 from factdpo.training import losses
+from factdpo.training.schedule import micro_batches
+
+if TYPE_CHECKING:
+    from factdpo.training.engine import Member
 
 # The policy's first loss against the loss at zero margin, and its first rewards against 0: float32 differs by rounding,
 # half precision by rounding of log-probs around 10 nats, 2^-8 relative.
@@ -24,19 +28,24 @@ class SanityCheckError(RuntimeError):
     """Training did something that it cannot do if all is well; the message gives the expected and the actual value."""
 
 
-def check_first_step(cfg: Config, row: Row, router_loss: float = 0.0) -> dict[str, Any]:
+def check_first_step(member: "Member", row: Row, router_loss: float = 0.0) -> dict[str, Any]:
     """Check that at step 1 the policy is the reference: log-ratios of 0, and the loss at zero margin.
 
-    `router_loss` is what a mixture of experts adds to the loss, weighted (Switch, arXiv 2101.03961 eq. 4). `row` is the
-    first of the history. Returns what was compared, for the record; raises SanityCheckError.
+    For SFT, that the loss is the reference's own. `router_loss` is what a mixture of experts adds to the loss, weighted
+    (Switch, arXiv 2101.03961 eq. 4). `row` is the first of the history. Returns what was compared, for the record;
+    raises SanityCheckError.
     """
+    cfg = member.cfg
     tolerance = TOLERANCE["bfloat16" if cfg.dpo.bf16 else cfg.model.dtype.name]
-    expected = _loss_at_zero_margin(cfg)
-    nats = {side: row[f"rewards/{side}"] / cfg.dpo.beta for side in ("chosen", "rejected")}
+    if cfg.method.name is MethodName.sft:
+        expected, nats = _cross_entropy_of_reference(member), {}
+    else:
+        expected = _loss_at_zero_margin(cfg)
+        nats = {side: row[f"rewards/{side}"] / cfg.dpo.beta for side in ("chosen", "rejected")}
     problems = [f"{side} differs by {value:.3g} nats" for side, value in nats.items() if abs(value) > tolerance]
     compared: dict[str, Any] = {}
     if expected is not None:
-        expected += router_loss
+        expected += router_loss + cfg.dpo.retain_weight * row.get("retain_nats_per_token", 0.0)
         compared |= {"first_loss": row["loss"], "expected_first_loss": expected}
         if abs(row["loss"] - expected) > tolerance * max(1.0, abs(expected)):
             problems.append(f"the loss is {row['loss']:.6g} and not {expected:.6g}")
@@ -60,6 +69,13 @@ def check_end(passed: dict[str, Any]) -> None:
     for check in ("first_step_is_the_reference", "weights_changed_at_step"):
         if check not in passed:
             raise SanityCheckError(f"training ended without {check}: no optimizer step had a learning rate above 0")
+
+
+def _cross_entropy_of_reference(member: "Member") -> float:
+    """Nats per true token of the first optimizer step's pairs."""
+    batches = next(micro_batches(len(member.pairs), member.cfg.dpo))
+    rows = [row for batch in batches for row in batch]
+    return -member.refs.chosen[rows].sum().item() / sum(len(member.pairs.chosen_ids[row]) for row in rows)
 
 
 def _loss_at_zero_margin(cfg: Config) -> float | None:

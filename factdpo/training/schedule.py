@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import repeat
 
 from factdpo.config.schema import DpoConfig, Schedule
 
@@ -34,6 +36,15 @@ def micro_batches(pairs: int, cfg: DpoConfig, first_step: int = 0) -> Iterator[l
         for step in range(first, per_epoch):
             yield batches[step * accumulate : (step + 1) * accumulate]
         epoch, first = epoch + 1, 0
+
+
+def retained_rows(pairs: int, retained: int, cfg: DpoConfig, first_step: int = 0) -> Iterator[list[int]]:
+    """Yields the rows of neutral text of each optimizer step, numbered after the pairs; [] where there are none."""
+    if retained == 0:
+        yield from repeat([])
+    text = replace(cfg, batch_size=cfg.retain_batch_size, gradient_accumulation_steps=1)
+    for (batch,) in micro_batches(retained, text, first_step):
+        yield [pairs + row for row in batch]
 
 
 def epochs_done(step: int, pairs: int, cfg: DpoConfig) -> float:

@@ -1,6 +1,5 @@
-"""Engine "trl": TRL's DPOTrainer with PEFT, given ready token ids and reference log-probs."""
+"""Engine "trl": TRL's trainers with PEFT (trl_trainers.py), one run at a time, and what is watched meanwhile."""
 
-import os
 import tempfile
 import time
 import traceback
@@ -11,19 +10,17 @@ from types import MethodType
 from typing import Any
 
 import torch
-from datasets import Dataset
-from torch import nn
+from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback
-from trl.trainer.dpo_config import DPOConfig
-from trl.trainer.dpo_trainer import DPOTrainer
 
 from factdpo import signals
-from factdpo.config.schema import Config, ConfigError, Method
-from factdpo.data.pairs import Pairs
+from factdpo.config.schema import Keep, Method
 from factdpo.models.base import Base
-from factdpo.models.scoring import PairLogps, pair_logps
+from factdpo.models.scoring import pair_logps
 from factdpo.training import adapters, sanity_checks
-from factdpo.training.engine import Ended, Member, Trained
+from factdpo.training.engine import Ended, Member, Trained, Weights
+from factdpo.training.selection import Selection
+from factdpo.training.trl_trainers import Trainer, make_trainer, trained_adapter
 
 
 def fit(base: Base, members: list[Member]) -> Generator[Ended, None, None]:
@@ -52,31 +49,29 @@ def _train(base: Base, member: Member) -> Trained:
         torch.cuda.reset_peak_memory_stats(base.device)
     base.model.requires_grad_(cfg.lora.method is Method.full)
     with tempfile.TemporaryDirectory() as scratch:  # TRL insists on an output folder; nothing of it is kept
-        trainer = _PairsTrainer(
-            model=base.model,
-            args=_arguments(cfg, base, scratch),
-            train_dataset=_dataset(member.pairs, member.refs),
-            processing_class=base.tokenizer,
-            peft_config=adapters.lora_config(cfg, base) if cfg.lora.method is Method.lora else None,
-        )
+        trainer = make_trainer(base, member, scratch)
         trainer.remove_callback(PrinterCallback)
         watch = _Watch(member, trainer, started)
         trainer.add_callback(watch)
         with signals.released():  # TRL keeps no checkpoint: a signal need not wait for one
             trainer.train()
         sanity_checks.check_end(watch.canaries)
+        watch.restore_best()
     model: Any = trainer.model
     with _without_autocast(model):
         probe = pair_logps(model, member.pairs.take(adapters.PROBE_PAIRS), cfg.eval.batch_size)
     facts = {
-        "steps": trainer.state.global_step,
+        **watch.selection.facts(cfg, trainer.state.global_step),
         "trainable_parameters": watch.trainable,
         "train_seconds": time.monotonic() - started,
         "peak_gib": adapters.peak_gib(base.device),
         "trained_together": 1,
         "canaries": watch.canaries,
     }
-    return Trained(_Weights(model), facts, probe, "adapter" if cfg.lora.method is Method.lora else "model")
+    if cfg.lora.method is Method.full:
+        return Trained(_Weights(model), facts, probe, "model")
+    weights: Weights = trained_adapter(model, member.begins_with) if member.begins_with else _Weights(model)
+    return Trained(weights, facts, probe)
 
 
 class _Weights:
@@ -91,29 +86,13 @@ class _Weights:
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's blank model card, with a path of this machine
 
 
-class _Arguments(DPOConfig):
-    """A run has one GPU: with more in sight the Trainer would multiply the batch."""
-
-    @property
-    def n_gpu(self) -> int:
-        return min(1, super().n_gpu)
-
-
-class _PairsTrainer(DPOTrainer):
-    """DPOTrainer that takes token ids and reference log-probs as they are: TRL would tokenise strings its own way."""
-
-    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:  # type: ignore[override]
-        return dataset
-
-    def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:  # type: ignore[override]
-        return dataset
-
-
 class _Watch(TrainerCallback):
     """Hands on every row of the history, runs the canary checks, and evaluates as eval.every says."""
 
-    def __init__(self, member: Member, trainer: DPOTrainer, started: float):
+    def __init__(self, member: Member, trainer: Trainer, started: float):
         self.member, self.cfg, self.trainer, self.started = member, member.cfg, trainer, started
+        self.selection = Selection()
+        self.best: list[Tensor] = []  # the parameters of selection.best_step, where these may be kept
         self.canaries: dict[str, Any] = {}
         self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]  # type: ignore[union-attr]
         self.trainable = sum(p.numel() for p in self.parameters)
@@ -141,26 +120,35 @@ class _Watch(TrainerCallback):
         sanity_checks.check_finite(row)
         if state.global_step == 1:  # logged whatever log_every is
             router_loss = self.trainer.router_aux_loss_coef * logs.get("aux_loss", 0.0)
-            self.canaries |= sanity_checks.check_first_step(self.cfg, row, router_loss)
+            self.canaries |= sanity_checks.check_first_step(self.member, row, router_loss)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == state.max_steps:
             control.should_log = True  # the last steps, when log_every does not divide their number
         every = self.cfg.eval.every
         if every.isdigit() and state.global_step % int(every) == 0:
-            self._evaluate(state)
+            self._evaluate(state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.cfg.eval.every == "epoch":
-            self._evaluate(state)
+            self._evaluate(state, control)
 
-    def _evaluate(self, state: Any) -> None:
+    def restore_best(self) -> None:
+        """Put the weights of the best step back, where they are kept."""
+        for parameter, best in zip(self.parameters, self.best, strict=False):  # none without eval.keep=best
+            parameter.data.copy_(best)
+
+    def _evaluate(self, state: Any, control: Any) -> None:
         model: Any = self.trainer.model
         curves, size = self.member.curves.items(), self.cfg.eval.batch_size
         with _without_autocast(model):
             scores = self.member.describe({name: pair_logps(model, pairs, size) for name, pairs in curves})
         seconds = time.monotonic() - self.started
-        self.member.record({"step": state.global_step, "epoch": state.epoch, **scores, "time_seconds": seconds})
+        row = {"step": state.global_step, "epoch": state.epoch, **scores, "time_seconds": seconds}
+        self.member.record(row)
+        if self.selection.judge(self.cfg, row) and self.cfg.eval.keep is Keep.best:
+            self.best = [parameter.detach().cpu().clone() for parameter in self.parameters]
+        control.should_training_stop |= self.selection.stops(self.cfg)
 
 
 @contextmanager
@@ -175,66 +163,3 @@ def _without_autocast(model: nn.Module) -> Iterator[None]:
             del model.forward
         else:
             model.forward = in_training
-
-
-def _dataset(pairs: Pairs, refs: PairLogps) -> Dataset:
-    return Dataset.from_dict(
-        {
-            "prompt_ids": pairs.prompt_ids,
-            "chosen_ids": pairs.chosen_ids,
-            "rejected_ids": pairs.rejected_ids,
-            "ref_chosen_logps": refs.chosen.tolist(),
-            "ref_rejected_logps": refs.rejected.tolist(),
-        }
-    )
-
-
-def _arguments(cfg: Config, base: Base, scratch: str) -> DPOConfig:
-    """TRL's arguments for our config; what we do not name keeps TRL's default."""
-    c = cfg.dpo
-    if (mixed := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
-        raise ConfigError(f"ACCELERATE_MIXED_PRECISION={mixed}: would train in it unseen; unset it, use dpo.bf16=true")
-    return _Arguments(
-        output_dir=scratch,
-        # the loss
-        loss_type=[loss.name for loss in c.loss],
-        loss_weights=c.loss_weights,
-        beta=c.beta,
-        label_smoothing=c.label_smoothing,
-        f_divergence_type=c.f_divergence.name,
-        f_alpha_divergence_coef=c.f_alpha,
-        discopop_tau=c.discopop_tau,
-        ld_alpha=c.ld_alpha,
-        use_weighting=c.wpo,
-        # the optimizer
-        num_train_epochs=c.epochs or 1.0,
-        max_steps=c.max_steps or -1,
-        per_device_train_batch_size=c.batch_size,
-        gradient_accumulation_steps=c.gradient_accumulation_steps,
-        learning_rate=c.learning_rate,
-        lr_scheduler_type=c.lr_scheduler.name,
-        warmup_steps=c.warmup_ratio,  # below 1 it is a share of the steps
-        max_grad_norm=c.max_grad_norm,
-        weight_decay=c.weight_decay,
-        adam_beta1=c.adam_beta1,
-        adam_beta2=c.adam_beta2,
-        adam_epsilon=c.adam_epsilon,
-        seed=c.seed,
-        # D4: TRL's default sets LoRA's dropout to 0 with the rest. The base's own is 0 already (model.load_base).
-        disable_dropout=cfg.lora.dropout == 0,
-        # The data is ready: nothing is cut, the reference is there; but LD-DPO weighs the reference's tokens too.
-        max_length=None,
-        precompute_ref_log_probs=c.ld_alpha is None,
-        # the machine
-        use_cpu=base.device.type == "cpu",
-        bf16=c.bf16,
-        gradient_checkpointing=c.gradient_checkpointing,
-        dataloader_pin_memory=base.device.type == "cuda",
-        # the record is ours
-        report_to=[],
-        save_strategy="no",
-        logging_steps=float(cfg.track.log_every),  # as TRL declares it; a whole number of steps
-        logging_first_step=True,  # the canary's
-        logging_nan_inf_filter=False,  # HF's default logs a NaN loss as 0
-        disable_tqdm=True,
-    )

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
@@ -24,6 +26,7 @@ class Adapter(NamedTuple):
 
     layers: dict[str, tuple[Tensor, Tensor]]
     config: LoraConfig
+    frozen: int = 0  # of the K inner rows, the last, which training leaves as they are
 
     @property
     def scale(self) -> float:
@@ -31,8 +34,29 @@ class Adapter(NamedTuple):
         return self.config.lora_alpha / (self.config.r**0.5 if self.config.use_rslora else self.config.r)
 
     @property
+    def trained(self) -> int:
+        """The inner rows that are trained, the first."""
+        return self.config.r - self.frozen
+
+    @property
     def parameters(self) -> int:
-        return sum(a.numel() + b.numel() for a, b in self.layers.values())
+        """How many numbers are trained."""
+        return sum(self.trained * (a.shape[1] + len(b)) for a, b in self.layers.values())
+
+    def on_top_of(self, start: "Adapter") -> "Adapter":
+        """One adapter that computes this one and a frozen `start` beneath it, at this one's scale.
+
+        Ranks add up: [B, s B'] [A; A'] = B A + s B' A', where s makes up for the other scale of `start`.
+        """
+        ratio = start.scale / self.scale
+        layers = {
+            name: (torch.cat([a, start.layers[name][0]]), torch.cat([b, start.layers[name][1] * ratio], dim=1))
+            for name, (a, b) in self.layers.items()
+        }
+        config = copy(self.config)
+        config.r, config.use_rslora = self.config.r + start.config.r, False
+        config.lora_alpha = self.scale * config.r  # type: ignore[assignment]
+        return Adapter(layers, config, frozen=start.config.r)
 
     def save(self, folder: Path) -> None:
         """In PEFT's format."""
@@ -54,16 +78,21 @@ def fresh_adapter(cfg: Config, base: Base) -> Adapter:
     """
     set_seed(cfg.dpo.seed)
     with with_adapter(cfg, base) as model:
-        modules = model.base_model.model.named_modules()
-        adapted = {name: module for name, module in modules if isinstance(module, LoraLayer)}
-        for name, module in adapted.items():
-            check_linear(name, module)
-        # PEFT would ask the hub whether the vocabulary was changed; no embedding is ever trained here.
-        tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
-        layers = {n: (_copied(tensors[KEY.format(n, "A")]), _copied(tensors[KEY.format(n, "B")])) for n in adapted}
-        config = cast(LoraConfig, model.active_peft_config)
-    config.base_model_name_or_path = base.weights.name
-    return Adapter(layers, config)
+        adapter = adapter_of(model)
+    adapter.config.base_model_name_or_path = base.weights.name
+    return adapter
+
+
+def adapter_of(model: Any, name: str = "default") -> Adapter:
+    """The adapter of this name in PEFT's model; raises ConfigError for a target that is no linear layer."""
+    modules = model.base_model.model.named_modules()
+    adapted = {layer: module for layer, module in modules if isinstance(module, LoraLayer)}
+    for layer, module in adapted.items():
+        check_linear(layer, module)
+    # PEFT would ask the hub whether the vocabulary was changed; no embedding is ever trained here.
+    tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    layers = {n: (_copied(tensors[KEY.format(n, "A")]), _copied(tensors[KEY.format(n, "B")])) for n in adapted}
+    return Adapter(layers, cast(LoraConfig, model.peft_config[name]))
 
 
 @contextmanager

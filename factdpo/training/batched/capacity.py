@@ -9,7 +9,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from factdpo.config.schema import Config, Executor
+from factdpo.config.schema import Config, Executor, MethodName
 from factdpo.data.pairs import Pairs
 from factdpo.models.base import Base
 from factdpo.training.batched.adapter import fresh_adapter
@@ -31,13 +31,13 @@ def tokens_at_once(cfg: Config, device: torch.device) -> int:
 
 
 def runs_at_once(base: Base, runs: list[tuple[Config, Pairs]]) -> int:
-    """How many of these runs, each with its training pairs, can train together; at least 1."""
+    """How many of these runs, each with the pairs that its steps pack, can train together; at least 1."""
     if len(runs) == 1:
         return 1
     tokens, number, rows = max(_largest_step(cfg, pairs, number) for number, (cfg, pairs) in enumerate(runs))
     cfg, pairs = runs[number]
     # Every run is padded to the highest rank, and gets a mask where any has dropout.
-    highest = {key: max(getattr(cfg.lora, key) for cfg, _ in runs) for key in ("rank", "dropout")}
+    highest = {"rank": max(stacked_rank(cfg) for cfg, _ in runs), "dropout": max(c.lora.dropout for c, _ in runs)}
     cfg = dataclasses.replace(cfg, lora=dataclasses.replace(cfg.lora, **highest))
     shared, state, activations = bytes_needed(base, cfg, pairs, rows)
     free = free_bytes(base.device) / (cfg.engine.workers if shares_memory(cfg, base.device) else 1)
@@ -52,6 +52,11 @@ def runs_at_once(base: Base, runs: list[tuple[Config, Pairs]]) -> int:
     return at_once
 
 
+def stacked_rank(cfg: Config) -> int:
+    """The inner width of a run's adapter in the stack: that of SFT lies under that of DPO."""
+    return cfg.lora.rank * (2 if cfg.method.name is MethodName.sft_dpo else 1)
+
+
 def shares_memory(cfg: Config, device: torch.device) -> bool:
     """Whether the workers of a command all have this memory, and not each its own."""
     return device.type == "cpu" and cfg.engine.executor is Executor.local
@@ -60,6 +65,7 @@ def shares_memory(cfg: Config, device: torch.device) -> bool:
 def _largest_step(cfg: Config, pairs: Pairs, number: int) -> tuple[int, int, list[int]]:
     """The most tokens that an optimizer step of a run can have, the run's number, and the rows of such a step."""
     size = cfg.dpo.batch_size * cfg.dpo.gradient_accumulation_steps
+    size += cfg.dpo.retain_batch_size if cfg.dpo.retain_weight else 0
     rows = sorted(range(len(pairs)), key=lambda row: -block_length(pairs, row))[:size]
     return sum(block_length(pairs, row) for row in rows), number, rows
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from factdpo.config.schema import Keep, MethodName
 from factdpo.data.pairs import Pairs, join
 from factdpo.models.logps import Diverged
 from factdpo.models.scoring import PairLogps, check_finite
@@ -58,9 +59,9 @@ class Cohort:
 
     def _continue_with(self, active: list[MemberState], moments: Float[Tensor, "2 R P"]) -> None:
         self.active = active
-        dpo = [state.member.cfg.dpo for state in active]
-        self._objective = Objective(dpo, self.device)
-        self._optimizer = StackedAdamW(self.stack, dpo, moments, self.steps)
+        cfgs = [state.member.cfg for state in active]
+        self._objective = Objective(cfgs, self.device)
+        self._optimizer = StackedAdamW(self.stack, [cfg.dpo for cfg in cfgs], moments, self.steps)
 
     # ------------------------------------------------------------------------------------------------------ a step
 
@@ -76,7 +77,7 @@ class Cohort:
         else:
             changed = (self.stack.masters != before).any(dim=1, keepdim=True).T.float()
         self.steps = step
-        tokens = [_tokens(state.member.pairs, batches) for state, batches in zip(self.active, taken, strict=True)]
+        tokens = [_tokens(state.member, batches) for state, batches in zip(self.active, taken, strict=True)]
         self._pending.append(_PendingStep(step, torch.cat([values, changed]), [len(b) for b in taken], tokens))
 
     def train_step(self, inputs: StepInputs) -> Float[Tensor, "metrics R"]:
@@ -97,15 +98,15 @@ class Cohort:
         Waiting for the device costs time, so after most steps nothing happens; with `flush`, all rows are logged.
         """
         due = [state for state in self.active if state.is_scored_at(self.steps)]
-        last = [state for state in self.active if state.total_steps == self.steps]
         regular = self.steps % FETCH_STEPS == 0 or self.steps % self.save_every == 0
-        must_fetch = due or last or self.steps == 1 or regular or flush
+        at_end = any(state.total_steps == self.steps for state in self.active)
+        must_fetch = due or at_end or self.steps == 1 or regular or flush
         if must_fetch or time.monotonic() - self._fetched >= FETCH_SECONDS:
             self._fetch()
         if not must_fetch:
             return []
         self._score([state for state in due if state.outcome is None])
-        self._finish([state for state in last if state.outcome is None])
+        self._finish([state for state in self.active if state.outcome is None and state.ends_at(self.steps)])
         return self._remove_ended()
 
     def _fetch(self) -> None:
@@ -138,17 +139,22 @@ class Cohort:
             parts = logps.split([len(pairs) for pairs in curves.values()])
             row: Row = {"step": self.steps, "epoch": state.epochs(self.steps)}
             row |= state.member.describe(dict(zip(curves, parts, strict=True)))
+            if state.selection.judge(state.member.cfg, row) and state.member.cfg.eval.keep is Keep.best:
+                state.best = self.stack.masters[self.active.index(state)].clone().cpu()
             state.log([row | {"time_seconds": self._seconds()}])
 
     def _finish(self, states: list[MemberState]) -> None:
         """Set the outcome of members after their last step: weights, fit.json, and scores that a reload must repeat."""
         if not states:
             return
+        for state in states:
+            if state.best is not None:
+                self.stack.masters[self.active.index(state)] = state.best.to(self.device)
         seconds, peak = self._seconds(), adapters.peak_gib(self.device)
         probes = [state.member.pairs.take(adapters.PROBE_PAIRS) for state in states]
         for state, pairs, probe in zip(states, probes, self._logps(states, probes), strict=True):
             fit = {
-                "steps": state.total_steps,
+                **state.selection.facts(state.member.cfg, self.steps),
                 "trainable_parameters": state.parameters,
                 "train_seconds": seconds,
                 "peak_gib": peak,
@@ -194,6 +200,7 @@ class Cohort:
         """What a checkpoint holds: everything that the next step depends on, and the histories."""
         tensors = {"masters": self.stack.masters, "moments": self._optimizer.moments()}
         generators = {f"dropout.{number}": state.dropout_generator for number, state in enumerate(self.active)}
+        tensors |= {f"best.{number}": state.best for number, state in enumerate(self.active) if state.best is not None}
         tensors |= {name: generator.get_state() for name, generator in generators.items() if generator is not None}
         state = {
             "keys": [state.member.key for state in self.active],
@@ -215,13 +222,13 @@ class Cohort:
         for number, state in zip(numbers, self.active, strict=True):
             if state.dropout_generator is not None:
                 state.dropout_generator.set_state(tensors[f"dropout.{number}"])
+            state.best = tensors.get(f"best.{number}")
             state.restore(saved["runs"][number], self.steps)
         return tensors["moments"][:, numbers].to(self.device)
 
 
-def _tokens(pairs: Pairs, batches: MicroBatches) -> int:
-    """Tokens of a step as TRL counts them: two whole rows per pair, the prompt in each."""
-    rows = [row for batch in batches for row in batch]
-    return sum(
-        2 * len(pairs.prompt_ids[row]) + len(pairs.chosen_ids[row]) + len(pairs.rejected_ids[row]) for row in rows
-    )
+def _tokens(member: Member, batches: MicroBatches) -> int:
+    """Tokens of a step as TRL counts them: two whole rows per pair, the prompt in each; for SFT the chosen one."""
+    pairs, rows = member.pairs, [row for batch in batches for row in batch]
+    answers = [pairs.chosen_ids] if member.cfg.method.name is MethodName.sft else [pairs.chosen_ids, pairs.rejected_ids]
+    return sum(len(pairs.prompt_ids[row]) + len(ids[row]) for row in rows for ids in answers)

@@ -17,9 +17,10 @@ import torch
 from factdpo import signals
 from factdpo.models.base import Base
 from factdpo.training.batched import checkpoints
-from factdpo.training.batched.adapter import fresh_adapter
+from factdpo.training.batched.adapter import Adapter, fresh_adapter, read_adapter
 from factdpo.training.batched.capacity import is_out_of_memory, runs_at_once
 from factdpo.training.batched.cohort import Cohort
+from factdpo.training.batched.member import packed_pairs
 from factdpo.training.batched.stacked_lora import stacked
 from factdpo.training.engine import Ended, Member
 from factdpo.training.schedule import planned_steps
@@ -86,7 +87,7 @@ def _cohorts(base: Base, members: list[Member], folder: Path) -> list[Queued]:
         log.info("going on from step %d of a batch of %d runs", saved.state["step"], len(cohorts[-1][0]))
     fresh = sorted(waiting.values(), key=lambda member: -planned_steps(len(member.pairs), member.cfg.dpo))
     if fresh:
-        at_once = runs_at_once(base, [(member.cfg, member.pairs) for member in fresh])
+        at_once = runs_at_once(base, [(m.cfg, packed_pairs(m.cfg, m.pairs, m.retained)) for m in fresh])
         even = -(-len(fresh) // -(-len(fresh) // at_once))
         cohorts += [(fresh[i : i + even], None) for i in range(0, len(fresh), even)]
     return cohorts
@@ -98,7 +99,7 @@ def _fit_cohort(
     """Train these members at once, from the beginning or from a checkpoint."""
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.device)
-    fresh = [fresh_adapter(member.cfg, base) for member in members]
+    fresh = [_first_adapter(member, base) for member in members]
     rank = saved.state["rank"] if saved else max(adapter.config.r for adapter in fresh)
     with stacked(base, fresh, rank, bf16_products=members[0].cfg.dpo.bf16) as stack:
         cohort = Cohort(stack, members, fresh, saved)
@@ -119,6 +120,12 @@ def _fit_cohort(
                 stack.put_on()
             if cohort.active and stop:
                 signals.raise_waiting()
+
+
+def _first_adapter(member: Member, base: Base) -> Adapter:
+    """What a member's training starts with: a fresh adapter, on top of the weights that it begins with."""
+    fresh = fresh_adapter(member.cfg, base)
+    return fresh.on_top_of(read_adapter(member.begins_with / "adapter")) if member.begins_with else fresh
 
 
 def _save(home: checkpoints.Home, cohort: Cohort) -> None:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from factdpo.config.schema import MethodName
 from factdpo.training.batched.member import MemberState
 from factdpo.training.batched.packing import Packed, block_length, moved, pack
 from factdpo.training.batched.stacked_lora import Stack
@@ -20,6 +21,7 @@ class PairTables(NamedTuple):
     lengths: Int[Tensor, "2 R B"]  # tokens of each answer
     mean_chosen_length: Float[Tensor, "R B"]  # in the pair's micro-batch
     loss_weights: Float[Tensor, "R B"]
+    retain_weights: Float[Tensor, "R B"]  # of rows of neutral text, in the mean over their tokens
     metric_weights: Float[Tensor, "metrics R B"]  # in METRICS, summed over micro-batches
 
 
@@ -34,8 +36,11 @@ class StepInputs(NamedTuple):
 
 def step_inputs(states: list[MemberState], taken: list[MicroBatches], rates: list[float], stack: Stack) -> StepInputs:
     """A step of these members with the micro-batches and the learning rate of each."""
-    rows = [[row for batch in batches for row in batch] for batches in taken]
-    packed = pack([(state.member.pairs, of_run) for state, of_run in zip(states, rows, strict=True)])
+    rows = [
+        [row for batch in batches for row in batch] + next(state.retained_rows)
+        for state, batches in zip(states, taken, strict=True)
+    ]
+    packed = pack([(state.pairs, of_run) for state, of_run in zip(states, rows, strict=True)])
     tables = _pair_tables(states, taken, rows)
     rows_of_tokens = packed.tensors()
     *there, on_device = moved([*rows_of_tokens, *tables, torch.tensor(rates).view(-1, 1)], stack.base.device)
@@ -46,12 +51,13 @@ def step_inputs(states: list[MemberState], taken: list[MicroBatches], rates: lis
 def _pair_tables(states: list[MemberState], taken: list[MicroBatches], rows: list[list[int]]) -> PairTables:
     size = len(rows), max(map(len, rows))
     refs, lengths = torch.zeros(2, *size), torch.ones(2, *size, dtype=torch.long)
-    mean_chosen_length, loss_weights = torch.ones(size), torch.zeros(size)
-    weights = torch.zeros(4, *size)  # of a pair in means over pairs, chosen tokens, rejected tokens, all tokens
+    mean_chosen_length, loss_weights, retain_weights = torch.ones(size), torch.zeros(size), torch.zeros(size)
+    weights = torch.zeros(5, *size)  # of a pair in means over pairs, chosen, rejected, all and retained tokens
     for r, (state, batches) in enumerate(zip(states, taken, strict=True)):
-        pairs, scores, count = state.member.pairs, state.member.refs, len(rows[r])
-        refs[0, r, :count], refs[1, r, :count] = scores.chosen[rows[r]], scores.rejected[rows[r]]
-        start = 0
+        pairs, scores, count = state.pairs, state.member.refs, sum(map(len, batches))
+        of_pairs, retained = rows[r][:count], rows[r][count:]
+        refs[0, r, :count], refs[1, r, :count] = scores.chosen[of_pairs], scores.rejected[of_pairs]
+        start, is_sft = 0, state.member.cfg.method.name is MethodName.sft
         for batch in batches:
             chosen = [len(pairs.chosen_ids[row]) for row in batch]
             rejected = [len(pairs.rejected_ids[row]) for row in batch]
@@ -59,12 +65,19 @@ def _pair_tables(states: list[MemberState], taken: list[MicroBatches], rows: lis
             lengths[:, r, place] = torch.tensor([chosen, rejected])
             mean_chosen_length[r, place] = sum(chosen) / len(batch)
             loss_weights[r, place] = 1 / (len(batch) * len(batches))
-            totals = [len(batch), sum(chosen), sum(rejected), sum(chosen) + sum(rejected)]
-            weights[:, r, place] = 1 / torch.tensor(totals)[:, None]
+            totals = [len(batch), sum(chosen), sum(rejected), sum(chosen) + (0 if is_sft else sum(rejected))]
+            weights[:4, r, place] = 1 / torch.tensor(totals)[:, None]
             start += len(batch)
-    pair, chosen, rejected, token = weights
-    metric_weights = torch.stack([pair] * 6 + [chosen, rejected, token, chosen])  # in the order of METRICS
-    return PairTables(refs, lengths, mean_chosen_length, loss_weights, metric_weights)
+        if is_sft:  # as SFTTrainer: a mean over the step's tokens, and not of its micro-batches' means
+            mean_chosen_length[r, :count] = lengths[0, r, :count].sum() / count
+            loss_weights[r, :count] = 1 / count
+        if retained:
+            tokens = len(retained) * len(pairs.chosen_ids[retained[0]])
+            retain_weights[r, count : count + len(retained)] = 1 / tokens
+            weights[4, r] = retain_weights[r] * len(batches)  # a metric is averaged over micro-batches
+    pair, chosen, rejected, token, text = weights
+    metric_weights = torch.stack([pair] * 6 + [chosen, rejected, token, chosen, text])  # in the order of METRICS
+    return PairTables(refs, lengths, mean_chosen_length, loss_weights, retain_weights, metric_weights)
 
 
 def _dropout_masks(
@@ -82,7 +95,7 @@ def _dropout_masks(
         for r, state in enumerate(states):
             if state.dropout_generator is not None:
                 p = state.member.cfg.lora.dropout
-                tokens = sum(block_length(state.member.pairs, row) for row in rows[r]) + 1  # padding has the last
+                tokens = sum(block_length(state.pairs, row) for row in rows[r]) + 1  # padding has the last
                 kept = torch.rand(tokens, features, generator=state.dropout_generator, device=device) >= p
                 masks[name][r] = kept[numbers[r]] / (1 - p)
     return masks

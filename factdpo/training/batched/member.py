@@ -1,36 +1,66 @@
 """A member of a cohort while it trains: its position in the data, the sums of its next history row, and its outcome."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from peft import LoraConfig
+from torch import Tensor
 
+from factdpo.config.schema import Config, MethodName
+from factdpo.data.pairs import Pairs, join
 from factdpo.models.logps import Diverged
 from factdpo.store.history import Row
 from factdpo.training import sanity_checks
 from factdpo.training.batched.adapter import Adapter
 from factdpo.training.engine import Member, Trained
 from factdpo.training.sanity_checks import SanityCheckError
-from factdpo.training.schedule import epochs_done, learning_rate, micro_batches, planned_steps, steps_per_epoch
+from factdpo.training.schedule import (
+    epochs_done,
+    learning_rate,
+    micro_batches,
+    planned_steps,
+    retained_rows,
+    steps_per_epoch,
+)  # fmt: skip
+from factdpo.training.selection import Selection
 
 # Per-pair metrics of a step, in this order: TRL's names, each a mean over the micro-batch's pairs or tokens.
 METRICS = (
     "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
-    "logits/chosen", "logits/rejected", "entropy", "mean_token_accuracy",
+    "logits/chosen", "logits/rejected", "entropy", "mean_token_accuracy", "retain_nats_per_token",
 )  # fmt: skip
+PREFERENCES = tuple(name for name in METRICS if name.startswith("rewards/") or name.endswith("/rejected"))
 COUNTERS = ("tokens", "sums", "loss", "steps", "batches")  # fields of a MemberState that a checkpoint holds
+
+
+def logged_metrics(cfg: Config) -> list[str]:
+    """Those of METRICS that a row of this run's history has."""
+    left_out = PREFERENCES if cfg.method.name is MethodName.sft else ()
+    if cfg.dpo.retain_weight == 0:
+        left_out = *left_out, "retain_nats_per_token"
+    return [name for name in METRICS if name not in left_out]
+
+
+def packed_pairs(cfg: Config, pairs: Pairs, retained: Pairs | None) -> Pairs:
+    """What the steps of a run pack: its pairs, for SFT without the false answers, and then the retained rows."""
+    if cfg.method.name is MethodName.sft:  # an answer's last token is not packed, so this one takes no room
+        pairs = replace(pairs, rejected_ids=[chosen[:1] for chosen in pairs.chosen_ids])
+    return join([pairs, retained]) if retained else pairs
 
 
 @dataclass(eq=False)
 class MemberState:
     member: Member
+    pairs: Pairs  # of which a step packs some: the member's, then the rows that it retains
     lora_config: LoraConfig
     parameters: int
     total_steps: int
     steps_per_epoch: int
     micro_batches: Iterator[list[list[int]]]  # of its next steps
+    retained_rows: Iterator[list[int]]  # of `pairs`, of its next steps; none where nothing is retained
     dropout_generator: torch.Generator | None
     tokens: int = 0  # seen so far, padding apart, as TRL counts
     sums: list[float] = field(default_factory=lambda: [0.0] * len(METRICS))  # since the last row, over micro-batches
@@ -39,6 +69,8 @@ class MemberState:
     batches: int = 0  # micro-batches since the last row
     checks: dict[str, Any] = field(default_factory=dict)  # results of the sanity checks
     rows: list[Row] = field(default_factory=list)  # of its history
+    selection: Selection = field(default_factory=Selection)
+    best: Float[Tensor, " P"] | None = None  # the weights of selection.best_step, where these may be kept
     outcome: Trained | Exception | None = None  # None while it trains
 
     @classmethod
@@ -47,11 +79,13 @@ class MemberState:
         cfg, pairs = member.cfg, len(member.pairs)
         return cls(
             member,
+            packed_pairs(cfg, member.pairs, member.retained),
             adapter.config,
             adapter.parameters,
             planned_steps(pairs, cfg.dpo),
             steps_per_epoch(pairs, cfg.dpo),
             micro_batches(pairs, cfg.dpo),
+            retained_rows(pairs, len(member.retained or ()), cfg.dpo),
             torch.Generator(device).manual_seed(cfg.dpo.seed) if cfg.lora.dropout > 0 else None,
         )
 
@@ -69,6 +103,10 @@ class MemberState:
         if every == "epoch":
             return step % self.steps_per_epoch == 0 or step == self.total_steps
         return every != "never" and step % int(every) == 0
+
+    def ends_at(self, step: int) -> bool:
+        """Whether this step is its last, as planned or since it got no better."""
+        return step == self.total_steps or self.selection.stops(self.member.cfg)
 
     def epochs(self, step: int) -> float:
         """Passes over its pairs after so many steps."""
@@ -93,7 +131,8 @@ class MemberState:
         if not (step == 1 or step % self.member.cfg.track.log_every == 0 or step == self.total_steps):
             return []
         row: Row = {"step": step, "loss": self.loss / self.steps, "grad_norm": norm, "learning_rate": self.rate(step)}
-        row |= {name: total / self.batches for name, total in zip(METRICS, self.sums, strict=True)}
+        means = dict(zip(METRICS, (total / self.batches for total in self.sums), strict=True))
+        row |= {name: means[name] for name in logged_metrics(self.member.cfg)}
         row |= {"num_tokens": float(self.tokens), "epoch": self.epochs(step), "time_seconds": seconds}
         self.sums, self.loss, self.steps, self.batches = [0.0] * len(METRICS), 0.0, 0, 0
         return [row]
@@ -107,7 +146,7 @@ class MemberState:
         for row in due:
             sanity_checks.check_finite(row)
             if step == 1:
-                self.checks |= sanity_checks.check_first_step(self.member.cfg, row)
+                self.checks |= sanity_checks.check_first_step(self.member, row)
 
     def log(self, rows: list[Row]) -> None:
         """Hand the member its new rows, once each; if it cannot take them, its run ends, and no other."""
@@ -123,12 +162,16 @@ class MemberState:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it, as JSON's types."""
-        return {name: getattr(self, name) for name in COUNTERS} | {"canaries": self.checks, "rows": self.rows}
+        counters = {name: getattr(self, name) for name in COUNTERS}
+        return counters | {"canaries": self.checks, "selection": self.selection.state(), "rows": self.rows}
 
     def restore(self, state: dict[str, Any], step: int) -> None:
         """Continue after `step` steps, as `state` describes; its rows are logged again."""
         for name in COUNTERS:
             setattr(self, name, state[name])
         self.checks = state["canaries"]
-        self.micro_batches = micro_batches(len(self.member.pairs), self.member.cfg.dpo, step)
+        self.selection = Selection(**state.get("selection", {}))
+        pairs, dpo = len(self.member.pairs), self.member.cfg.dpo
+        self.micro_batches = micro_batches(pairs, dpo, step)
+        self.retained_rows = retained_rows(pairs, len(self.member.retained or ()), dpo, step)
         self.log(state["rows"])

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from factdpo.config.schema import DpoConfig
+from factdpo.config.schema import Config, MethodName
 from factdpo.training.batched.inputs import PairTables
 from factdpo.training.batched.optimizer import column
 from factdpo.training.batched.stacked_lora import Answers
@@ -12,11 +12,14 @@ from factdpo.training.losses import dpo_loss
 
 
 class Objective:
-    def __init__(self, dpo: list[DpoConfig], device: torch.device):
-        self._beta = column([c.beta for c in dpo], device)
-        self._smoothing = column([c.label_smoothing for c in dpo], device)
-        self._losses = sorted({loss for c in dpo for loss in c.loss}, key=lambda loss: loss.name)
-        weights = [dict(zip(c.loss, c.loss_weights or [1.0] * len(c.loss), strict=True)) for c in dpo]
+    def __init__(self, cfgs: list[Config], device: torch.device):
+        self._beta = column([c.dpo.beta for c in cfgs], device)
+        self._smoothing = column([c.dpo.label_smoothing for c in cfgs], device)
+        self._both = column([float(c.method.name is not MethodName.sft) for c in cfgs], device)
+        retain = [c.dpo.retain_weight for c in cfgs]
+        self._retain = column(retain, device) if any(retain) else None
+        self._losses = sorted({loss for c in cfgs for loss in c.losses}, key=lambda loss: loss.name)
+        weights = [dict(zip(c.losses, c.dpo.loss_weights or [1.0] * len(c.losses), strict=True)) for c in cfgs]
         self._weights = [column([of_run.get(loss, 0.0) for of_run in weights], device) for loss in self._losses]
 
     def losses(self, logps: Float[Tensor, "2 R B"], pairs: PairTables) -> Float[Tensor, " R"]:
@@ -29,7 +32,10 @@ class Objective:
                 pairs.mean_chosen_length,
             )  # fmt: skip
             total = total + torch.where(weight != 0, weight * of_pair, 0.0)
-        return (total * pairs.loss_weights).sum(1)
+        losses = (total * pairs.loss_weights).sum(1)
+        if self._retain is not None:  # nats per token of the neutral text
+            losses = losses - (self._retain * pairs.retain_weights * chosen).sum(1)
+        return losses
 
     @torch.no_grad()
     def metrics(self, answers: Answers, pairs: PairTables) -> Float[Tensor, "metrics R"]:
@@ -38,7 +44,8 @@ class Objective:
         of_pairs = torch.stack(
             [
                 *rewards, (rewards[0] > rewards[1]).float(), rewards[0] - rewards[1], *answers.logps,
-                *answers.mean_logit, answers.entropy.sum(0), answers.greedy[0],
+                *answers.mean_logit, answers.entropy[0] + self._both * answers.entropy[1], answers.greedy[0],
+                -answers.logps[0],
             ]
         )  # fmt: skip
         return (of_pairs * pairs.metric_weights).sum(-1)

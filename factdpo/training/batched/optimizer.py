@@ -1,5 +1,8 @@
 """The optimizer of a cohort: one AdamW over the weights of all runs, with each run's own rate, clipping and decay."""
 
+from collections.abc import Iterator
+from itertools import cycle
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -51,13 +54,24 @@ class StackedAdamW:
         with torch.no_grad():
             for view, grad in zip(self._grad_views, grads, strict=True):
                 view.copy_(grad)
+            for view, trained in self._masked(self._grad_views):
+                view.mul_(trained)
             norms = torch.linalg.vector_norm(self._grads, dim=1, keepdim=True)
             self._grads.mul_((self._clip / (norms + 1e-6)).clamp(max=1.0))  # as torch.nn.utils.clip_grad_norm_
             self._adamw.step()
-            if self._decay is not None:
+            if self._decay is not None and not self._stack.frozen:
                 masters.mul_(1 - rates * self._decay)
+            elif self._decay is not None:
+                for view, trained in self._masked(self._leaves):
+                    view.mul_(1 - (rates * self._decay)[:, :, None] * trained)
             masters.addcmul_(self._update, rates)
         return norms
+
+    def _masked(self, views: list[Tensor]) -> Iterator[tuple[Tensor, Float[Tensor, "R _ _"]]]:
+        """These views, as `_leaves` has them, each with 0 for the inner rows that stay; none where all are trained."""
+        if self._stack.frozen:
+            rows = self._stack.trained
+            yield from zip(views, cycle([rows[:, :, None], rows[:, None, :]]), strict=False)  # of A, and of B
 
     def moments(self) -> Float[Tensor, "2 R P"]:
         """AdamW's first and second moment of every weight."""

@@ -106,6 +106,9 @@ class Stack:
         parameters = sum(self.rank * (layer.weight.shape[0] + layer.weight.shape[1]) for layer in layers.values())
         self.masters = torch.zeros(len(adapters), parameters)
         self.scales = torch.tensor([adapter.scale for adapter in adapters]).view(-1, 1, 1).to(base.device)
+        trained = torch.tensor([adapter.trained for adapter in adapters]).view(-1, 1)
+        self.trained = (torch.arange(rank) < trained).float().to(base.device)  # [R, K]: 0 for rows that stay
+        self.frozen = any(adapter.frozen for adapter in adapters)
         views = self.views(self.masters)
         for run, adapter in enumerate(adapters):
             for name, (a, b) in adapter.layers.items():
@@ -143,7 +146,7 @@ class Stack:
 
     def keep(self, runs: list[int]) -> None:
         """Drop all other runs; the padding of the ranks stays as it is."""
-        self.masters, self.scales = self.masters[runs].contiguous(), self.scales[runs]
+        self.masters, self.scales, self.trained = self.masters[runs].contiguous(), self.scales[runs], self.trained[runs]
         self.use(self.views(self.masters), self.scales)
 
     def adapter(self, run: int, config: LoraConfig) -> Adapter:
