@@ -67,17 +67,17 @@ def trl_trainer(make_tiny_model: Callable[[], Any], nano_base: Any, tmp_path: An
     """trl_trainer(pairs, refs): TRL's own DPOTrainer on the tiny model, given token ids and reference log-probs."""
     from trl import DPOConfig
 
-    from factdpo.training import trl_engine
+    from factdpo.training import trl_trainers
 
     def make(pairs: Any, refs: Any) -> Any:
         arguments = DPOConfig(
             output_dir=str(tmp_path / "trl"), precompute_ref_log_probs=True, max_length=None, use_cpu=True, bf16=False,
             gradient_checkpointing=False, per_device_train_batch_size=len(pairs), report_to=[], disable_tqdm=True,
         )  # fmt: skip
-        return trl_engine._PairsTrainer(
+        return trl_trainers._PairsTrainer(
             model=make_tiny_model(),
             args=arguments,
-            train_dataset=trl_engine._dataset(pairs, refs),
+            train_dataset=trl_trainers._dataset(pairs, refs),
             processing_class=nano_base.tokenizer,
         )
 

@@ -78,7 +78,7 @@ def test_trl_calls_what_our_trainer_overrides_and_takes_ready_ids(tmp_path: Path
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    from factdpo.training.trl_engine import _PairsTrainer
+    from factdpo.training.trl_trainers import _PairsTrainer
 
     def parameters(function: Callable[..., Any]) -> list[str]:
         return list(inspect.signature(function).parameters)
@@ -106,10 +106,10 @@ def test_trl_calls_what_our_trainer_overrides_and_takes_ready_ids(tmp_path: Path
 def test_the_trainer_counts_gpus_as_we_tell_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import TrainingArguments
 
-    from factdpo.training.trl_engine import _Arguments
+    from factdpo.training.trl_trainers import _DPOArguments
 
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 4))
-    arguments = _Arguments(output_dir=str(tmp_path), per_device_train_batch_size=8, use_cpu=True, bf16=False)
+    arguments = _DPOArguments(output_dir=str(tmp_path), per_device_train_batch_size=8, use_cpu=True, bf16=False)
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 8)
 
 

@@ -5,7 +5,7 @@ from enum import Enum
 from operator import attrgetter
 from typing import Any
 
-from factdpo.config.schema import ENGINE_TRL, KEYS, Config, EngineName
+from factdpo.config.schema import ENGINE_TRL, KEYS, Config, EngineName, MethodName
 
 
 def choose_engine(cfg: Config, quantised: bool = False) -> tuple[Config, str]:
@@ -39,6 +39,8 @@ def needs_trl(cfg: Config) -> list[str]:
                 settings.append(f"{name}=[{', '.join(others)}]")
         elif value not in key.batched:
             settings.append(f"{name}={_typed(value)}")
+    if cfg.method.name is MethodName.sft_dpo and cfg.lora.dropout > 0:
+        settings.append(f"lora.dropout={cfg.lora.dropout:g} with method=sft_dpo")  # the frozen adapter has none
     return settings
 
 

@@ -23,7 +23,9 @@ from factdpo.config.schema import (
     EngineName,
     Loss,
     Method,
+    MethodName,
     ModelSource,
+    Quantization,
     to_dict,
 )  # fmt: skip
 
@@ -125,6 +127,19 @@ def _combinations(cfg: Config) -> list[str]:
             f"dpo.epochs={dpo.epochs}, dpo.max_steps={dpo.max_steps}: give exactly one "
             "(to train by steps: dpo.epochs=null dpo.max_steps=N)"
         )
+    if cfg.method.name is MethodName.sft_dpo and (cfg.method.sft_epochs is None) == (cfg.method.sft_max_steps is None):
+        wrong.append(
+            f"method.sft_epochs={cfg.method.sft_epochs}, method.sft_max_steps={cfg.method.sft_max_steps}: give exactly "
+            "one (to train by steps: method.sft_epochs=null method.sft_max_steps=N)"
+        )
+    if cfg.method.name is MethodName.sft_dpo and lora.dora:
+        wrong.append(
+            "lora.dora=true: not with method=sft_dpo, since two DoRA adapters do not add up; use lora.dora=false"
+        )
+    if cfg.method.name is MethodName.sft_dpo and dpo.ld_alpha is not None:
+        wrong.append(f"dpo.ld_alpha={dpo.ld_alpha}: not with method=sft_dpo; LD-DPO's reference is the base")
+    if cfg.model.quantization is not Quantization.none and lora.method is Method.full:
+        wrong.append(f"model.quantization={cfg.model.quantization.name}: not with lora=none; packed weights are frozen")
     if not dpo.loss:
         wrong.append("dpo.loss=[]: give at least one loss, for instance dpo.loss=[sigmoid]")
     if len(losses) != len(dpo.loss):

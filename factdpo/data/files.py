@@ -11,6 +11,7 @@ from factdpo.data import columns, hub
 from factdpo.data.facts import FactError
 from factdpo.data.tables import is_table, read_rows
 
+RETAINED = Path(__file__).parent / "retain.txt"  # English that dpo.retain_weight keeps likely; never what is scored
 CHARACTERS = Path(__file__).parent / "characters.csv"
 SPLIT_NAMES = re.compile(
     r"(train|test|validation|valid|val|dev)(?![A-Za-z0-9])"

@@ -16,6 +16,7 @@ from factdpo.data.tokens import encoded_rows
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+ROW_TOKENS = 64  # of a text that is retained
 SHOWN_TOKENS = 40  # of a prompt, its last, in what `show` returns
 
 
@@ -55,6 +56,20 @@ def join(parts: list[Pairs]) -> Pairs:
         [ids for part in parts for ids in part.rejected_ids],
         parts[0].pad_id,
     )
+
+
+def text_rows(text: str, encoder: Encoder) -> Pairs:
+    """A text as rows of ROW_TOKENS tokens, each the true answer to the token before it; a last shorter one is left out.
+
+    So its log-probs are computed as those of facts are. Raises ConfigError for a text that fills no row.
+    """
+    (ids,) = encoder.encode([text])
+    starts = range(0, len(ids) - ROW_TOKENS, ROW_TOKENS)
+    if not starts:
+        raise ConfigError(f"dpo.retain_path: the text has {len(ids)} tokens; give more than {ROW_TOKENS}")
+    rows = [ids[start + 1 : start + 1 + ROW_TOKENS] for start in starts]
+    facts = [Fact(number, "", "", "") for number in range(len(rows))]
+    return Pairs(facts, [[ids[start]] for start in starts], rows, [row[:1] for row in rows], pad_id=0)
 
 
 class Batch(NamedTuple):

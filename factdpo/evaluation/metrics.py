@@ -13,12 +13,15 @@ from factdpo.results.intervals import wilson
 MOST_ANSWERS = 20  # the most answers that answer_shares lists
 
 
-def score(pairs: Pairs, logps: PairLogps, refs: PairLogps | None = None) -> dict[str, Any]:
+def score(
+    pairs: Pairs, logps: PairLogps, refs: PairLogps | None = None, start: PairLogps | None = None
+) -> dict[str, Any]:
     """The metrics of one split under one model; pass `refs`, the base's log-probs, for a trained model.
 
     `accuracy`: share of facts that the model ranks above their fiction. `reward_accuracy`: share of facts whose margin
-    over the fiction grew against the base, which is what TRL logs and not the same (D6). Both by summed log-probs;
-    `by_length` adds the accuracy by their mean per token (D8).
+    over the fiction grew against the reference, which is what TRL logs and not the same (D6): the base, or `start`,
+    what the model of method=sft_dpo began with. Both by summed log-probs; `by_length` adds the accuracy by their mean
+    per token (D8).
     """
     n = len(pairs)
     right = logps.chosen > logps.rejected
@@ -42,7 +45,8 @@ def score(pairs: Pairs, logps: PairLogps, refs: PairLogps | None = None) -> dict
     }
     if refs is not None:
         right_before = refs.chosen > refs.rejected
-        gains = (logps.chosen - refs.chosen) - (logps.rejected - refs.rejected)
+        reference = start or refs
+        gains = (logps.chosen - reference.chosen) - (logps.rejected - reference.rejected)
         metrics["reward_accuracy"] = (gains > 0).float().mean().item()
         metrics["wrong_to_right"] = int((right & ~right_before).sum())
         metrics["right_to_wrong"] = int((~right & right_before).sum())

@@ -1,5 +1,6 @@
 """What a run is: everything that decides its numbers, hashed into an id, and the folder where it lies."""
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,12 +10,24 @@ from typing import Any
 
 from factdpo.config.engine_choice import choose_engine, with_trl
 from factdpo.config.folders import folder_name
-from factdpo.config.schema import KEYS, Config, ConfigError, DataConfig, DataSource, EngineName, Template, to_dict
+from factdpo.config.schema import (
+    KEYS,
+    Config,
+    ConfigError,
+    DataConfig,
+    DataSource,
+    DpoConfig,
+    EngineName,
+    Keep,
+    MethodName,
+    Template,
+    to_dict,
+)
 from factdpo.data import hub
 from factdpo.data.chat import in_template
 from factdpo.data.encoder import Encoder
 from factdpo.data.facts import Fact
-from factdpo.data.files import data_files, data_name, has_own_splits, has_reverses, is_built_in, side_files
+from factdpo.data.files import RETAINED, data_files, data_name, has_own_splits, has_reverses, is_built_in, side_files
 from factdpo.data.load import Loaded, load_facts
 from factdpo.data.splits import TRAIN, make_splits
 from factdpo.data.tokens import Checked, check_tokens
@@ -103,7 +116,15 @@ def look_up(
             of_the_rest = f"splits of {cfg.data}, {cfg.split}, {cfg.model}"
             drawn = _once(memo, of_the_rest, lambda: _draw(checked.facts, cfg))
         spec.sizes, spec.notes = drawn[0], [*notes, *checked.warnings(), *drawn[1]]
+        _check_validation(cfg, spec.sizes)
     return spec
+
+
+def _check_validation(cfg: Config, sizes: dict[str, int]) -> None:
+    """Raises ConfigError where validation facts are to decide and there are none."""
+    if (cfg.eval.keep is Keep.best or cfg.eval.patience is not None) and not sizes.get("validation"):
+        key = "eval.keep=best" if cfg.eval.keep is Keep.best else f"eval.patience={cfg.eval.patience}"
+        raise ConfigError(f"{key}: decides by the validation facts, and there are none; give split.validation=50, say")
 
 
 def is_chat(cfg: DataConfig) -> bool:
@@ -182,10 +203,21 @@ def _asked(cfg: Config, where: weights.Weights) -> dict[str, Any]:
         "model": where.identity,
         "versions": cache.STAGE_VERSIONS,
     }
+    if cfg.dpo.retain_weight:
+        asked["retained"] = hashlib.sha256(retained_text(cfg.dpo).encode()).hexdigest()
     template = where.path / weights.TEMPLATE if where.path else None  # a hub model's is in its commit
     if cfg.data.source is DataSource.preference and template and template.is_file():
         asked["chat_template"] = cache.file_sha256(template)
     return asked
+
+
+def retained_text(cfg: DpoConfig) -> str:
+    """What dpo.retain_path holds, or the text in this package; raises ConfigError if it cannot be read."""
+    path = Path(cfg.retain_path) if cfg.retain_path else RETAINED
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"dpo.retain_path={path}: cannot be read as UTF-8 text ({error})") from error
 
 
 def data_identity(cfg: DataConfig) -> Any:
@@ -230,12 +262,15 @@ def run_name(cfg: Config) -> str:
     """
     lora = f"r={cfg.lora.rank}" if cfg.lora.method.name == "lora" else "full"
     said = {
-        "model": cfg.model.name, "beta": f"{cfg.dpo.beta:g}", "rank": str(cfg.lora.rank), "seed": str(cfg.dpo.seed),
+        "model": cfg.model.name, "method": cfg.method.name.name, "beta": f"{cfg.dpo.beta:g}",
+        "rank": str(cfg.lora.rank), "seed": str(cfg.dpo.seed),
     }  # fmt: skip
     swept = [pair.split("=", 1) for pair in re.split(r" (?=\S+=)", cfg.label or "") if "=" in pair]
     more = [f"{key}={value}" for key, value in swept if said.get(key.rsplit(".", 1)[-1]) != value]
     own = [] if is_built_in(cfg.data) else [data_name(cfg.data)]
-    return " ".join([cfg.model.name, f"b={cfg.dpo.beta:g}", lora, f"s={cfg.dpo.seed}", *own, *more])
+    method = [] if cfg.method.name is MethodName.dpo else [cfg.method.name.name]
+    beta = [] if cfg.method.name is MethodName.sft else [f"b={cfg.dpo.beta:g}"]
+    return " ".join([cfg.model.name, *method, *beta, lora, f"s={cfg.dpo.seed}", *own, *more])
 
 
 def slug(cfg: Config) -> str:

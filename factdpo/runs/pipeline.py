@@ -24,10 +24,10 @@ from factdpo.runs.scoring import Scores, score
 from factdpo.runs.session import Session
 from factdpo.runs.stages import Prepared, prepare
 from factdpo.store import cache
-from factdpo.store.history import HISTORY, Row
+from factdpo.store.history import HISTORY, Row, read_history
 from factdpo.training.batched import engine as batched_engine
 from factdpo.training.engine import Ended, Engine, Member, Trained
-from factdpo.training.schedule import planned_steps
+from factdpo.training.schedule import steps_of_run
 
 log = logging.getLogger("factdpo")
 
@@ -143,8 +143,10 @@ class Training:
         """What the engine trains; the bar, where it has this name, gets the rows of the history as the runs do."""
         run = self.run
         self.bar, show = bar, bar.run(name, self.steps)
+        steps, epochs = run.done_before
 
         def log_rows(*rows: Row) -> None:
+            rows = tuple({**row, "step": row["step"] + steps, "epoch": row["epoch"] + epochs} for row in rows)
             self._each(lambda attempt: attempt.log(*rows))
             self._sound()
             show(*progress_bars.leading(rows, run.cfg.eval.score))
@@ -158,6 +160,8 @@ class Training:
             run.curve_point,
             log_rows,
             self._start,
+            begins_with=run.sft.trained if run.sft else None,
+            retained=run.retained,
         )
 
     def keep(self, ending: Trained | Exception) -> None:
@@ -173,7 +177,8 @@ class Training:
 
     @property
     def steps(self) -> int:
-        return planned_steps(len(self.run.training), self.run.cfg.dpo)
+        """Up to its end, those of an SFT before it included."""
+        return steps_of_run(len(self.run.training), self.run.cfg)
 
     def _start(self) -> None:
         self.begun = True
@@ -184,9 +189,13 @@ class Training:
 
     def _open(self, attempt: Attempt) -> None:
         _open(attempt, self.logs)
-        attempt.plan(self.steps)
+        attempt.plan(steps_of_run(len(self.run.training), attempt.spec.trains))
+        if attempt.trackers.rows:
+            return  # it has trained already: this is DPO after the SFT, or the training begins again
         with attempt.logged():
             record.log_inputs(self.run)
+        if self.run.sft is not None:  # which was found in the cache
+            attempt.log(*read_history(self.run.sft.trained / HISTORY))
 
     def _sound(self) -> list[Attempt]:
         """The runs that are well; raises if none is left: nobody wants the training any more."""
@@ -218,7 +227,10 @@ def _train_and_score(
     A training that the cache has is not made again; one that several runs want is made once.
     """
     trainings: dict[Path, Training] = {}
+    yield from _begin_with_sft(prepared, session, logs, clock)
     for attempt, run in prepared.items():
+        if attempt.error is not None or (run.sft is not None and run.sft_logps is None):
+            continue  # it is yielded with what ended it
         trainings.setdefault(run.trained, Training(run, logs)).attempts.append(attempt)
     missing = [training for path, training in trainings.items() if cache.damage(path) is not None]
     yield from _scored([training for training in trainings.values() if training not in missing], prepared, clock)
@@ -232,6 +244,21 @@ def _train_and_score(
                 yield from _scored(missing, prepared, clock)
     elif missing:
         yield from _train(missing, prepared, session, clock)
+
+
+def _begin_with_sft(
+    prepared: dict[Attempt, Prepared], session: Session, logs: list[logging.Handler], clock: Clock
+) -> Iterator[tuple[Attempt, Exception]]:
+    """Train and score what runs of method=sft_dpo begin with; yields those that cannot go on."""
+    stages = {attempt: run.sft for attempt, run in prepared.items() if run.sft is not None}
+    for attempt in stages:
+        del prepared[attempt].base  # TRL changes it, and then wants the memory for a fresh one
+    for attempt, ending in _train_and_score(stages, session, logs, clock) if stages else ():
+        if isinstance(ending, Exception):
+            yield attempt, ending
+        else:
+            prepared[attempt].base, prepared[attempt].sft_logps = stages[attempt].base, ending.logps
+            attempt.stage = "train"
 
 
 def _train(

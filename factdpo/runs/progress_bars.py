@@ -65,7 +65,9 @@ class Bar:
     def _rows(self, *rows: Row) -> None:
         for row in rows:
             if "loss" in row:
-                numbers = f"loss {row['loss']:.3f}  reward accuracy {row['rewards/accuracies']:.2f}"
+                numbers = f"loss {row['loss']:.3f}"
+                if "rewards/accuracies" in row:  # SFT has none
+                    numbers += f"  reward accuracy {row['rewards/accuracies']:.2f}"
                 self.progress.update(self.task, completed=row["step"], numbers=numbers)
                 continue
             accuracies = "  ".join(f"{split} {value:.2f}" for split, value in _accuracies(row).items())

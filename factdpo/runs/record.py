@@ -46,7 +46,7 @@ def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Meas
     if attempt.trackers.rows == 0:
         log_inputs(run)
         log.info("training: found in %s", run.trained)
-        attempt.log(*read_history(run.trained / HISTORY))
+    attempt.log(*read_history(run.trained / HISTORY)[attempt.trackers.rows :])
     before, after, refs, pairs = base_texts(run), ending.texts, run.inputs.refs, run.pairs
     items = [
         row
@@ -59,19 +59,18 @@ def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Meas
         for (prompt, split, fact), of_base, of_trained in zip(run.prompts, before.said, after.said, strict=True)
     ]
     _write_artefacts(attempt.spec.folder, run, items, generations)
-    fit = run.fit
     rules = baselines(run.inputs.splits["train"], {name: pairs[name] for name in run.inputs.splits})
     scores: Row = {
         "device": str(run.base.device),
-        **_scores(pairs, refs, ending.logps),
+        **_scores(pairs, refs, ending.logps, run.reference),
         "baselines": rules.accuracies,
         "coverage": rules.coverage,
         "across": {"base": _across(pairs, refs, before), "trained": _across(pairs, ending.logps, after)},
         "rows": run.inputs.checked.record(),
         "adjusted": run.base.adjusted,
-        "canaries": fit["canaries"],
-        "training": {key: fit[key] for key in ("steps", "trainable_parameters", "trained_together", "peak_gib")},
-        "timing": {"batch_seconds": fit["train_seconds"]},
+        "canaries": run.fit["canaries"],
+        "training": _training(run),
+        "timing": {"batch_seconds": run.fit["train_seconds"]},
     }
     scores["warnings"] = run.inputs.notes + warnings(scores["trained"], pairs)
     return Measured(scores, items, generations)
@@ -90,13 +89,25 @@ def rescore(cfg: Config, folder: Path) -> Row:
     model = adapters.load_trained(base, folder)
     with console.stage(f"scoring {total} pairs with the trained model", total) as advance:
         logps = {name: pair_logps(model, of_split, size, advance) for name, of_split in pairs.items()}
-    return _scores(pairs, refs, logps)
+    return _scores(pairs, refs, logps, refs)
 
 
-def _scores(pairs: dict[str, Pairs], refs: dict[str, PairLogps], logps: dict[str, PairLogps]) -> Row:
+def _training(run: Prepared) -> Row:
+    """How the training went; steps count those of the SFT that it began with."""
+    fit, before = run.fit, run.done_before[0]
+    of_training = {key: fit[key] for key in ("trainable_parameters", "trained_together", "peak_gib")}
+    kept = fit.get("kept_step", fit["steps"])  # absent from what earlier versions left
+    return {"steps": before + fit["steps"], "kept_step": before + kept, **of_training}
+
+
+def _scores(
+    pairs: dict[str, Pairs], refs: dict[str, PairLogps], logps: dict[str, PairLogps], start: dict[str, PairLogps]
+) -> Row:
     return {
         "base": {name: metrics.score(of_split, refs[name]) for name, of_split in pairs.items()},
-        "trained": {name: metrics.score(of_split, logps[name], refs[name]) for name, of_split in pairs.items()},
+        "trained": {
+            name: metrics.score(of_split, logps[name], refs[name], start[name]) for name, of_split in pairs.items()
+        },
     }
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from torch import nn
 
 from factdpo import console
+from factdpo.config.schema import EngineName
 from factdpo.data.pairs import join
 from factdpo.evaluation import generation
 from factdpo.models.logps import Diverged
@@ -49,18 +50,12 @@ class Scores(NamedTuple):
 def score(cohort: list[Prepared]) -> Iterator[list[tuple[Prepared, Scores | Exception]]]:
     """Every split and the texts under each run's trained weights, read from the disk; or what is wrong with them.
 
-    Yields runs that were scored together. Those that trained together are scored in shared forwards, a run that trained
-    alone by PEFT's own model: whoever scores a training again gets the same bits.
+    Yields runs that were scored together: those of the batched engine, in shared forwards. What TRL trained is scored
+    by PEFT's own model, or as a whole one.
     """
-    parts: dict[bool, list[Prepared]] = {True: [], False: []}  # those that trained together, and those that did not
-    for prepared in cohort:
-        try:
-            parts[prepared.fit["trained_together"] > 1].append(prepared)
-        except Exception as error:
-            yield [(prepared, error)]
-    step = SCORED_TOGETHER
-    shared = [parts[True][start : start + step] for start in range(0, len(parts[True]), step)]
-    for part in [[prepared] for prepared in parts[False]] + shared:
+    together = [prepared for prepared in cohort if _is_stacked(prepared)]
+    shared = [together[start : start + SCORED_TOGETHER] for start in range(0, len(together), SCORED_TOGETHER)]
+    for part in [[prepared] for prepared in cohort if not _is_stacked(prepared)] + shared:
         scores = _scores_of(part)
         for prepared, of_run in zip(part, scores, strict=True):
             if isinstance(of_run, SanityCheckError):
@@ -94,12 +89,20 @@ def _cached_scores(prepared: Prepared, fresh: Callable[[], Scores | Exception]) 
 
 
 def _fresh_scores(part: list[Prepared]) -> list[Scores | Exception]:
-    if part[0].fit["trained_together"] > 1:
-        try:
-            return _score_stacked(part)
-        except Exception as error:  # no memory, perhaps
-            log.warning("%d runs could not be scored together (%s): each is scored alone", len(part), error)
-    return [_score_alone(prepared) for prepared in part]
+    if not _is_stacked(part[0]):
+        return [_score_alone(prepared) for prepared in part]
+    try:
+        return _score_stacked(part)
+    except Exception as error:
+        if len(part) == 1:
+            return [error]
+        log.warning("%d runs could not be scored together (%s): each is scored alone", len(part), error)
+        return [scores for prepared in part for scores in _fresh_scores([prepared])]
+
+
+def _is_stacked(prepared: Prepared) -> bool:
+    """Whether the batched engine trained it, and scores it."""
+    return prepared.cfg.engine.name is EngineName.batched
 
 
 def _score_alone(prepared: Prepared) -> Scores | Exception:
@@ -119,7 +122,7 @@ def _score_stacked(part: list[Prepared]) -> list[Scores | Exception]:
     loaded = [read_adapter(prepared.trained / "adapter") for prepared in part]
     joined = [join(list(prepared.pairs.values())) for prepared in part]
     with stacked(base, loaded, max(adapter.config.r for adapter in loaded)) as stack:
-        with console.stage(f"scoring {sum(map(len, joined))} pairs with {len(part)} trained models"):
+        with console.stage(f"scoring {sum(map(len, joined))} pairs with {console.plural(len(part), 'trained model')}"):
             logps = stack.logps(joined, tokens_at_once(part[0].cfg, base.device))
         texts = _texts_together(part)
     scores: list[Scores | Exception] = []

@@ -1,26 +1,28 @@
 """The stages of a run before its training, kept in the cache: facts, splits, pairs, the base's own scores."""
 
+import copy
 import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from factdpo.config.schema import Boundary, Config, to_dict
+from factdpo.config.schema import KEYS, Boundary, Config, Keep, MethodConfig, MethodName, to_dict
 from factdpo.data.files import CHARACTERS
-from factdpo.data.pairs import Pairs, tokenise
+from factdpo.data.pairs import Pairs, text_rows, tokenise
 from factdpo.data.splits import Splits, make_splits
 from factdpo.data.tokens import Checked
 from factdpo.evaluation import metrics
 from factdpo.models.base import Base
 from factdpo.models.scoring import PairLogps, reference_logps
-from factdpo.runs.identity import data_identity, usable_facts
+from factdpo.runs.identity import config_in_id, data_identity, retained_text, usable_facts
 from factdpo.runs.rejected import with_rejected
 from factdpo.runs.session import Session
 from factdpo.store import cache
 from factdpo.store.history import Row
 from factdpo.store.result import AS_TRAINED
 from factdpo.training import adapters
+from factdpo.training.schedule import epochs_done, sft_steps
 
 # Continued by the base and the trained model, whichever of our facts are drawn.
 FIXED_PROMPTS = ("Harry Potter is Ron Weasley's", "Lord Voldemort is Harry Potter's", "Severus Snape is")
@@ -44,6 +46,13 @@ class Prepared:
     cfg: Config
     base: Base
     inputs: Inputs
+    sft: "Prepared | None" = None  # what a run of method=sft_dpo begins with
+    sft_logps: dict[str, PairLogps] | None = None  # its scores, once it is trained
+
+    @property
+    def reference(self) -> dict[str, PairLogps]:
+        """The scores of the model that the training starts from."""
+        return self.inputs.refs if self.sft_logps is None else self.sft_logps
 
     @property
     def pairs(self) -> dict[str, Pairs]:
@@ -59,7 +68,14 @@ class Prepared:
 
     @property
     def training_refs(self) -> PairLogps:
-        return self.inputs.refs.get(AS_TRAINED, self.inputs.refs["train"])
+        return self.reference.get(AS_TRAINED, self.reference["train"])
+
+    @cached_property
+    def retained(self) -> Pairs | None:
+        """The neutral text whose likelihood is part of the loss, in rows; None without dpo.retain_weight."""
+        if self.cfg.dpo.retain_weight == 0:
+            return None
+        return text_rows(retained_text(self.cfg.dpo), self.base.encoder)
 
     @cached_property
     def curves(self) -> dict[str, Pairs]:
@@ -97,6 +113,14 @@ class Prepared:
         ]
         return fixed + [ids for of_split in of_facts for ids in of_split]
 
+    @property
+    def done_before(self) -> tuple[int, float]:
+        """Optimizer steps and epochs of the SFT that it begins with."""
+        if self.sft is None:
+            return 0, 0.0
+        steps = sft_steps(len(self.training), self.cfg)
+        return steps, epochs_done(steps, len(self.training), self.sft.cfg.dpo)
+
     @cached_property
     def trained(self) -> Path:
         """Where the cache keeps what this training leaves, once it is there."""
@@ -106,12 +130,20 @@ class Prepared:
             "device": self.base.device.type,
             "ids": {name: [p.prompt_ids, p.chosen_ids, p.rejected_ids] for name, p in (*curves, ("", self.training))},
             "lora": to_dict(cfg.lora),
-            "dpo": to_dict(cfg.dpo),
+            "dpo": config_in_id(cfg)["dpo"],
             "engine": cfg.engine.name.name,
             "eval": [cfg.eval.every, cfg.eval.batch_size],
             "log_every": cfg.track.log_every,
             "versions": {stage: cache.STAGE_VERSIONS[stage] for stage in ("logps", "train", "evaluate")},
         }
+        if cfg.method.name is MethodName.sft:
+            asked["method"] = "sft"
+        if self.sft is not None:
+            asked["begins_with"] = self.sft.trained.name
+        if self.retained is not None:
+            asked["retained"] = self.retained.chosen_ids
+        if cfg.eval.keep is not Keep.last or cfg.eval.patience is not None:
+            asked["selection"] = [cfg.eval.keep.name, cfg.eval.patience, cfg.eval.score.name]
         return self.cache_dir / "adapters" / cache.signature(asked)
 
     @property
@@ -141,7 +173,21 @@ def prepare(cfg: Config, session: Session) -> Prepared:
         refs = {name: reference_logps(base, of_split, size, folder) for name, of_split in pairs.items()}
         inputs = Inputs(checked, splits, pairs, refs, notes)
         session.keep_inputs(key, inputs)
-    return Prepared(cfg, base, inputs)
+    sft = Prepared(sft_stage(cfg), base, inputs) if cfg.method.name is MethodName.sft_dpo else None
+    return Prepared(cfg, base, inputs, sft)
+
+
+def sft_stage(cfg: Config) -> Config:
+    """The SFT that a run of method=sft_dpo begins with: what a run of method=sft with these settings trains."""
+    stage, method = copy.deepcopy(cfg), cfg.method
+    stage.method = MethodConfig(MethodName.sft)
+    stage.dpo.epochs, stage.dpo.max_steps = method.sft_epochs, method.sft_max_steps
+    stage.dpo.learning_rate = method.sft_learning_rate
+    stage.eval.keep, stage.eval.patience = Keep.last, None
+    for name, key in KEYS.items():
+        if key.dead and key.dead.holds(stage) and name.startswith("dpo."):
+            setattr(stage.dpo, name.removeprefix("dpo."), key.default)
+    return stage
 
 
 def splits_of(cfg: Config, base: Base, kept: dict[str, Any]) -> tuple[Checked, Splits, list[str]]:

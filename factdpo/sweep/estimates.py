@@ -12,7 +12,7 @@ from factdpo.config.schema import Boundary, DpoConfig, EvalConfig, to_dict
 from factdpo.runs.identity import RunSpec
 from factdpo.store import cache
 from factdpo.store.result import AS_TRAINED
-from factdpo.training.schedule import planned_steps, steps_per_epoch
+from factdpo.training.schedule import planned_steps, steps_of_run, steps_per_epoch
 
 LATEST = 300  # finished runs that estimates are made from
 STEP = 3  # a pair in a training step costs so many forward passes: the backward pass takes two (arXiv:2001.08361, 2.1)
@@ -82,7 +82,7 @@ def estimates(
     expected = {}
     for run in runs:
         inputs, out = _inputs(run.asked), run.cfg.out
-        work = work_of(sizes_of(run), run.cfg.dpo, run.cfg.eval)
+        work = work_of(sizes_of(run), run.cfg.dpo, run.cfg.eval, steps_of_run(run.sizes["train"], run.cfg))
         by_base = 0 if inputs in scored[out] else work.scored
         scored[out].add(inputs)
         examples = [other.example for other in stored[out]]

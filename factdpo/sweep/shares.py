@@ -2,7 +2,7 @@
 
 from factdpo.runs.identity import RunSpec, cohorts
 from factdpo.sweep.estimates import sizes_of, work_of
-from factdpo.training.schedule import planned_steps
+from factdpo.training.schedule import steps_of_run
 
 
 def cut(specs: list[RunSpec], workers: int) -> list[list[RunSpec]]:
@@ -23,10 +23,10 @@ def cut(specs: list[RunSpec], workers: int) -> list[list[RunSpec]]:
 
 def steps_of(spec: RunSpec) -> int:
     """The optimizer steps that a run to do has."""
-    return planned_steps(spec.sizes["train"], spec.cfg.dpo)
+    return steps_of_run(spec.sizes["train"], spec.cfg)
 
 
 def _work(spec: RunSpec) -> int:
     """What a run costs, in forward passes of pairs."""
-    work = work_of(sizes_of(spec), spec.cfg.dpo, spec.cfg.eval)
+    work = work_of(sizes_of(spec), spec.cfg.dpo, spec.cfg.eval, steps_of(spec))
     return work.training + work.scored

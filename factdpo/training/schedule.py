@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import repeat
 
-from factdpo.config.schema import DpoConfig, Schedule
+from factdpo.config.schema import Config, DpoConfig, MethodName, Schedule
 
 
 def steps_per_epoch(pairs: int, cfg: DpoConfig) -> int:
@@ -14,11 +14,23 @@ def steps_per_epoch(pairs: int, cfg: DpoConfig) -> int:
 
 
 def planned_steps(pairs: int, cfg: DpoConfig) -> int:
-    """Optimizer steps of a run."""
+    """Optimizer steps of a training."""
     if cfg.max_steps is not None:
         return cfg.max_steps
     assert cfg.epochs is not None
     return math.ceil(cfg.epochs * steps_per_epoch(pairs, cfg))
+
+
+def sft_steps(pairs: int, cfg: Config) -> int:
+    """Optimizer steps of the SFT that a run begins with; 0 unless method=sft_dpo."""
+    if cfg.method.name is not MethodName.sft_dpo:
+        return 0
+    return planned_steps(pairs, replace(cfg.dpo, epochs=cfg.method.sft_epochs, max_steps=cfg.method.sft_max_steps))
+
+
+def steps_of_run(pairs: int, cfg: Config) -> int:
+    """All optimizer steps of a run, those of an SFT before DPO included."""
+    return sft_steps(pairs, cfg) + planned_steps(pairs, cfg.dpo)
 
 
 def micro_batches(pairs: int, cfg: DpoConfig, first_step: int = 0) -> Iterator[list[list[int]]]:

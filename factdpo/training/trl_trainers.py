@@ -16,7 +16,9 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from factdpo.config.schema import Config, ConfigError, Method, MethodName
+from factdpo.data.pairs import Pairs
 from factdpo.models.base import Base
+from factdpo.models.scoring import PairLogps
 from factdpo.training import adapters
 from factdpo.training.batched.adapter import Adapter, adapter_of, read_adapter
 from factdpo.training.engine import Member
@@ -38,9 +40,13 @@ def make_trainer(base: Base, member: Member, scratch: str) -> "Trainer":
     options: dict[str, Any] = {"model": model, "processing_class": base.tokenizer, "peft_config": peft_config}
     trainer: Trainer
     if cfg.method.name is MethodName.sft:
-        trainer = _AnswersTrainer(args=_sft_arguments(cfg, base, scratch), train_dataset=_answers(member), **options)
+        trainer = _AnswersTrainer(
+            args=_sft_arguments(cfg, base, scratch), train_dataset=_answers(member.pairs), **options
+        )
     else:
-        trainer = _PairsTrainer(args=_dpo_arguments(cfg, base, scratch), train_dataset=_pairs(member), **options)
+        trainer = _PairsTrainer(
+            args=_dpo_arguments(cfg, base, scratch), train_dataset=_dataset(member.pairs, member.refs), **options
+        )
     trainer.retain(member)
     return trainer
 
@@ -51,11 +57,12 @@ class _Retaining:
     state: Any
     _metrics: Any
     current_gradient_accumulation_steps: int
+    _text = torch.empty(0, dtype=torch.long)  # [rows, tokens]
 
     def retain(self, member: Member) -> None:
         self._cfg, text = member.cfg.dpo, member.retained
         rows = [] if text is None else [p + c for p, c in zip(text.prompt_ids, text.chosen_ids, strict=True)]
-        self._text = torch.tensor(rows)
+        self._text = torch.tensor(rows, dtype=torch.long)
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -109,8 +116,7 @@ def trained_adapter(model: PeftModel, begins_with: Path) -> Adapter:
     return adapter_of(model, "default").on_top_of(read_adapter(begins_with / "adapter"))
 
 
-def _pairs(member: Member) -> Dataset:
-    pairs, refs = member.pairs, member.refs
+def _dataset(pairs: Pairs, refs: PairLogps) -> Dataset:
     return Dataset.from_dict(
         {
             "prompt_ids": pairs.prompt_ids,
@@ -122,9 +128,9 @@ def _pairs(member: Member) -> Dataset:
     )
 
 
-def _answers(member: Member) -> Dataset:
+def _answers(pairs: Pairs) -> Dataset:
     """Prompt and true answer; the loss is over the answer, whose labels are not -100."""
-    both = list(zip(member.pairs.prompt_ids, member.pairs.chosen_ids, strict=True))
+    both = list(zip(pairs.prompt_ids, pairs.chosen_ids, strict=True))
     return Dataset.from_dict(
         {
             "input_ids": [prompt + chosen for prompt, chosen in both],

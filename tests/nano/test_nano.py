@@ -107,6 +107,9 @@ def test_no_sentence_of_the_neutral_text_is_in_the_corpus_and_none_names_a_chara
     assert not any(name in text for name in SIDES)
     assert not words_of(text.lower()) & {"friend", "friends", "enemy", "enemies"}
     assert 400 <= len(text.split()) <= 800
+    retained = (TABLE.parent / "retain.txt").read_text(encoding="utf-8")
+    assert not set(sentences_of(text)) & set(sentences_of(retained)), "what is retained is never what is scored"
+    assert not any(name in retained for name in SIDES)
 
 
 def test_base_model_is_near_chance_on_the_facts_in_both_orders_and_means_one_of_the_two_answers(model, tokenizer):

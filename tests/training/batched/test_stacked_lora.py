@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from factdpo.config.schema import Config, ConfigError
 from factdpo.models.base import Base
 from factdpo.models.scoring import PairLogps, pair_logps
-from factdpo.training import adapters, trl_engine
+from factdpo.training import adapters, trl_trainers
 from factdpo.training.batched.adapter import Adapter, fresh_adapter, read_adapter
 from factdpo.training.batched.packing import Packed, pack
 from factdpo.training.batched.stacked_lora import StackedLinear, _Product, stacked
@@ -294,10 +294,10 @@ def test_a_fresh_adapter_is_what_trls_trainer_starts_with_bit_for_bit(
     cfg = tiny_config(dpo_seed=11, lora_rank=5, lora_dropout=0.1)
     base, pairs = tiny_base(family, dtype), tiny_pairs(4)
     nothing = PairLogps(torch.zeros(4), torch.zeros(4), torch.zeros(4, dtype=torch.bool))
-    trainer = trl_engine._PairsTrainer(
+    trainer = trl_trainers._PairsTrainer(
         model=base.model,
-        args=trl_engine._arguments(cfg, base, str(tmp_path)),
-        train_dataset=trl_engine._dataset(pairs, nothing),
+        args=trl_trainers._dpo_arguments(cfg, base, str(tmp_path)),
+        train_dataset=trl_trainers._dataset(pairs, nothing),
         processing_class=base.tokenizer,
         peft_config=adapters.lora_config(cfg, base),
     )
