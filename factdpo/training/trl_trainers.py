@@ -40,13 +40,11 @@ def make_trainer(base: Base, member: Member, scratch: str) -> "Trainer":
     options: dict[str, Any] = {"model": model, "processing_class": base.tokenizer, "peft_config": peft_config}
     trainer: Trainer
     if cfg.method.name is MethodName.sft:
-        trainer = _AnswersTrainer(
-            args=_sft_arguments(cfg, base, scratch), train_dataset=_answers(member.pairs), **options
-        )
+        options["train_dataset"] = _answers(member.pairs)
+        trainer = _AnswersTrainer(args=_sft_arguments(cfg, base, scratch), **options)
     else:
-        trainer = _PairsTrainer(
-            args=_dpo_arguments(cfg, base, scratch), train_dataset=_dataset(member.pairs, member.refs), **options
-        )
+        options["train_dataset"] = _dataset(member.pairs, member.refs)
+        trainer = _PairsTrainer(args=_dpo_arguments(cfg, base, scratch), **options)
     trainer.retain(member)
     return trainer
 
