@@ -25,7 +25,7 @@ UNLIMITED = 10_000  # columns, where there is no screen
 ROWS = 40  # where there is no screen that they have to fit on
 REASONS = 5  # why runs did not finish, before the rest is only counted
 WIDE = 110  # columns of a screen that has room for the reversed splits
-COLOURS = ("green", "bold cyan", "bold red", "bold red", "yellow", "yellow", "dim")
+COLOURS = ("green", "cyan", "bold cyan", "bold red", "bold red", "yellow", "yellow", "dim")
 STYLES: dict[str, str] = dict(zip(STATES, COLOURS, strict=True))
 
 
@@ -50,6 +50,7 @@ def make_parser() -> Parser:
         "On a terminal it is drawn anew every 2 seconds until no run is being done; Ctrl-C leaves, and stops no run.",
         """states:
   FINISHED   it has its result
+  STOPPED    halving ended it before its last step: other settings did better
   running    a process is doing it now
   FAILED     an error ended it; DIVERGED: NaN or infinity did; PREEMPTED: a signal did
   killed     started but never finished, and its process is gone: rerun the command to redo it
@@ -177,8 +178,9 @@ def _chosen(runs: list[RunStatus], rows: int) -> list[RunStatus]:
     if len(runs) <= rows:
         return runs
     last = sorted(runs, key=lambda run: -(run.changed or 0.0))
-    finished, running, to_do = ([run for run in last if run.state == name] for name in ("FINISHED", RUNNING, TO_DO))
-    ended_badly = [run for run in last if run.state not in ("FINISHED", RUNNING, TO_DO)]
+    running, to_do = ([run for run in last if run.state == name] for name in (RUNNING, TO_DO))
+    finished = [run for run in last if run.state in ("FINISHED", "STOPPED")]
+    ended_badly = [run for run in last if run.state not in ("FINISHED", "STOPPED", RUNNING, TO_DO)]
     turns = chain.from_iterable(zip_longest(ended_badly, running, finished))
     taken = {run.id for run in [run for run in (*turns, *to_do) if run is not None][:rows]}
     return [run for run in runs if run.id in taken]

@@ -235,6 +235,8 @@ NOT_SIDES = Dead(
     "without data.relation_kind=sides",
     lambda c: c.data.relation_kind is not RelationKind.sides and c.data.source is not DataSource.graph,
 )
+ALONE = Dead("in a run alone", lambda c: c.sweep is None)
+NO_HALVING = Dead("without halving.keep", lambda c: c.halving.keep is None)
 NOT_SUBMITIT = Dead("with engine.executor={engine[executor]}", lambda c: c.engine.executor is not Executor.submitit)
 NOT_RAY = Dead("with engine.executor={engine[executor]}", lambda c: c.engine.executor is not Executor.ray)
 ENGINE_TRL = Dead("with engine=trl", lambda c: c.engine.name is EngineName.trl)
@@ -509,6 +511,16 @@ class MethodConfig:
 
 
 @dataclass
+class HalvingConfig:
+    """Successive halving of a sweep: settings that do badly end early. It changes no number of those that do not."""
+
+    keep: float | None = key(
+        None, "share of the settings that go on at each rung, by split.validation; null: all", above=0, dead=ALONE
+    )
+    rungs: list[float] = key([0.25, 0.5], "at which that is decided, of a run's steps", unit="shares", dead=NO_HALVING)
+
+
+@dataclass
 class SubmititConfig:
     """What each worker, a job, asks of Slurm; null: the cluster's default."""
 
@@ -614,6 +626,7 @@ class Config:
     method: MethodConfig = group(MethodConfig, in_id="changed")
     dpo: DpoConfig = group(DpoConfig)
     engine: EngineConfig = group(EngineConfig)
+    halving: HalvingConfig = group(HalvingConfig, in_id=False)
     eval: EvalConfig = group(EvalConfig)
     track: TrackConfig = group(TrackConfig, in_id=False)
     seed: int = key(0, "default of split.seed and dpo.seed", low=0, high=HIGHEST_SEED, in_id=False, locates=True)

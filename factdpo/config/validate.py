@@ -140,6 +140,13 @@ def _combinations(cfg: Config) -> list[str]:
         wrong.append(f"dpo.ld_alpha={dpo.ld_alpha}: not with method=sft_dpo; LD-DPO's reference is the base")
     if cfg.model.quantization is not Quantization.none and lora.method is Method.full:
         wrong.append(f"model.quantization={cfg.model.quantization.name}: not with lora=none; packed weights are frozen")
+    halving = cfg.halving
+    if halving.keep is not None and halving.keep >= 1:
+        wrong.append(f"halving.keep={halving.keep:g}: a share below 1; 0.5 halves the settings at each rung")
+    if not all(0 < rung < 1 for rung in halving.rungs) or sorted(set(halving.rungs)) != halving.rungs:
+        wrong.append(f"halving.rungs={halving.rungs}: shares of the steps, between 0 and 1 and rising")
+    if halving.keep is not None and cfg.eval.every == "never":
+        wrong.append("eval.every=never: halving.keep decides by the scores on the way; leave it at epoch")
     if not dpo.loss:
         wrong.append("dpo.loss=[]: give at least one loss, for instance dpo.loss=[sigmoid]")
     if len(losses) != len(dpo.loss):

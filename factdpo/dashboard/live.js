@@ -3,7 +3,7 @@
 // Every text from data becomes a text node, never HTML.
 const $ = id => document.getElementById(id);
 const ASK_MS = 2000, GIVE_UP_MS = 30000;
-const STATES = ['FINISHED', 'running', 'FAILED', 'DIVERGED', 'PREEMPTED', 'killed', 'to do'];
+const STATES = ['FINISHED', 'STOPPED', 'running', 'FAILED', 'DIVERGED', 'PREEMPTED', 'killed', 'to do'];
 const DONE_BADLY = new Set(['FAILED', 'DIVERGED', 'PREEMPTED', 'killed']);
 
 function element(tag, attributes = {}, ...children) {

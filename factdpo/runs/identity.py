@@ -122,9 +122,14 @@ def look_up(
 
 def _check_validation(cfg: Config, sizes: dict[str, int]) -> None:
     """Raises ConfigError where validation facts are to decide and there are none."""
-    if (cfg.eval.keep is Keep.best or cfg.eval.patience is not None) and not sizes.get("validation"):
-        key = "eval.keep=best" if cfg.eval.keep is Keep.best else f"eval.patience={cfg.eval.patience}"
-        raise ConfigError(f"{key}: decides by the validation facts, and there are none; give split.validation=50, say")
+    decides = {
+        "eval.keep=best": cfg.eval.keep is Keep.best,
+        f"eval.patience={cfg.eval.patience}": cfg.eval.patience is not None,
+        f"halving.keep={cfg.halving.keep}": cfg.halving.keep is not None,
+    }
+    if not sizes.get("validation"):
+        for key in [key for key, is_set in decides.items() if is_set]:
+            raise ConfigError(f"{key}: decides by validation facts, and there are none; give split.validation=50, say")
 
 
 def is_chat(cfg: DataConfig) -> bool:

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from factdpo import console, signals
 from factdpo.config.schema import EngineName
-from factdpo.runs import progress_bars, record, verdict
+from factdpo.runs import halving, progress_bars, record, verdict
 from factdpo.runs.attempt import Attempt, Measured, Outcome
 from factdpo.runs.clock import Clock
 from factdpo.runs.identity import cohorts
@@ -160,6 +160,7 @@ class Training:
             run.curve_point,
             log_rows,
             self._start,
+            go_on=self._check_halving,
             begins_with=run.sft.trained if run.sft else None,
             retained=run.retained,
         )
@@ -186,6 +187,17 @@ class Training:
             self.bar.begin()
         with signals.released():
             self._each(lambda attempt: self._open(attempt))
+
+    def _check_halving(self, row: Row) -> None:
+        """Raises Stopped when none of the runs goes on; the SFT before DPO comes to no rung."""
+        steps = row["step"] + self.run.done_before[0]
+        for attempt in self._sound():
+            if attempt.spec.cfg.method.name is self.run.cfg.method.name:
+                try:
+                    halving.check(attempt.spec, {**row, "step": steps})
+                except halving.Stopped as stopped:
+                    attempt.error = stopped
+        self._sound()
 
     def _open(self, attempt: Attempt) -> None:
         _open(attempt, self.logs)

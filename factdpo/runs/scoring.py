@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from factdpo import console
-from factdpo.config.schema import EngineName
+from factdpo.config.schema import EngineName, Quantization
 from factdpo.data.pairs import join
 from factdpo.evaluation import generation
 from factdpo.models.logps import Diverged
@@ -144,7 +145,9 @@ def reloaded(prepared: Prepared) -> Iterator[nn.Module]:
     model = adapters.load_trained(prepared.base, prepared.trained)
     try:
         probe = pair_logps(model, prepared.training.take(adapters.PROBE_PAIRS), prepared.cfg.eval.batch_size)
-        adapters.check_probe(prepared.trained, probe, next(model.parameters()).dtype)
+        is_quantised = prepared.cfg.model.quantization is not Quantization.none  # TRL trains its adapter in bfloat16
+        dtype = torch.bfloat16 if is_quantised else next(model.parameters()).dtype
+        adapters.check_probe(prepared.trained, probe, dtype)
         yield model
     finally:
         adapters.unload(model)

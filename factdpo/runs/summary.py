@@ -63,7 +63,8 @@ def print_line(result: Result, folder: Path, console: Console) -> None:
     what = result["config"]["label"] or result["name"]
     if result["state"] != "FINISHED":
         text = f"{result['state']}  {what}  {result.get('error') or 'no reason was written down'}  {folder / 'run.log'}"
-        console.print(Text(text, style="bold red"), soft_wrap=True)
+        style = "dim" if result["state"] == "STOPPED" else "bold red"
+        console.print(Text(text, style=style), soft_wrap=True)
         return
     metric = accuracy_metric([headline_row(result)])
     scores = [f"{split} {values[metric]:.2f}" for split, values in result["trained"].items()]

@@ -13,7 +13,7 @@ from factdpo.store.history import Row
 Result = dict[str, Any]
 
 RUNNING, KILLED, TO_DO = "running", "killed", "to do"  # of runs without a result
-STATES = ("FINISHED", RUNNING, "FAILED", "DIVERGED", "PREEMPTED", KILLED, TO_DO)
+STATES = ("FINISHED", "STOPPED", RUNNING, "FAILED", "DIVERGED", "PREEMPTED", KILLED, TO_DO)
 
 AS_TRAINED = "train_as_trained"  # a split that only runs with data.boundary=none have
 ACCURACY_GAP = 0.2  # accuracies that should agree and differ by more are reported (D6, D8)
@@ -63,7 +63,7 @@ _ACROSS = {
 KEYS: dict[str, str] = {
     "id": "hash of what was asked: config, data, model, stage versions (12 hex digits)",
     "name": "how people call the run; not unique",
-    "state": "FINISHED, FAILED, DIVERGED (NaN or Inf) or PREEMPTED (a signal)",
+    "state": "FINISHED, STOPPED (by halving), FAILED, DIVERGED (NaN or Inf) or PREEMPTED (a signal)",
     "error": "why it is not FINISHED; null",
     "attempts": "times that this command tried it: 1 + what `retries` added",
     "started": "when the run began, UTC, ISO 8601",

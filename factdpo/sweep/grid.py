@@ -30,7 +30,7 @@ from factdpo.sweep.sweep import Sweep
 AT_ONCE = 250  # jobs that a launcher gets: each holds files open
 SWEEP_LEVEL_KEYS = {  # cannot be swept
     "out", "sweep", "label", "dry_run", "retries", "retry_diverged", "fail_fast",
-    *(name for name in KEYS if re.match(r"engine\.(executor|workers|submitit|ray)\b", name)),
+    *(name for name in KEYS if re.match(r"halving\.|engine\.(executor|workers|submitit|ray)\b", name)),
 }  # fmt: skip
 
 

@@ -172,9 +172,9 @@ class Search:
     def tell(self, trial: FrozenTrial, runs: list[RunSpec]) -> None:
         """Give the study the result of a trial's runs; a result that it has is left.
 
-        A run that DIVERGED prunes its trial: that is the settings' doing, and TPE ranks pruned trials last and keeps
-        away from them. One that FAILED fails it: that says nothing about the settings, so no sampler looks at it, and
-        the same command does it again.
+        A run that DIVERGED, or that halving STOPPED, prunes its trial: that is the settings' doing, and TPE ranks
+        pruned trials last and keeps away from them. One that FAILED fails it: that says nothing about the settings, so
+        no sampler looks at it, and the same command does it again.
         """
         if self.is_answered(trial):
             return
@@ -187,7 +187,9 @@ class Search:
             scores = [self._value(row, run) for row, run in zip(rows, runs, strict=True)]
             self.study.tell(trial.number, math.fsum(scores) / len(scores))
         else:
-            self.study.tell(trial.number, state=TrialState.PRUNED if "DIVERGED" in states else TrialState.FAIL)
+            self.study.tell(
+                trial.number, state=TrialState.PRUNED if states & {"DIVERGED", "STOPPED"} else TrialState.FAIL
+            )
 
     def prune(self, trial: FrozenTrial) -> None:
         """Tell the study that the trial's settings cannot be run together."""

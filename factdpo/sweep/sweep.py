@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from factdpo import console
+from factdpo.runs.answer import ended_well
 from factdpo.runs.identity import RunSpec
 from factdpo.store import cache, provenance, result
 from factdpo.store.sweep_file import FILE, Metric, metrics_asked, read
@@ -101,7 +102,7 @@ class Sweep:
         duration = console.duration(time.monotonic() - self.started)
         console.say(f"{self.folder.name}: {_counts(list(states.values()))}; {duration}")
         self._publish(states)
-        return len(states) - list(states.values()).count("FINISHED")
+        return sum(not ended_well(run, states[id]) for id, run in self.runs.items())
 
     def remedy(self) -> str:
         """What finishes the runs that are not."""

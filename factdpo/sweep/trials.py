@@ -25,7 +25,11 @@ from factdpo.sweep.search import FILE, Objective, Search
 from factdpo.sweep.search_space import Distribution, edges
 from factdpo.sweep.sweep import Sweep
 
-ANSWERS = ("FINISHED", "DIVERGED")  # states of a run that need no other try: that settings diverge is worth knowing
+ANSWERS = (
+    "FINISHED",
+    "STOPPED",
+    "DIVERGED",
+)  # states of a run that need no other try: that settings diverge is worth knowing
 
 
 def run(

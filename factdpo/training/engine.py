@@ -26,6 +26,7 @@ class Member:
     record: Callable[..., None]  # gets the rows of the history as they arise, many at a time
     start: Callable[[], None] = lambda: None  # called when its training starts; again if that begins again
     recorded: int = 0  # rows that were recorded: a training that begins again does not repeat them
+    go_on: Callable[[Row], None] = lambda row: None  # called with each row of scores; what it raises ends the training
     begins_with: Path | None = None  # folder of trained weights that it starts from; they are its reference too
     retained: Pairs | None = None  # rows of neutral text, as chosen answers, whose likelihood is part of the loss
 

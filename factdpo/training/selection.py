@@ -9,6 +9,12 @@ from factdpo.store.history import Row
 METRICS = {Score.mean: ("accuracy_per_token", "accuracy"), Score.sum: ("accuracy",)}  # the first that a row has
 
 
+def accuracy_of(row: Row, score: Score) -> float | None:
+    """The accuracy on the validation facts that decides; None in a row without it."""
+    names = [f"eval/validation/{metric}" for metric in METRICS[score]]
+    return next((row[name] for name in names if name in row), None)
+
+
 @dataclass
 class Selection:
     """What the scores on the way say; as `load_best_model_at_end` and EarlyStoppingCallback of the Trainer decide."""
@@ -19,8 +25,7 @@ class Selection:
 
     def judge(self, cfg: Config, row: Row) -> bool:
         """Take note of a row of scores; whether it is the best so far."""
-        names = [f"eval/validation/{metric}" for metric in METRICS[cfg.eval.score]]
-        accuracy = next((row[name] for name in names if name in row), None)
+        accuracy = accuracy_of(row, cfg.eval.score)
         if accuracy is None:
             return False
         if self.best_step is None or accuracy > self.best:

@@ -149,6 +149,7 @@ class _Watch(TrainerCallback):
         if self.selection.judge(self.cfg, row) and self.cfg.eval.keep is Keep.best:
             self.best = [parameter.detach().cpu().clone() for parameter in self.parameters]
         control.should_training_stop |= self.selection.stops(self.cfg)
+        self.member.go_on(row)
 
 
 @contextmanager

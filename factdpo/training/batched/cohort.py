@@ -106,6 +106,8 @@ class Cohort:
         if not must_fetch:
             return []
         self._score([state for state in due if state.outcome is None])
+        for state in due:  # when all have their scores
+            state.go_on()
         self._finish([state for state in self.active if state.outcome is None and state.ends_at(self.steps)])
         return self._remove_ended()
 

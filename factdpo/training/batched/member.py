@@ -160,6 +160,14 @@ class MemberState:
             self.outcome = self.outcome or error
         self.member.recorded += len(new)
 
+    def go_on(self) -> None:
+        """Ask whether it goes on after its last row, its scores; if not, that is its outcome."""
+        try:
+            if self.outcome is None:
+                self.member.go_on(self.rows[-1])
+        except Exception as error:
+            self.outcome = error
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it, as JSON's types."""
         counters = {name: getattr(self, name) for name in COUNTERS}
