@@ -504,9 +504,9 @@ class MethodConfig:
         dead=NO_SFT_STAGE,
     )  # fmt: skip
     sft_max_steps: int | None = key(None, "instead of sft_epochs", unit="optimizer steps", low=1, dead=NO_SFT_STAGE)
-    sft_learning_rate: float = key(
-        1e-3, "of the SFT before DPO, at its highest; else it is trained as dpo.* says", unit="per step", above=0,
-        dead=NO_SFT_STAGE,
+    sft_learning_rate: float | None = key(
+        None, "of the SFT before DPO, at its highest; null: dpo.learning_rate, as all else that dpo.* says of training",
+        unit="per step", above=0, dead=NO_SFT_STAGE,
     )  # fmt: skip
 
 

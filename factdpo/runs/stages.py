@@ -182,7 +182,7 @@ def sft_stage(cfg: Config) -> Config:
     stage, method = copy.deepcopy(cfg), cfg.method
     stage.method = MethodConfig(MethodName.sft)
     stage.dpo.epochs, stage.dpo.max_steps = method.sft_epochs, method.sft_max_steps
-    stage.dpo.learning_rate = method.sft_learning_rate
+    stage.dpo.learning_rate = method.sft_learning_rate or cfg.dpo.learning_rate
     stage.eval.keep, stage.eval.patience = Keep.last, None
     for name, key in KEYS.items():
         if key.dead and key.dead.holds(stage) and name.startswith("dpo."):
