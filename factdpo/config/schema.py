@@ -235,7 +235,6 @@ NOT_SIDES = Dead(
     "without data.relation_kind=sides",
     lambda c: c.data.relation_kind is not RelationKind.sides and c.data.source is not DataSource.graph,
 )
-ALONE = Dead("in a run alone", lambda c: c.sweep is None)
 NO_HALVING = Dead("without halving.keep", lambda c: c.halving.keep is None)
 NOT_SUBMITIT = Dead("with engine.executor={engine[executor]}", lambda c: c.engine.executor is not Executor.submitit)
 NOT_RAY = Dead("with engine.executor={engine[executor]}", lambda c: c.engine.executor is not Executor.ray)
@@ -515,7 +514,7 @@ class HalvingConfig:
     """Successive halving of a sweep: settings that do badly end early. It changes no number of those that do not."""
 
     keep: float | None = key(
-        None, "share of the settings that go on at each rung, by split.validation; null: all", above=0, dead=ALONE
+        None, "share of the settings that go on at each rung, by split.validation; null: all", above=0
     )
     rungs: list[float] = key([0.25, 0.5], "at which that is decided, of a run's steps", unit="shares", dead=NO_HALVING)
 

@@ -121,12 +121,14 @@ def look_up(
 
 
 def _check_validation(cfg: Config, sizes: dict[str, int]) -> None:
-    """Raises ConfigError where validation facts are to decide and there are none."""
+    """Raises ConfigError where validation facts are to decide and there are none, or no other runs."""
     decides = {
         "eval.keep=best": cfg.eval.keep is Keep.best,
         f"eval.patience={cfg.eval.patience}": cfg.eval.patience is not None,
         f"halving.keep={cfg.halving.keep}": cfg.halving.keep is not None,
     }
+    if cfg.halving.keep is not None and cfg.sweep is None:
+        raise ConfigError(f"halving.keep={cfg.halving.keep:g}: has no effect in a run alone; leave it out")
     if not sizes.get("validation"):
         for key in [key for key, is_set in decides.items() if is_set]:
             raise ConfigError(f"{key}: decides by validation facts, and there are none; give split.validation=50, say")
