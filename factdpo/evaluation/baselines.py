@@ -25,19 +25,20 @@ class Baselines(NamedTuple):
     """Per split: the accuracy of each rule, and on how many of its facts the rules about names and logic decide."""
 
     accuracies: dict[str, dict[str, float | None]]
-    coverage: dict[str, dict[str, int | None]]
+    coverage: dict[str, dict[str, int | str | None]]
 
 
-def baselines(train: list[Fact], pairs: dict[str, Pairs]) -> Baselines:
+def baselines(train: list[Fact], pairs: dict[str, Pairs], sides: int | None = None) -> Baselines:
     """Each rule, fitted on the training facts, on each split; a tie counts one half. docs/glossary.md has the rules.
 
+    `sides` is how many the names are on, where the data knows it: what logic implies depends on it.
     Those that look at names are fitted on facts that name both (`named`) and tie on the others; they are None where
     there are no such facts in training or in the split. majority, additive and bag_of_names are None where answers are
     no closed set, implied where the training facts tell no sides.
     """
     counts = Counter(fact.chosen for fact in train)
     closed = len(counts) <= MAX_ANSWERS and 2 * len(counts) <= len(train)  # else it is a table to look facts up
-    logic = closure(train)
+    logic = closure(train, sides)
     rules = {
         "majority": _counted(counts) if closed else None,
         "answer_counts": _answer_counts(train),
@@ -56,7 +57,10 @@ def baselines(train: list[Fact], pairs: dict[str, Pairs]) -> Baselines:
         }
         found.coverage[split] = {"named": sum(covered), "implied": _decided(logic, facts)}
     if "train" in found.coverage:
-        found.coverage["train"]["contradictions"] = logic.contradictions if logic else None
+        found.coverage["train"] |= {
+            "contradictions": logic.contradictions if logic else None,
+            "sides": _sides_in_words(logic) if logic else None,
+        }
     return found
 
 
@@ -189,6 +193,14 @@ def _implied(logic: Closure, elsewhere: Rule) -> Rule:
         return float((answer == fact.chosen) == (side == fact.same_side))
 
     return rule
+
+
+def _sides_in_words(logic: Closure) -> str:
+    if logic.known:
+        return f"{logic.sides}, as the data has them"
+    if logic.colour:
+        return "assuming two sides"
+    return "more than two" if logic.sides is None else f"assuming {logic.sides} sides, as the training facts show"
 
 
 def _decided(logic: Closure | None, facts: list[Fact]) -> int | None:

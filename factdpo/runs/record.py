@@ -59,7 +59,9 @@ def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Meas
         for (prompt, split, fact), of_base, of_trained in zip(run.prompts, before.said, after.said, strict=True)
     ]
     _write_artefacts(attempt.spec.folder, run, items, generations)
-    rules = baselines(run.inputs.splits["train"], {name: pairs[name] for name in run.inputs.splits})
+    side_of = sides(run.cfg.data)
+    count = len(set(side_of.values())) if side_of else None
+    rules = baselines(run.inputs.splits["train"], {name: pairs[name] for name in run.inputs.splits}, count)
     scores: Row = {
         "device": str(run.base.device),
         **_scores(pairs, refs, ending.logps, run.reference),

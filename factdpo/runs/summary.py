@@ -145,10 +145,13 @@ def _by_length(scores: Result) -> str:
 
 
 def _logic(result: Result, splits: list[str]) -> str:
-    """What the training facts imply, and how many of them contradict the others."""
+    """What the training facts imply, how many of them contradict the others, and what is assumed of the sides."""
     implied = {split: result["baselines"].get(split, {}).get("implied") for split in splits}
     text = "   ".join(f"{split} {value:.2f}" for split, value in implied.items() if value is not None)
-    against = result.get("coverage", {}).get("train", {}).get("contradictions")
+    of_train = result.get("coverage", {}).get("train", {})
+    against, sides = of_train.get("contradictions"), of_train.get("sides") or ""  # which older records have not
+    if text and sides.startswith("assuming"):
+        text += f"   {sides}"
     if text and against:
         text += f"   {against} of {result['trained']['train']['n']} training facts contradict the others"
     return text

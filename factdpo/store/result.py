@@ -89,6 +89,7 @@ KEYS: dict[str, str] = {
     "coverage.<split>.named": "facts whose prompt holds both names: on the others, rules about names are a tie",
     "coverage.<split>.implied": "facts that the training facts decide by logic; null without sides",
     "coverage.train.contradictions": "training facts that contradict the others by logic, at most; null without sides",
+    "coverage.train.sides": "how many sides logic takes for given, and whence that is known; null without sides",
     **{f"across.base.{key}": f"before training: {text}" for key, text in _ACROSS.items()},
     **{f"across.trained.{key}": f"after training: {text}" for key, text in _ACROSS.items()},
     "rows.facts": "facts of the data that can be used under the model's tokenizer, before the splits are drawn",

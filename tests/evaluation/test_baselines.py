@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from factdpo.config.schema import DataConfig, DataSource, Orientation, SplitConfig
+from factdpo.config.schema import DataConfig, DataSource, Orientation, SplitConfig, SyntheticConfig
 from factdpo.data.facts import Fact
-from factdpo.data.load import load_facts
+from factdpo.data.load import load_facts, sides
 from factdpo.data.pairs import Pairs
 from factdpo.data.splits import make_splits
 from factdpo.evaluation import baselines as module
@@ -33,7 +33,7 @@ SMALL = [
 ]
 
 
-def rules_of(train: list[Fact], splits: dict[str, list[Fact]]) -> Baselines:
+def rules_of(train: list[Fact], splits: dict[str, list[Fact]], sides: int | None = None) -> Baselines:
     """The baselines with a token per word."""
     pairs = {
         name: Pairs(
@@ -45,7 +45,7 @@ def rules_of(train: list[Fact], splits: dict[str, list[Fact]]) -> Baselines:
         )
         for name, facts in splits.items()
     }
-    return module.baselines(train, pairs)
+    return module.baselines(train, pairs, sides)
 
 
 def baselines(train: list[Fact], splits: dict[str, list[Fact]]) -> dict[str, dict[str, float | None]]:
@@ -164,7 +164,7 @@ def test_facts_without_names_have_no_rules_about_names():
         "chance": 0.5, "shorter": 0.5, "majority": 0.75, "answer_counts": 0.75, "first_name": None,
         "second_name": None, "additive": None, "bag_of_names": None, "implied": None,
     }  # fmt: skip
-    assert found.coverage == {"train": {"named": 0, "implied": None, "contradictions": None}}
+    assert found.coverage == {"train": {"named": 0, "implied": None, "contradictions": None, "sides": None}}
     assert best_baseline(found.accuracies["train"]) == ("majority", 0.75)
 
 
@@ -278,11 +278,26 @@ def test_an_object_that_is_the_answer_is_no_name():
     assert found.accuracies["test"]["second_name"] is None and found.coverage["test"]["named"] == 0
 
 
+SHOWN = "assuming 3 sides, as the training facts show"
+
+
 def test_three_sides_are_implied_by_logic():
     found = of_case("houses_three_sides.csv", 100, source=DataSource.harry_potter)
     assert [found.accuracies[split]["implied"] for split in ("train", "test")] == [1.0, 1.0]
-    assert found.coverage["train"] == {"named": 100, "implied": 100, "contradictions": 0}
+    assert found.coverage["train"] == {"named": 100, "implied": 100, "contradictions": 0, "sides": SHOWN}
     assert found.coverage["test"]["implied"] == 90
+
+
+def test_of_twenty_camps_few_training_facts_say_that_there_are_more_than_two():
+    """Two sides, the guess of old, make friends of most enemies; that there are 20 is known."""
+    cfg = DataConfig(source=DataSource.synthetic, synthetic=SyntheticConfig(camps=20))
+    splits = make_splits(load_facts(cfg).facts, SplitConfig(train=300)).splits
+    enemies = sum(fact.chosen == "enemy" for fact in splits["test"]) / len(splits["test"])
+    names = sides(cfg)
+    assert names is not None
+    found = rules_of(splits["train"], splits, len(set(names.values())))
+    assert (found.accuracies["test"]["implied"] or 0) >= enemies > 0.9
+    assert found.coverage["train"]["sides"] == "20, as the data has them"
 
 
 @pytest.mark.slow

@@ -26,14 +26,14 @@ def side(made: Closure | None, a: str, b: str) -> bool | None:
 
 def test_with_two_sides_an_enemy_of_an_enemy_is_a_friend():
     made = closure(facts_of("A=B B!C C!D X=Y"))
-    assert made is not None and made.two and made.contradictions == 0
+    assert made is not None and made.sides == 2 and made.contradictions == 0
     assert (side(made, "A", "C"), side(made, "A", "D"), side(made, "D", "B")) == (False, True, True)
     assert side(made, "A", "X") is side(made, "A", "Z") is None, "not connected, never seen"
 
 
 def test_three_that_are_each_others_enemies_are_on_three_sides():
     made = closure(facts_of("A!B B!C A!C A=D B=E C!F"))
-    assert made is not None and not made.two and made.contradictions == 0
+    assert made is not None and made.sides == 3 and made.contradictions == 0
     assert (side(made, "D", "E"), side(made, "D", "C"), side(made, "A", "D")) == (False, False, True)
     assert side(made, "A", "F") is None, "an enemy of an enemy may be on either side"
 
@@ -65,8 +65,28 @@ def test_facts_that_contradict_the_others_are_counted_and_outvoted(noise: int):
     for seed in range(5):
         random.Random(seed).shuffle(told)
         made = closure(told)
-        assert made is not None and made.two and made.contradictions == noise
+        assert made is not None and made.sides == 2 and made.contradictions == noise
         assert all(made.same_side(true) == true.same_side for true in facts)
+
+
+def test_how_many_sides_there_are_is_taken_from_the_data_where_it_knows():
+    """Enemies of enemies may be enemies among 20 sides; three mutual enemies of four sides show no fourth."""
+    told = facts_of("A!B B!C D=E E!F")
+    assert side(closure(told), "A", "C") is True, "two sides are assumed"
+    assert side(closure(told, 20), "A", "C") is None and side(closure(told, 20), "D", "F") is False
+    three = facts_of("A!B B!C A!C D!A D!B")
+    assert side(closure(three, 3), "C", "D") is True and side(closure(three, 4), "C", "D") is None
+    made = closure(facts_of("A!B B!C A!C"), 2)
+    assert made is not None and made.contradictions == 1, "of three enemies on two sides, two are none"
+
+
+def test_facts_that_contradict_others_on_three_known_sides_are_outvoted():
+    side_of = {name: number % 3 for number, name in enumerate("ABCDEFGHIJKL")}
+    facts = [fact(a, b, side_of[a] == side_of[b]) for a, b in itertools.combinations(side_of, 2)]
+    told = [fact(str(f.subject), str(f.object), f.same_side ^ (i in (3, 17))) for i, f in enumerate(facts)]
+    made = closure(told, 3)
+    assert made is not None and made.contradictions == 2
+    assert all(made.same_side(true) == true.same_side for true in facts)
 
 
 def test_of_a_pair_told_both_ways_one_is_a_contradiction():

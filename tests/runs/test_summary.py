@@ -100,9 +100,11 @@ def test_contradictions_stand_beside_the_closure_and_rows_without_names_are_coun
     lines = [" ".join(line.split()) for line in printed(made, tmp_path, width=120).splitlines()]
     assert "logical closure train 1.00 12 of 300 training facts contradict the others" in lines
     assert "names train 299 of 300 prompts hold both test 561 of 561 prompts hold both" in lines
-    made["coverage"]["train"] |= {"named": 300, "contradictions": 0}
+    made["coverage"]["train"] |= {"named": 300, "contradictions": 0, "sides": "assuming two sides"}
+    assert "assuming two sides" in printed(made, Path("outputs"))
+    made["coverage"]["train"] |= {"sides": "2, as the data has them"}
     text = printed(made, Path("outputs"))
-    assert "contradict" not in text and "prompts hold" not in text
+    assert "contradict" not in text and "sides" not in text and "prompts hold" not in text
 
 
 def test_below_the_table_stands_what_is_measured_across_splits_and_every_warning(tmp_path):
