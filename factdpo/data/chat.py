@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from factdpo.config.schema import ConfigError, DataConfig
-from factdpo.data.facts import Fact, Message, RowCheck, cut
+from factdpo.data.facts import Fact, Loaded, Message, RowCheck, cut
 from factdpo.data.paths import common_beginning
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ def writer(tokenizer: "PreTrainedTokenizerBase") -> Writer | None:
     return write
 
 
-def in_template(facts: list[Fact], write: Writer | None, cfg: DataConfig) -> tuple[list[Fact], list[str]]:
+def in_template(facts: list[Fact], write: Writer | None, cfg: DataConfig) -> Loaded:
     """The facts, those told as messages in the model's template, and a sentence for each kind of row left out.
 
     The text of the prompt, up to where the answer begins, is that of the whole (D1); a row whose template breaks this
     is a bad one (data.bad_rows). Raises ConfigError if there are conversations, and the model has no chat template.
     """
     if not any(fact.conversation for fact in facts):
-        return facts, []
+        return Loaded(facts, [], {})
     if write is None:
         raise ConfigError(
             "data.preference.template=chat: the model's tokenizer has no chat template; take a model that was trained "
@@ -71,4 +71,4 @@ def in_template(facts: list[Fact], write: Writer | None, cfg: DataConfig) -> tup
                 f"{fact.where}: the template's prompt goes on '{cut(prompt[start:])}', and the whole "
                 f"'{cut(changed[start:])}'; take data.preference.template=plain",
             )
-    return written, check.notes()
+    return Loaded(written, check.notes(), check.dropped)

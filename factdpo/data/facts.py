@@ -104,6 +104,14 @@ def cut(text: str) -> str:
     return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
 
 
+class Loaded(NamedTuple):
+    """The facts in the data's order, and what became of the rows that are none."""
+
+    facts: list[Fact]
+    notes: list[str]  # a sentence for each kind of row left out, and of change that was made
+    dropped: dict[str, int]  # what is wrong with rows that were left out -> their number
+
+
 @dataclass
 class RowCheck:
     """What is found in the rows of the data: those that are no facts, by kind, and what was changed in the others."""
@@ -125,6 +133,11 @@ class RowCheck:
         """Note something about the data as a whole."""
         self.said.append(sentence)
 
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many rows of each kind are left out."""
+        return {kind: len(messages) for kind, messages in self.bad.items()}
+
     def notes(self) -> list[str]:
         """A sentence for each kind of change and what else was noted, for the run's record.
 
@@ -137,7 +150,7 @@ class RowCheck:
                 if len(messages) > LISTED:
                     lines.append(f"and {_rows(len(messages) - LISTED)} more: {kind}")
             raise FactError("\n".join([*lines, "correct these rows, or leave them out with data.bad_rows=drop"]))
-        dropped = [f"{_rows(len(messages))} left out: {kind}" for kind, messages in self.bad.items()]
+        dropped = [f"{_rows(count)} left out: {kind}" for kind, count in self.dropped.items()]
         return dropped + [f"{_rows(count)} changed: {what}" for what, count in self.changes.items()] + self.said
 
 

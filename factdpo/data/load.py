@@ -5,10 +5,9 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from operator import attrgetter
-from typing import NamedTuple
 
 from factdpo.config.schema import DataConfig, DataSource, RelationKind
-from factdpo.data.facts import BadRow, Fact, FactError, RowCheck, cut, normalised
+from factdpo.data.facts import BadRow, Fact, FactError, Loaded, RowCheck, cut, normalised
 from factdpo.data.files import place
 from factdpo.data.sources import characters, edits, graph, pairs, preference, synthetic, triples
 
@@ -26,13 +25,6 @@ TEXTS = ("prompt", "chosen", "rejected", "subject", "object", "relation", "rever
 _texts_of = attrgetter(*TEXTS)
 
 
-class Loaded(NamedTuple):
-    """The facts in the data's order, and a sentence for each kind of change that reading them made."""
-
-    facts: list[Fact]
-    notes: list[str]
-
-
 def load_facts(cfg: DataConfig) -> Loaded:
     """All facts of the data; raises FactError, with file and line, for rows that are no facts (data.bad_rows)."""
     check = RowCheck(cfg.bad_rows)
@@ -48,7 +40,7 @@ def load_facts(cfg: DataConfig) -> Loaded:
         raise FactError(f"{place(cfg)}: holds no facts; it needs a header and at least one row")
     if cfg.relation_kind is RelationKind.sides:
         facts = _with_sides(facts, cfg)
-    return Loaded(facts, notes)
+    return Loaded(facts, notes, check.dropped)
 
 
 def sides(cfg: DataConfig) -> dict[str, int] | None:
@@ -133,6 +125,7 @@ def _without_doubles(facts: list[Fact], cfg: DataConfig, check: RowCheck) -> lis
     """The facts less those that an earlier row of their split tells already, or tells the other way round."""
     # (split, topic, true answer, false one) -> the first fact that says so; by its hash: 64 bits are short, and enough
     seen: dict[int, Fact] = {}
+    judged: dict[int, Fact] = {}  # (split, prompt, answer, is it true) -> the first fact that says so; by its hash
     kept = []
     for fact in facts:
         chosen, rejected = normalised(fact.chosen), normalised(fact.rejected)
@@ -142,10 +135,14 @@ def _without_doubles(facts: list[Fact], cfg: DataConfig, check: RowCheck) -> lis
         denies = [hash((fact.split, topic, rejected, chosen)) for topic in topics]
         double = next((seen[token] for token in says[: len(prompts)] if token in seen), None)
         opposite = next((seen[token] for token in denies if token in seen), None)
-        if double is None and opposite is None:
+        verdicts, denied = _verdicts(fact, prompts, chosen, rejected) if cfg.source is DataSource.pairs else ([], [])
+        other = next((judged[token] for token in denied if token in judged), None)
+        if double is None and opposite is None and other is None:
             kept.append(fact)
             for token in says:
                 seen.setdefault(token, fact)
+            for token in verdicts:
+                judged.setdefault(token, fact)
             continue
         told = f"{fact.where}: '{cut(fact.prompt)} {cut(fact.chosen)}'"
         if double is not None:
@@ -157,7 +154,20 @@ def _without_doubles(facts: list[Fact], cfg: DataConfig, check: RowCheck) -> lis
                 "the opposite of another row",
                 f"{told}: the opposite is already at {opposite.where}; keep one of them{hint}",
             )
+        elif other is not None:
+            check.refuse(
+                "the opposite of another row",
+                f"{told}, not '{cut(fact.rejected)}': {other.where} has one of these answers the other way round, "
+                f"'{cut(other.chosen)}', not '{cut(other.rejected)}'; keep one of them, or data=preference for rankings",
+            )
     return kept
+
+
+def _verdicts(fact: Fact, prompts: list[str], chosen: str, rejected: str) -> tuple[list[int], list[int]]:
+    """What a fact says of its two answers to its prompts, each by its hash; and the opposite of it."""
+    both = ((prompt, answer, true) for prompt in prompts for answer, true in ((chosen, True), (rejected, False)))
+    said = [(fact.split, prompt, answer, true) for prompt, answer, true in both]
+    return [hash(one) for one in said], [hash((*one[:3], not one[3])) for one in said]
 
 
 def _pair_topics(fact: Fact, cfg: DataConfig) -> list[tuple[object, ...]]:

@@ -157,6 +157,7 @@ class Checked:
     truncated: int = 0  # facts with a prompt whose beginning is cut off
     example: Fact | None = None  # of nested answers
     end: str = ""  # what ends nested answers
+    rows: dict[str, int] = field(default_factory=dict)  # rows that were no facts -> how many were left out
     left_off: str = ""  # what the tokenizer adds to every text by itself
 
     def warnings(self) -> list[str]:
@@ -178,11 +179,12 @@ class Checked:
 
     def record(self) -> dict[str, object]:
         """The counts as result.json has them."""
+        dropped = self.rows | self.dropped
         return {
             "facts": len(self.facts),
             "nested": self.nested,
             "truncated": self.truncated,
-            "dropped": {kind.replace(" ", "_"): count for kind, count in self.dropped.items()},
+            "dropped": {kind.replace(" ", "_"): count for kind, count in dropped.items()},
         }
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ from factdpo.config.schema import (
 from factdpo.data import hub
 from factdpo.data.chat import in_template
 from factdpo.data.encoder import Encoder
-from factdpo.data.facts import Fact
+from factdpo.data.facts import Fact, Loaded
 from factdpo.data.files import RETAINED, data_files, data_name, has_own_splits, has_reverses, is_built_in, side_files
-from factdpo.data.load import Loaded, load_facts
+from factdpo.data.load import load_facts
 from factdpo.data.splits import TRAIN, make_splits
 from factdpo.data.tokens import Checked, check_tokens
 from factdpo.models import weights
@@ -158,18 +158,19 @@ def usable_facts(
             f"eval.max_new_tokens={cfg.eval.max_new_tokens}: the model takes {encoder.longest} tokens, a prompt "
             f"included; give at most {encoder.longest - 1}"
         )
-    facts, notes = loaded_facts(cfg, kept)
+    loaded = loaded_facts(cfg, kept)
     checked, more = _once(
-        kept, f"tokens {_of_data(cfg, model, encoder.template)}", lambda: _checked(facts, encoder, cfg.data)
+        kept, f"tokens {_of_data(cfg, model, encoder.template)}", lambda: _checked(loaded, encoder, cfg.data)
     )
     while len(kept) > KEPT:
         del kept[next(iter(kept))]
-    return checked, [*notes, *more]
+    return checked, [*loaded.notes, *more]
 
 
-def _checked(facts: list[Fact], encoder: Encoder, cfg: DataConfig) -> tuple[Checked, list[str]]:
-    written, notes = in_template(facts, encoder.chat, cfg)
-    return check_tokens(written, encoder, cfg), notes
+def _checked(loaded: Loaded, encoder: Encoder, cfg: DataConfig) -> tuple[Checked, list[str]]:
+    written = in_template(loaded.facts, encoder.chat, cfg)
+    checked = check_tokens(written.facts, encoder, cfg)
+    return replace(checked, rows=loaded.dropped | written.dropped), written.notes
 
 
 def loaded_facts(cfg: Config, kept: dict[str, Any]) -> Loaded:

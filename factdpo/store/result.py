@@ -95,7 +95,7 @@ KEYS: dict[str, str] = {
     "rows.facts": "facts of the data that can be used under the model's tokenizer, before the splits are drawn",
     "rows.nested": "of these, with an answer that begins with the other's tokens: both are scored with their end",
     "rows.truncated": "of these, with a prompt whose beginning was cut off (data.too_long=truncate)",
-    "rows.dropped.<rest>": "facts left out, by what is wrong with them (data.bad_rows=drop, data.too_long=drop)",
+    "rows.dropped.<rest>": "rows and facts left out, by what is wrong (data.bad_rows=drop, data.too_long=drop)",
     "warnings": "sentences on what is suspicious in the numbers",
     "adjusted": "what was changed in the model's own config",
     "canaries.<rest>": "the run's checks of itself, each with what it found; losses in nats",

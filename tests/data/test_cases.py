@@ -95,7 +95,7 @@ def case(name: str, **changes: object) -> DataConfig:
 @pytest.mark.parametrize("name", READ)
 def test_a_case_is_read_with_all_its_facts(name: str):
     count, words = READ[name]
-    facts, notes = load_facts(case(name))
+    facts, notes, _ = load_facts(case(name))
     assert len(facts) == count
     assert notes == words
     assert all(fact.prompt and fact.chosen and fact.rejected for fact in facts)
@@ -132,7 +132,7 @@ def test_nothing_stands_between_chinese_texts_if_asked():
 
 
 def test_contradicting_facts_are_two_where_the_order_of_names_matters():
-    facts, _ = load_facts(case("contradiction_with_columns.jsonl", relation_kind=RelationKind.directed))
+    facts, _, _ = load_facts(case("contradiction_with_columns.jsonl", relation_kind=RelationKind.directed))
     assert len(facts) == 16
 
 

@@ -27,7 +27,7 @@ def refusal(path: Path, rows: list[dict[str, Any]], **keys: Any) -> list[str]:
 
 def test_white_space_at_the_ends_is_removed_and_counted(tmp_path: Path):
     rows = [ROW, {"prompt": "The capital of Italy is ", "chosen": " Rome", "rejected": "Paris\n"}]
-    facts, notes = load(tmp_path, rows)
+    facts, notes, _ = load(tmp_path, rows)
     assert [(fact.prompt, fact.chosen, fact.rejected) for fact in facts[1:]] == [
         ("The capital of Italy is", "Rome", "Paris")
     ]
@@ -36,7 +36,7 @@ def test_white_space_at_the_ends_is_removed_and_counted(tmp_path: Path):
 
 def test_without_a_separator_the_texts_keep_their_ends(tmp_path: Path):
     rows = [{"prompt": "Q: Who?\n", "chosen": "Anna", "rejected": " Ben"}]
-    facts, notes = load(tmp_path, rows, separator="")
+    facts, notes, _ = load(tmp_path, rows, separator="")
     assert (facts[0].prompt, facts[0].rejected, notes) == ("Q: Who?\n", " Ben", [])
 
 
@@ -45,7 +45,7 @@ def test_numbers_and_booleans_are_text_and_nan_is_nothing(tmp_path: Path):
         ROW | {"chosen": 1987, "rejected": True, "subject": float("nan")},
         {"prompt": "x", "chosen": 1.5, "rejected": 2.0},
     ]
-    facts, _ = load(tmp_path, rows)
+    facts, _, _ = load(tmp_path, rows)
     assert [(fact.chosen, fact.rejected, fact.subject) for fact in facts] == [
         ("1987", "true", None),
         ("1.5", "2", None),
@@ -67,7 +67,8 @@ def test_bad_rows_are_listed_at_once_by_kind_with_the_first_of_each(tmp_path: Pa
 
 def test_dropped_rows_are_counted_by_kind(tmp_path: Path):
     rows = [ROW, ROW | {"prompt": "x", "rejected": "Paris"}, ROW, ROW | {"prompt": "y"}]
-    facts, notes = load(tmp_path, rows, bad_rows=BadRows.drop)
+    facts, notes, dropped = load(tmp_path, rows, bad_rows=BadRows.drop)
+    assert dropped == {"chosen and rejected are the same": 1, "the same fact twice": 1}
     assert [fact.prompt for fact in facts] == [ROW["prompt"], "y"]
     assert notes == ["1 row left out: chosen and rejected are the same", "1 row left out: the same fact twice"]
 
@@ -106,8 +107,21 @@ def test_a_pair_told_both_ways_contradicts_itself_unless_order_matters(tmp_path:
     assert len(load(tmp_path, answers).facts) == 2
 
 
+def test_an_answer_that_is_true_in_one_row_and_false_in_another_of_its_prompt_is_a_contradiction(tmp_path: Path):
+    rows = [ROW, ROW | {"chosen": "Rome", "rejected": "Bern"}]
+    (line, cure) = refusal(tmp_path, rows)
+    assert line == (
+        "own.jsonl:2: 'The capital of France is Rome', not 'Bern': own.jsonl:1 has one of these the other way "
+        "round, 'Paris', not 'Rome'; keep one of them, or data=preference for rankings"
+    )
+    assert "data.bad_rows=drop" in cure
+    assert "other way round" in refusal(tmp_path, rows[::-1])[0]
+    facts, notes, _ = load(tmp_path, rows, bad_rows=BadRows.drop)
+    assert len(facts) == 1 and notes == ["1 row left out: the opposite of another row"]
+
+
 def test_several_true_answers_of_one_prompt_are_several_facts_of_one_group(tmp_path: Path):
-    facts, _ = load(tmp_path, [ROW | {"chosen": "Paris"}, ROW | {"chosen": "Lyon"}])
+    facts, _, _ = load(tmp_path, [ROW | {"chosen": "Paris"}, ROW | {"chosen": "Lyon"}])
     assert len(facts) == 2 and facts[0].key == facts[1].key
 
 
@@ -127,7 +141,7 @@ def test_a_reverse_may_list_the_options_that_its_prompt_lists(tmp_path: Path):
 
 def test_sides_are_told_by_the_answer_that_says_so(tmp_path: Path):
     rows = [FRIENDS[0], FRIENDS[1] | {"prompt": "C is A's", "subject": "C"}]
-    facts, _ = load(tmp_path, rows, relation_kind=RelationKind.sides, same_side="friend")
+    facts, _, _ = load(tmp_path, rows, relation_kind=RelationKind.sides, same_side="friend")
     assert [fact.same_side for fact in facts] == [True, False]
     assert "data.same_side=None" in refusal(tmp_path, rows, relation_kind=RelationKind.sides)[0]
     third = [*rows, FRIENDS[0] | {"prompt": "D is A's", "chosen": "cousin", "subject": "D"}]

@@ -11,7 +11,17 @@ import pytest
 import torch
 
 from factdpo.commands import eval
-from factdpo.config.schema import Boundary, Config, DataSource, Dtype, LoraConfig, Method, Orientation, TrackMode
+from factdpo.config.schema import (
+    BadRows,
+    Boundary,
+    Config,
+    DataSource,
+    Dtype,
+    LoraConfig,
+    Method,
+    Orientation,
+    TrackMode,
+)
 from factdpo.runs import answer, pipeline
 from factdpo.store import cache
 from factdpo.store.history import read_history
@@ -145,12 +155,20 @@ def test_nested_answers_are_trained_and_scored_with_their_end_and_the_record_say
     """Without its end, "Renegade" is likelier than "Renegade Software" whatever is learned."""
     path = tmp_path / "games.csv"
     rows = [f"The publisher of game {i} is,Red Dog,Red" for i in range(8)]
-    path.write_text("\n".join(["prompt,chosen,rejected", *rows]))
-    changes: dict[str, Any] = {"split_train": 4, "split_test": 4, "dpo_max_steps": 60, "dpo_beta": 0.02}
+    path.write_text("\n".join(["prompt,chosen,rejected", *rows, rows[0], "Where,here,here"]))
+    changes: dict[str, Any] = {
+        "data_bad_rows": BadRows.drop,
+        "split_train": 4,
+        "split_test": 4,
+        "dpo_max_steps": 60,
+        "dpo_beta": 0.02,
+    }
     cfg = small(tmp_path / "out", data_source=DataSource.pairs, data_path=str(path), eval_generations=0, **changes)
     result = answer.ask(cfg)
     assert result["trained"]["train"]["accuracy"] > 0
-    assert result["rows"] == {"facts": 8, "nested": 8, "truncated": 0, "dropped": {}}
+    assert result["rows"] == {"facts": 8, "nested": 8, "truncated": 0, "dropped": {
+        "chosen_and_rejected_are_the_same": 1, "the_same_fact_twice": 1,
+    }}  # fmt: skip
     (said,) = [text for text in result["warnings"] if "one answer begins with the other" in text]
     assert said.startswith("in 8 of 8 facts") and "<|endoftext|>" in said
     assert undocumented(result) == []

@@ -31,7 +31,7 @@ def probes(fact: Fact) -> list[tuple[str, Said]]:
 
 
 def test_counterfact_has_paraphrases_and_neighbours(tmp_path: Path):
-    facts, notes = load_facts(own(tmp_path, counterfact(3)))
+    facts, notes, _ = load_facts(own(tmp_path, counterfact(3)))
     assert said(facts[0]) == ("Person 0 plays the sport of", "tennis", "golf") and facts[0].subject == "Person 0"
     assert probes(facts[0]) == [
         ("paraphrase", ("The sport of Person 0 is", "tennis", "golf")),
@@ -109,7 +109,7 @@ def test_a_row_without_a_part_is_a_bad_row_and_one_without_probes_lacks_them(tmp
 
 
 def test_mquake_rewrites_of_a_row_stay_together_and_ask_their_questions_once(tmp_path: Path):
-    facts, notes = load_facts(own(tmp_path, mquake(3)))
+    facts, notes, _ = load_facts(own(tmp_path, mquake(3)))
     # each row has its own rewrite, and one that it shares with all others
     assert [fact.prompt for fact in facts] == [
         "Person 0 is a citizen of", "The capital of Peru is", "Person 1 is a citizen of", "Person 2 is a citizen of",
@@ -154,7 +154,7 @@ def test_a_neighbour_that_is_trained_on_itself_is_left_out_and_counted(tmp_path:
 def test_a_probe_whose_answers_are_the_same_is_left_out_and_counted(tmp_path: Path):
     rows = zsre(1)
     rows[0]["loc_ans"] = "Lyon"
-    facts, notes = load_facts(own(tmp_path, rows))
+    facts, notes, _ = load_facts(own(tmp_path, rows))
     assert [kind for kind, _ in facts[0].probes] == ["paraphrase"]
     assert notes == ["1 row changed: a locality prompt was left out, since both of its answers are the same"]
 
@@ -192,6 +192,6 @@ def test_a_common_beginning_ends_with_a_word():
 def test_a_prompt_that_its_row_has_before_is_left_out_and_counted(tmp_path: Path):
     rows = counterfact(1)
     rows[0]["paraphrase_prompts"] += ["person 0  plays the sport of"]
-    facts, notes = load_facts(own(tmp_path, rows))
+    facts, notes, _ = load_facts(own(tmp_path, rows))
     assert [kind for kind, _ in facts[0].probes] == ["paraphrase", "locality"]
     assert notes == ["1 row changed: a paraphrase prompt was left out that its row has before"]

@@ -140,7 +140,7 @@ def test_what_is_no_pair_is_refused_with_the_row(tmp_path: Path, name: str):
 
 def test_completions_alone_take_their_false_answer_from_another_prompt(tmp_path: Path):
     rows = [{"prompt": p, "completion": f" {c}"} for p, c in (("Sky:", "blue"), ("Sky:", "azure"), ("Sun:", "gold"))]
-    facts, notes = load_facts(own(tmp_path, *rows))
+    facts, notes, _ = load_facts(own(tmp_path, *rows))
     assert [said(fact) for fact in facts[:2]] == [("Sky:", "blue", "gold"), ("Sky:", "azure", "gold")]
     assert facts[2].rejected in ("blue", "azure") and facts == load_facts(own(tmp_path, *rows)).facts
     (note,) = (note for note in notes if "the true one of another row" in note)
@@ -149,7 +149,7 @@ def test_completions_alone_take_their_false_answer_from_another_prompt(tmp_path:
 
 def test_the_false_answer_of_a_row_that_is_trained_on_is_never_a_held_out_rows_true_one(tmp_path: Path):
     rows = [{"prompt": f"{i}:", "completion": f"{i} {split}", "split": split} for split in SPLITS for i in range(9)]
-    facts, notes = load_facts(own(tmp_path, *rows))
+    facts, notes, _ = load_facts(own(tmp_path, *rows))
     assert all(fact.rejected.endswith(str(fact.split)) for fact in facts)
     assert len({fact.rejected for fact in facts}) > 9 and not any("held out" in note for note in notes)
     alone = own(tmp_path, {"prompt": "p", "completion": "x", "split": "train"}, *rows[9:])
@@ -182,7 +182,7 @@ def test_completions_that_are_messages_are_compared_as_such(tmp_path: Path):
 def test_a_conversation_is_written_in_the_models_own_template(tmp_path: Path):
     cfg = own(tmp_path, FORMATS["conversational"][0], {"prompt": "The sky is", "chosen": "blue", "rejected": "red"})
     model = tokenizer(CHATML)
-    (chat, text), notes = in_template(load_facts(cfg).facts, writer(model), cfg)
+    (chat, text), notes, _ = in_template(load_facts(cfg).facts, writer(model), cfg)
     assert said(chat) == ("<|user|>Where is the sun?<|end|><|assistant|>", "In the sky.<|end|>", "In the sea.<|end|>")
     assert (chat.separator, chat.conversation, text.separator, notes) == ("", None, None, [])
     pairs = tokenise([chat, text], model, cfg)
@@ -192,7 +192,7 @@ def test_a_conversation_is_written_in_the_models_own_template(tmp_path: Path):
 
 def test_texts_need_no_template(tmp_path: Path):
     facts = load_facts(own(tmp_path, FORMATS["standard"][0])).facts
-    assert in_template(facts, None, DataConfig()) == (facts, [])
+    assert in_template(facts, None, DataConfig()) == (facts, [], {})
 
 
 def test_a_model_without_a_template_is_refused_with_the_cure(tmp_path: Path):
@@ -214,7 +214,7 @@ def test_rows_that_a_template_cannot_write_are_bad_rows(tmp_path: Path, template
     with pytest.raises(FactError, match=r"own.jsonl:1: the .*") as refusal:
         in_template(facts, writer(tokenizer(template)), cfg)
     cfg.bad_rows = BadRows.drop
-    left, notes = in_template(facts, writer(tokenizer(template)), cfg)
+    left, notes, _ = in_template(facts, writer(tokenizer(template)), cfg)
     assert left == [] and notes[0].startswith("1 row left out: the chat template")
     assert words in str(refusal.value) + notes[0]
 
