@@ -57,6 +57,8 @@ def validate(cfg: DictConfig | Config) -> Config:
     problems = [*unknown, *_unknown(plain), *_ranges(plain), *_combinations(plain), *_without_effect(plain)]
     if problems:
         raise ConfigError("\n".join(problems))
+    # A line break and a tab as they are typed, whichever way they came: one meaning has one id.
+    plain.data.separator = plain.data.separator.replace("\n", "\\n").replace("\t", "\\t")
     return plain
 
 

@@ -158,7 +158,7 @@ def _without_doubles(facts: list[Fact], cfg: DataConfig, check: RowCheck) -> lis
             check.refuse(
                 "the opposite of another row",
                 f"{told}, not '{cut(fact.rejected)}': {other.where} has one of these answers the other way round, "
-                f"'{cut(other.chosen)}', not '{cut(other.rejected)}'; keep one of them, or data=preference for rankings",
+                f"'{cut(other.chosen)}', not '{cut(other.rejected)}'; keep one, or data=preference for rankings",
             )
     return kept
 

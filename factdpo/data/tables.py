@@ -31,8 +31,26 @@ def read_rows(path: Path, delimiter: str | None = None) -> Rows:
             f"{', '.join(OPENERS)} after it"
         )
     if reader is _read_csv:
-        return _read_csv(path, "\t" if name.suffix.lower() == ".tsv" and delimiter is None else delimiter)
+        return _read_csv(path, "\t" if _is_tsv(path) and delimiter is None else delimiter)
     return reader(path)
+
+
+def ending_decides(path: Path, delimiter: str | None) -> bool:
+    """Whether a text table is read otherwise than the same bytes under another ending: a .tsv with commas, say."""
+    if delimiter is not None or not _is_tsv(path):
+        return False
+    with OPENERS.get(path.suffix.lower(), open)(path, "rt", encoding="utf-8-sig", errors="replace") as file:
+        header = next((line for line in file if line.strip("\r\n")), "")
+    return _found_out(header) != "\t"
+
+
+def _is_tsv(path: Path) -> bool:
+    return (path.with_suffix("") if path.suffix.lower() in OPENERS else path).suffix.lower() == ".tsv"
+
+
+def _found_out(header: str) -> str:
+    """The delimiter that stands most often in a header; the comma where there is none."""
+    return max(DELIMITERS, key=header.count)
 
 
 def is_table(path: Path) -> bool:
@@ -45,7 +63,7 @@ def _read_csv(path: Path, delimiter: str | None) -> Rows:
     csv.field_size_limit(sys.maxsize)  # a field may be a long text
     text = _text(path)
     header = text.lstrip("\r\n").split("\n", 1)[0]
-    separator = delimiter or max(DELIMITERS, key=header.count)  # the comma where there is none
+    separator = delimiter or _found_out(header)
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     try:
         columns = list(reader.fieldnames or [])

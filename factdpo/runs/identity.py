@@ -27,14 +27,16 @@ from factdpo.data import hub
 from factdpo.data.chat import in_template
 from factdpo.data.encoder import Encoder
 from factdpo.data.facts import Fact, Loaded
-from factdpo.data.files import RETAINED, data_files, data_name, has_own_splits, has_reverses, is_built_in, side_files
+from factdpo.data.files import RETAINED, DataFile, data_files, data_name, is_built_in, side_files
 from factdpo.data.load import load_facts
 from factdpo.data.splits import TRAIN, make_splits
+from factdpo.data.tables import ending_decides
 from factdpo.data.tokens import Checked, check_tokens
 from factdpo.models import weights
 from factdpo.models.devices import check_device
 from factdpo.models.encoder import load_encoder
 from factdpo.runs import verdict
+from factdpo.runs.data_shape import shape_of
 from factdpo.store import cache, result
 from factdpo.store.run_lock import running_or_killed
 from factdpo.tracking.trackio_tracker import check_installed
@@ -86,7 +88,7 @@ def look_up(
 ) -> RunSpec:
     """The run that a validated config asks for; raises ConfigError if its data, weights or device cannot be had.
 
-    A finished run needs no weights, and of its data the bytes and the first row. Runs looked up with the same dict
+    A finished run needs no weights, and of its data the bytes alone. Runs looked up with the same dict
     `memo` read the weights, and ask the hub, once; with the same `kept` (a session's) they read and check their facts
     once. The device is not looked for if the run will not be done `here`, in this process.
     """
@@ -202,12 +204,13 @@ def what_is_asked(cfg: Config) -> dict[str, Any]:
 
 def _asked(cfg: Config, where: weights.Weights) -> dict[str, Any]:
     config = config_in_id(cfg)
-    if cfg.split.train is None and not has_own_splits(cfg.data):
+    data = data_identity(cfg.data)
+    if cfg.split.train is None and not shape_of(cfg, data).own_splits:
         config["split"]["train"] = TRAIN  # what null stands for
     config["model"]["attention"] = weights.attention_in_id(cfg.model)
     asked = {
         "config": config,
-        "data": data_identity(cfg.data),
+        "data": data,
         "model": where.identity,
         "versions": cache.STAGE_VERSIONS,
     }
@@ -233,18 +236,22 @@ def data_identity(cfg: DataConfig) -> Any:
 
     Of a data set on the hub, the commit and which part of it; nothing of facts that the config alone invents.
     """
-    side = [[file.split, file.path.name, cache.file_sha256(file.path)] for file in side_files(cfg)]
+
+    def of(file: DataFile) -> str:  # not the ending, but where the same bytes are read in another way for it
+        return cache.file_sha256(file.path) + (" as tsv" if ending_decides(file.path, cfg.delimiter) else "")
+
+    side = [[file.split, file.path.name, of(file)] for file in side_files(cfg)]
     if cfg.hub.id:
         part = {"hub": cfg.hub.id, "config": cfg.hub.config, "split": cfg.hub.split, "commit": hub.commit_of(cfg.hub)}
         return part | {"side": side} if side else part
     files = [*data_files(cfg), *side_files(cfg)]
     if cfg.source is DataSource.triples:  # a file may be named after its relation
-        return [[file.split, file.path.name, cache.file_sha256(file.path)] for file in files]
+        return [[file.split, file.path.name, of(file)] for file in files]
     if side:
-        return {"files": [[file.split, cache.file_sha256(file.path)] for file in data_files(cfg)], "side": side}
+        return {"files": [[file.split, of(file)] for file in data_files(cfg)], "side": side}
     if len(files) == 1 and files[0].split is None:
-        return cache.file_sha256(files[0].path)
-    return [[file.split, cache.file_sha256(file.path)] for file in files]
+        return of(files[0])
+    return [[file.split, of(file)] for file in files]
 
 
 def config_in_id(cfg: Config) -> dict[str, Any]:
@@ -286,7 +293,7 @@ def slug(cfg: Config) -> str:
     if cfg.label:
         return folder_name(cfg.label)
     built_in = [data_name(cfg.data)] if is_built_in(cfg.data) else []
-    order = [cfg.split.orientation.name] if has_reverses(cfg.data) else []
+    order = [cfg.split.orientation.name] if shape_of(cfg, data_identity(cfg.data)).reverses else []
     return folder_name(" ".join([run_name(cfg), *built_in, *order]))
 
 

@@ -1,5 +1,6 @@
 """What decides a run's id and folder: the same question is the same run, wherever and however it is asked."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from factdpo.config.engine_choice import choose_engine
-from factdpo.config.schema import Config, ConfigError, ModelSource
+from factdpo.config.schema import Config, ConfigError, DataConfig, ModelSource, SplitConfig
 from factdpo.config.validate import validate
+from factdpo.data import files
+from factdpo.data.splits import TRAIN
 from factdpo.runs import identity
 from factdpo.runs.identity import RunSpec, can_train_together, look_up, run_id
 from factdpo.store import cache, result
@@ -86,6 +89,22 @@ def test_a_byte_of_the_data_or_a_key_that_can_change_a_number_is_another_run(
         "dpo.bf16=true",
     ]
     assert len({before, ask(*pairs).id, ask().id, *(ask(change).id for change in changes)}) == 3 + len(changes)
+
+
+def test_the_same_bytes_under_an_ending_that_reads_them_otherwise_are_another_run(
+    tmp_path: Path,
+) -> None:
+    for text, same in (("prompt\tchosen\trejected\nOne is\t1\t2\n", True), (FACTS, False)):
+        for ending in ("csv", "tsv"):
+            (tmp_path / f"twin.{ending}").write_text(text)
+        both = [identity.data_identity(DataConfig(path=str(tmp_path / f"twin.{e}"))) for e in ("csv", "tsv")]
+        assert (both[0] == both[1]) is same and both[0] == cache.file_sha256(tmp_path / "twin.csv")
+    assert identity.data_identity(DataConfig(path=str(tmp_path / "twin.tsv"), delimiter=",")) == both[0]
+
+
+def test_a_line_break_between_prompt_and_answer_has_one_id_however_it_came(ask: Callable[..., RunSpec]) -> None:
+    typed, real = ask(r'data.separator="\n"'), ask('data.separator="\n"')
+    assert typed.id == real.id and typed.cfg.data.separator == real.cfg.data.separator == r"\n"
 
 
 def test_a_run_lies_in_its_sweeps_folder_under_its_label_and_its_id(ask: Callable[..., RunSpec]) -> None:
@@ -165,6 +184,16 @@ def test_only_a_run_that_is_not_finished_needs_its_weights_and_facts(tmp_path: P
         look_up(cfg)
     asked = identity.what_is_asked(choose_engine(cfg)[0])
     finish(identity.run_folder(cfg, asked), asked)
+    assert look_up(cfg).state() == "FINISHED"
+
+
+def test_of_a_finished_run_no_row_is_read(ask: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = dataclasses.replace(ask("data=pairs", "data.path=facts.csv", "split.train=1").cfg)
+    cfg.split = SplitConfig(seed=0)
+    asked = identity.what_is_asked(cfg)
+    assert asked["config"]["split"]["train"] == TRAIN
+    finish(identity.run_folder(cfg, asked), asked)
+    monkeypatch.setattr(files, "read_rows", lambda *_: pytest.fail("a row is read"))
     assert look_up(cfg).state() == "FINISHED"
 
 
