@@ -51,12 +51,9 @@ def look(folder: Path, label: str | None, cache: Cache) -> RunStatus:
     if cached is not None and file_stamp(folder / "result.json") == cached[0]:
         return cached[1]
     stamp, result = file_stamp(folder / "result.json"), read_json(folder / "result.json")
-    try:
-        if stamp is not None and result is not None:
-            cache[folder] = stamp, _ended(folder, label, result)
-            return cache[folder][1]
-    except (KeyError, TypeError, AttributeError):
-        pass  # JSON, but no result: as for a run without one
+    if stamp is not None and result is not None and _is_result(result):
+        cache[folder] = stamp, _ended(folder, label, result)
+        return cache[folder][1]
     status = _unfinished(folder, label)
     ended_meanwhile = file_stamp(folder / "result.json") != stamp
     return look(folder, label, cache) if ended_meanwhile else status
@@ -72,6 +69,21 @@ def last_change(folder: Path) -> float | None:
         return None
 
 
+def _is_result(result: dict[str, Any]) -> bool:
+    """Whether a JSON object has what is read of a result, each of its type; else it is as if there were none."""
+    if not all(isinstance(result.get(key), str) for key in ("id", "state")) or not isinstance(
+        result.get("config"), dict
+    ):
+        return False
+    flat = [result.get(name) or {} for name in ("timing", "training")]
+    nested = [result.get(name) or {} for name in ("base", "trained", "across", "baselines")]
+    if not all(isinstance(group, dict) for group in (*flat, *nested)):
+        return False
+    if not all(isinstance(scores, dict) for group in nested for scores in group.values()):
+        return False
+    return all(isinstance(scores.get("accuracy"), int | float) for scores in nested[1].values())
+
+
 def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> RunStatus:
     history, timing = _History(folder), result.get("timing") or {}
     training = result.get("training") or {}
@@ -79,7 +91,7 @@ def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> RunStatus
     seconds = ended - opened if opened else None
     return RunStatus(
         id=result["id"], folder=folder, state=result["state"],
-        label=label or result["config"].get("label") or result["name"],
+        label=label or result["config"].get("label") or result.get("name") or result["id"],
         step=training.get("steps", history.step),
         steps=training.get("steps") if result["state"] == "FINISHED" else _planned_steps(folder),
         loss=history.loss, error=result.get("error"),

@@ -108,6 +108,20 @@ def test_a_damaged_result_is_none_and_a_run_without_a_readable_plan_has_no_steps
     assert one.runs[4].steps is None and one.runs[4].step == 4
 
 
+@pytest.mark.parametrize("changes", [
+    {"id": 3}, {"state": None}, {"config": []}, {"trained": {"test": {}}}, {"trained": {"test": 1}}, {"timing": "1 s"},
+])  # fmt: skip
+def test_a_result_with_other_types_is_none_and_a_fault_of_ours_is_no_damage(
+    home: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = home / "run-aa/result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    assert run_status.look(home / "run-aa", None, {}).state == "killed"
+    monkeypatch.setattr(run_status, "_accuracies", lambda result: result + 1)
+    with pytest.raises(TypeError):
+        run_status.look(home / "run-dd", None, {})
+
+
 def test_a_result_of_another_version_has_the_state_that_it_says(home: Path) -> None:
     config = {"label": "old"}
     (home / "run-aa/result.json").write_text(json.dumps({"id": "aa", "state": "FINISHED", "config": config}))

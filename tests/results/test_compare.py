@@ -155,6 +155,17 @@ def test_a_fact_asked_in_both_orders_is_one_fact(tmp_path: Path):
     assert row["pairs"] == 6 and math.isnan(row["p"])  # two answers about a fact are not independent
 
 
+def test_a_probe_that_facts_share_counts_once_though_records_of_old_have_it_for_each(tmp_path: Path):
+    a, b = two(tmp_path, "+--", "-+-")
+    for one in (a, b):
+        path = Path(one.runs["folder"].iloc[0]) / "items.parquet"
+        items = pd.read_parquet(path)
+        shared = items.loc[items["fact"] == 1].assign(fact=2)
+        pd.concat([items, shared]).to_parquet(path)
+    row = paired(a, b).iloc[0]
+    assert (row["pairs"], row["only_a"], row["only_b"]) == (3, 1, 1)
+
+
 def test_one_run_against_another_needs_no_common_seed_and_groups_do(runs: Path):
     results = load(runs)
     assert paired(side(results, "0"), side(results, "3"))["pairs"].tolist() == [3]
