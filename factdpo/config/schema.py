@@ -350,6 +350,10 @@ class EditsConfig:
 @dataclass
 class PreferenceConfig:
     template: Template = key(Template.chat, "of conversations: the tokenizer's own, or plain lines `role: content`")
+    draw_rejected: bool = key(
+        False, "rows of a prompt and a completion alone: the false answer is another row's completion, drawn at random",
+        in_id=False, locates=True,
+    )  # fmt: skip
 
 
 @dataclass

@@ -206,14 +206,15 @@ NOT_IN_ID = {
     "out", "sweep", "label", "dry_run", "retries", "retry_diverged", "fail_fast", "seed", "model.name", "model.id",
     "model.revision", "data.path", "data.files", "data.triples.templates_path", "data.graph.nodes", "engine.max_runs",
     "engine.max_tokens", "engine.save_every", "data.hub.id", "data.hub.config", "data.hub.split", "data.hub.revision",
-    "dpo.retain_path", "halving.keep", "halving.rungs", "engine.executor", "engine.workers",
+    "data.preference.draw_rejected", "dpo.retain_path", "halving.keep", "halving.rungs", "engine.executor",
+    "engine.workers",
     *(key for key in KEYS if key.startswith(("engine.submitit.", "engine.ray."))),
     *(f"track.{f.name}" for f in dataclasses.fields(TrackConfig)),
 }  # fmt: skip
 LOCATES = {
     "seed", "model.name", "model.id", "model.revision", "data.path", "data.files", "data.triples.templates_path",
     "data.graph.nodes", "data.hub.id", "data.hub.config", "data.hub.split", "data.hub.revision",
-    "dpo.retain_path",
+    "data.preference.draw_rejected", "dpo.retain_path",
 }  # fmt: skip
 
 

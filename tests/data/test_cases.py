@@ -74,7 +74,11 @@ REFUSED = {
         "two Unicode forms",
         "data.bad_rows=drop",
     ],
-    "trl_prompt_completion.jsonl": [":1: 'The sky is' has a completion and no rejected one", "pairs are needed"],
+    "trl_prompt_completion.jsonl": [
+        ":1: has a completion and no rejected one",
+        "add a column rejected",
+        "draw_rejected=true",
+    ],
     "trl_unpaired.jsonl": [":1: ", "unpaired", "DPO needs pairs"],
 }
 GROUPED = ["paraphrase_leak_subject_only.jsonl", "paraphrase_grouped.jsonl"]

@@ -28,9 +28,10 @@ T = TypeVar("T")
 
 
 def read(cfg: DataConfig, check: RowCheck) -> Iterator[Fact]:
-    """A fact per row. One of a prompt and a completion alone takes its false answer from another row of its split.
+    """A fact per row. With data.preference.draw_rejected, one of a prompt and a completion alone takes its false answer
+    from another row of its split.
 
-    Raises FactError for unpaired preferences.
+    Raises FactError for unpaired preferences, and for completions alone where no false answer is to be drawn.
     """
     completions: _Completions | None = None
     for index, row in enumerate(rows(cfg)):
@@ -38,7 +39,13 @@ def read(cfg: DataConfig, check: RowCheck) -> Iterator[Fact]:
         if index == 0:
             _check_paired(row.values, values, row.where)
             if values["completion"] is not None and values["rejected"] is None:
+                _check_drawn(cfg, row.where)
                 completions = _Completions(cfg)
+            elif cfg.preference.draw_rejected:
+                raise FactError(
+                    f"data.preference.draw_rejected=true: has no effect, {row.where} has a false answer of its own; "
+                    "leave it out"
+                )
         try:
             if completions is not None:
                 false = completions.false(index, row, values["prompt"])
@@ -63,6 +70,15 @@ def _check_paired(row: dict[str, Any], values: Values, where: str) -> None:
         raise FactError(
             f"{where}: no column 'chosen' (found: {', '.join(map(str, row)) or 'none'}); preferences have chosen and "
             "rejected, with or without a prompt; other columns can be named with data=pairs data.columns.chosen=..."
+        )
+
+
+def _check_drawn(cfg: DataConfig, where: str) -> None:
+    if not cfg.preference.draw_rejected:
+        raise FactError(
+            f"{where}: has a completion and no rejected one, and DPO needs pairs: add a column rejected with a false "
+            "answer, and call the completion chosen; or data.preference.draw_rejected=true, which takes the completion "
+            "of another row"
         )
 
 

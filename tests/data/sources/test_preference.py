@@ -116,7 +116,7 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
         [{"prompt": "p", "completion": "a", "label": True}],
         ["own.jsonl:1", "unpaired", "DPO needs pairs"],
     ),
-    "one completion": ([{"prompt": "p", "completion": "a"}], ["own.jsonl:1", "pairs are needed", "column rejected"]),
+    "one completion": ([{"prompt": "p", "completion": "a"}], ["own.jsonl:1", "DPO needs pairs", "column rejected"]),
     "no columns": ([{"text": "a"}], ["own.jsonl:1", "no column 'chosen' (found: text)"]),
     "no rejected": ([{"prompt": "p", "chosen": "a"}], ["own.jsonl:1: rejected is empty"]),
     "nothing in common": ([{"chosen": "Yes.", "rejected": "No."}], ["own.jsonl:1", "do not begin with the same"]),
@@ -138,21 +138,34 @@ def test_what_is_no_pair_is_refused_with_the_row(tmp_path: Path, name: str):
     assert [word for word in words if word not in str(refusal.value)] == []
 
 
+DRAWN = PreferenceConfig(draw_rejected=True)
+
+
+def test_a_false_answer_is_drawn_only_if_asked_and_only_where_there_is_none(tmp_path: Path):
+    rows = [{"prompt": "Sky:", "completion": "blue"}, {"prompt": "Sun:", "completion": "gold"}]
+    with pytest.raises(FactError, match=r"own.jsonl:1: has a completion and no rejected .*draw_rejected=true"):
+        load_facts(own(tmp_path, *rows))
+    with pytest.raises(FactError, match=r"draw_rejected=true: has no effect, .*own.jsonl:1 has a false answer"):
+        load_facts(own(tmp_path, FORMATS["standard"][0], preference=DRAWN))
+    with pytest.raises(FactError, match=r"own.jsonl:1: 'Sky:' has a completion .* no other row has another"):
+        load_facts(own(tmp_path, rows[0], preference=DRAWN))
+
+
 def test_completions_alone_take_their_false_answer_from_another_prompt(tmp_path: Path):
     rows = [{"prompt": p, "completion": f" {c}"} for p, c in (("Sky:", "blue"), ("Sky:", "azure"), ("Sun:", "gold"))]
-    facts, notes, _ = load_facts(own(tmp_path, *rows))
+    facts, notes, _ = load_facts(own(tmp_path, *rows, preference=DRAWN))
     assert [said(fact) for fact in facts[:2]] == [("Sky:", "blue", "gold"), ("Sky:", "azure", "gold")]
-    assert facts[2].rejected in ("blue", "azure") and facts == load_facts(own(tmp_path, *rows)).facts
+    assert facts[2].rejected in ("blue", "azure") and facts == load_facts(own(tmp_path, *rows, preference=DRAWN)).facts
     (note,) = (note for note in notes if "the true one of another row" in note)
     assert note.startswith("3 rows changed") and "A row that is held out may lend its true answer" in note
 
 
 def test_the_false_answer_of_a_row_that_is_trained_on_is_never_a_held_out_rows_true_one(tmp_path: Path):
     rows = [{"prompt": f"{i}:", "completion": f"{i} {split}", "split": split} for split in SPLITS for i in range(9)]
-    facts, notes, _ = load_facts(own(tmp_path, *rows))
+    facts, notes, _ = load_facts(own(tmp_path, *rows, preference=DRAWN))
     assert all(fact.rejected.endswith(str(fact.split)) for fact in facts)
     assert len({fact.rejected for fact in facts}) > 9 and not any("held out" in note for note in notes)
-    alone = own(tmp_path, {"prompt": "p", "completion": "x", "split": "train"}, *rows[9:])
+    alone = own(tmp_path, {"prompt": "p", "completion": "x", "split": "train"}, *rows[9:], preference=DRAWN)
     with pytest.raises(
         FactError, match=r"own.jsonl:1: 'p' has a completion .* no other row of split train has another"
     ):
@@ -169,7 +182,7 @@ def test_a_draw_looks_at_no_more_rows_than_it_needs():
 def test_completions_that_are_messages_are_compared_as_such(tmp_path: Path):
     rows = [{"prompt": [ASKED], "completion": [SKY]}, {"prompt": [ASKED], "completion": [dict(reversed(SKY.items()))]}]
     rows.append({"prompt": [{"role": "user", "content": "Where is the fish?"}], "completion": [SEA]})
-    facts = load_facts(own(tmp_path, *rows, bad_rows=BadRows.drop)).facts
+    facts = load_facts(own(tmp_path, *rows, bad_rows=BadRows.drop, preference=DRAWN)).facts
     assert [(fact.chosen, fact.rejected) for fact in facts] == [
         ("In the sky.", "In the sea."),
         ("In the sea.", "In the sky."),
