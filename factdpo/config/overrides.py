@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
+from factdpo.config import folders
 from factdpo.config.engine_choice import choose_engine
-from factdpo.config.help import wrong_value
+from factdpo.config.help import unknown_option, wrong_value
 from factdpo.config.schema import KEYS, Config, ConfigError, EngineName, to_dict
 from factdpo.config.validate import from_dict, validate
 
@@ -34,6 +35,7 @@ _OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][^=]*)=(.*)", re.DOTALL)
 _QUOTED = r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
 _PART = re.compile(rf"""(?:{_QUOTED}|\[(?:{_QUOTED}|[^\]"'])*\]|\{{[^}}]*\}}|\([^)]*\)|[^,])+""")
 # What is written in Hydra's grammar already: null, quotes, lists, functions, interpolations, escapes.
+_NUMBER_OR_BOOL = re.compile(r"true|false|[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(inf|nan)", re.IGNORECASE)
 _GRAMMAR = re.compile(r"""(?i:null)|["'\[{].*|\w+\(.*\)|.*(\$\{|\\).*""", re.DOTALL)
 
 
@@ -111,6 +113,7 @@ def _override(key: str, value: str, many: bool) -> str:
     key = SHORT.get(key, key)
     if value.lower() == "null" and any(name.startswith(f"{key}.") for name in KEYS):
         raise ConfigError(f"{key}={value}: a group of keys is never null; choose an option (factdpo help {key})")
+    _check_option(key.lstrip("+"), value)
     kind = _kinds().get(key) or _in_dict(key)
     if kind is None or (_is_list(kind) and not many and len(_PART.findall(value)) > 1):
         return f"{key}={value}"
@@ -119,6 +122,13 @@ def _override(key: str, value: str, many: bool) -> str:
     if _in_dict(key):
         return _written(key, [_in_grammar(key, part.strip(), kind) for part in _PART.findall(value)])
     return f"{key}={_PART.sub(lambda part: _in_grammar(key, part[0].strip(), kind), value)}"
+
+
+def _check_option(key: str, value: str) -> None:
+    """Raises ConfigError for a number or a truth value where a group takes one of its options by name."""
+    wrong = next((part for part in map(str.strip, value.split(",")) if _NUMBER_OR_BOOL.fullmatch(part)), None)
+    if wrong is not None and key not in KEYS and (there := folders.options().get(key)):
+        raise ConfigError(unknown_option(key, wrong, there))
 
 
 def _in_grammar(key: str, value: str, kind: Any) -> str:

@@ -170,6 +170,9 @@ def test_steps_win_over_the_default_epochs_and_say_so():
         ("max_steps=NONE", "dpo.max_steps=NONE: write null for no value, as in dpo.max_steps=null$"),
         ("dpo.loss_weights=none", "dpo.loss_weights=none: write null for no value"),
         ("--lora.rank=3", "--lora.rank=3: a key has no dashes before it; write lora.rank=3"),
+        ("lora=3", "lora=3: no such option; lora can be default, none$"),
+        ("engine=trl,True", "engine=True: no such option.*; engine can be auto, batched, trl$"),
+        ("sweeps=1e3", "sweeps=1e3: no such option; sweeps can be .*beta"),
         ("--sweeps", "--sweeps: a key has no dashes before it; write sweeps=..."),
     ],
 )
