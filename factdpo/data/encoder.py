@@ -1,5 +1,6 @@
 """What a tokenizer makes of texts: their token ids, its own special tokens, and the longest row."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 from factdpo.data.chat import Writer, writer
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 
@@ -23,6 +25,7 @@ class Encoder:
     last: int = 0  # tokens that it puts after every text, and that are left off
     chat: Writer | None = None  # writes messages in its chat template; None without one
     template: str | None = None  # the template itself
+    parts_at_spaces: bool = False  # whether one space between two words always begins a token, whatever is around it
 
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerBase", rows: int | None = None) -> "Encoder":
@@ -46,6 +49,7 @@ class Encoder:
             last,
             writer(tokenizer),
             str(tokenizer.chat_template) if tokenizer.chat_template else None,
+            tokenizer.is_fast and parts_at_spaces(tokenizer.backend_tokenizer),  # type: ignore[attr-defined]
         )
 
     def encode(self, texts: list[str]) -> list[list[int]]:
@@ -60,6 +64,26 @@ class Encoder:
         before, after, unknown = self.encode(["a", "a\n", "\U000f1234"])
         rest = after[len(before) :] if after[: len(before)] == before else []
         return [] if set(rest) & set(unknown[self.first :]) else rest
+
+
+def parts_at_spaces(tokenizer: "Tokenizer") -> bool:
+    r"""Whether the tokens of `a b` are those of `a` and those of ` b`, wherever `a` ends and `b` begins without space.
+
+    So it is where words are parted by GPT-2's regular expression, none of whose alternatives goes on over a space
+    (openai/gpt-2, src/encoder.py: `'s|'t| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`), and no
+    added token takes the space beside it.
+    """
+    told = json.loads(tokenizer.to_str())
+    before = told["pre_tokenizer"] or {"type": None}
+    parts = before["pretokenizers"] if before["type"] == "Sequence" else [before]
+    by_words = parts[-1]["type"] == "ByteLevel" and parts[-1]["use_regex"]
+    by_words = by_words and all(part["type"] == "Digits" for part in parts[:-1])
+    kept = (told["normalizer"] or {"type": "NFC"})["type"] == "NFC" and told["truncation"] is None
+    whole = all(
+        not added["lstrip"] and not added["rstrip"] and (not added["content"].strip() or " " not in added["content"])
+        for added in told["added_tokens"]
+    )
+    return bool(by_words and kept and whole and not told["model"].get("dropout"))
 
 
 def _around(bare: list[int], whole: list[int]) -> tuple[int, int]:

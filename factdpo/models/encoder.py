@@ -5,7 +5,7 @@ from pathlib import Path
 
 from factdpo import nano
 from factdpo.config.schema import ModelConfig, ModelSource
-from factdpo.data.encoder import Encoder
+from factdpo.data.encoder import Encoder, parts_at_spaces
 from factdpo.models.weights import Weights
 
 
@@ -35,4 +35,7 @@ def _nano() -> Encoder:
     def tokens(ids: list[int]) -> list[str]:
         return [str(tokenizer.id_to_token(i)) for i in ids]
 
-    return Encoder(encode, tokens, model["eos_token_id"], model["max_position_embeddings"], model["vocab_size"])
+    return Encoder(
+        encode, tokens, model["eos_token_id"], model["max_position_embeddings"], model["vocab_size"],
+        parts_at_spaces=parts_at_spaces(tokenizer),
+    )  # fmt: skip

@@ -1,14 +1,20 @@
 """Rows as token ids: what makes one useless, the end of nested answers, the separator, rows too long."""
 
 import dataclasses
+import json
+import random
 import unicodedata
 from typing import Any
 
 import pytest
-from tokenizers import normalizers
+from tokenizers import AddedToken, Tokenizer, normalizers
+from tokenizers.normalizers import NFC
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Metaspace, Sequence
+from transformers import PreTrainedTokenizerFast
 
+from factdpo import nano
 from factdpo.config.schema import BadRows, Boundary, ConfigError, DataConfig, TooLong
-from factdpo.data.encoder import Encoder
+from factdpo.data.encoder import Encoder, parts_at_spaces
 from factdpo.data.facts import Fact
 from factdpo.data.pairs import tokenise
 from factdpo.data.tokens import check_tokens, encoded_rows
@@ -29,6 +35,42 @@ def refusal(rows: list[Fact], tokenizer: Any, cfg: DataConfig | None = None, siz
     with pytest.raises(ConfigError) as error:
         check_tokens(rows, Encoder.of(tokenizer, size), cfg or DataConfig())
     return str(error.value).splitlines()
+
+
+# What words are parted by, and what could be taken for it.
+ALPHABET = "aZ9'\u2019s.,-_\u0301\u00e9\u4e2d\u200d\U0001f600\u00a0\u3000\t\n\x1c \u0130"
+
+
+@pytest.mark.parametrize("normaliser", [None, NFC()])
+@pytest.mark.parametrize("parts", [None, Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])])
+def test_answers_that_are_tokenised_apart_have_the_tokens_that_they_have_in_the_whole(normaliser: Any, parts: Any):
+    told = json.loads((nano.WEIGHTS / "tokenizer.json").read_text())
+    told["model"]["vocab"]["ĠĠ"] = len(told["model"]["vocab"])  # two spaces in one token, as Pythia has them
+    told["model"]["merges"].append(["Ġ", "Ġ"])
+    tokenizer = Tokenizer.from_str(json.dumps(told))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normaliser, parts or tokenizer.pre_tokenizer
+    model = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+    apart = Encoder.of(model)
+    assert apart.parts_at_spaces
+    whole, rng = dataclasses.replace(apart, parts_at_spaces=False), random.Random(0)
+    texts = ["<|endoftext|>", "it's", "", *("".join(rng.choices(ALPHABET, k=rng.randint(1, 5))) for _ in range(3000))]
+    facts = [Fact(i, f"x{rng.choice(texts)}", *(f"{rng.choice(texts)}y" for _ in "ab")) for i in range(3000)]
+    read = [list(encoded_rows(facts, encoder, DataConfig())) for encoder in (apart, whole)]
+    assert read[0] == read[1] and len({row.problem and row.problem[0] for row in read[0]}) > 1
+
+
+@pytest.mark.parametrize("change", [
+    {"add_prefix_space": True}, {"use_regex": False}, {"lstrip": True}, {"content": "is friend"},
+])  # fmt: skip
+def test_answers_are_tokenised_apart_only_where_a_space_is_known_to_begin_a_token(change: dict[str, Any]):
+    tokenizer = Tokenizer.from_file(str(nano.WEIGHTS / "tokenizer.json"))
+    if "use_regex" in change:
+        tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, **change)
+    elif "add_prefix_space" in change:
+        tokenizer.pre_tokenizer = Metaspace()
+    else:
+        tokenizer.add_tokens([AddedToken(**({"content": "<x>"} | change))])
+    assert not parts_at_spaces(tokenizer)
 
 
 def test_answers_that_are_the_same_tokens_are_refused_by_row():
