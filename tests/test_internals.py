@@ -103,6 +103,13 @@ def test_trl_calls_what_our_trainer_overrides_and_takes_ready_ids(tmp_path: Path
     assert (batch["ref_chosen_logps"].tolist(), batch["ref_rejected_logps"].tolist()) == ([-1.5], [-2.5])
 
 
+def test_trls_trainers_take_log_probs_by_the_function_that_is_asked() -> None:
+    from trl.trainer import dpo_trainer, utils
+
+    assert dpo_trainer.add_fused_lm_head is utils.add_fused_lm_head  # type: ignore[attr-defined]
+    assert "fused_lm_head=True" in inspect.getsource(dpo_trainer.DPOTrainer._compute_loss)
+
+
 def test_the_trainer_counts_gpus_as_we_tell_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import TrainingArguments
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from factdpo.data.chat import Writer, writer
@@ -10,6 +10,9 @@ from factdpo.data.chat import Writer, writer
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
+
+
+MOST_WORDS = 500_000  # that are kept: about 100 MB
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Encoder:
     chat: Writer | None = None  # writes messages in its chat template; None without one
     template: str | None = None  # the template itself
     parts_at_spaces: bool = False  # whether one space between two words always begins a token, whatever is around it
+    words: dict[str, list[int]] = field(default_factory=dict, compare=False, repr=False)  # those known so far
 
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerBase", rows: int | None = None) -> "Encoder":
@@ -54,8 +58,25 @@ class Encoder:
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The token ids of each text, with what the tokenizer puts before it and without what it puts after it."""
+        if not self.parts_at_spaces:
+            return self._encode_whole(texts)
+        parted = [_parted(text) for text in texts]
+        whole = iter(self._encode_whole([text for text, words in zip(texts, parted, strict=True) if words is None]))
+        self._learn({word for words in parted if words is not None for word in words})
+        known = self.words
+        return [next(whole) if words is None else [i for word in words for i in known[word]] for words in parted]
+
+    def _encode_whole(self, texts: list[str]) -> list[list[int]]:
         encoded = self.encode_all(texts)
         return [ids[: len(ids) - self.last] for ids in encoded] if self.last else encoded
+
+    def _learn(self, words: set[str]) -> None:
+        """Have the tokens of these words among `words`; what begins with a space has nothing before it."""
+        if len(self.words) > MOST_WORDS:
+            self.words.clear()
+        new = [word for word in words if word not in self.words]
+        for word, ids in zip(new, self._encode_whole(new), strict=True):
+            self.words[word] = ids[self.first :] if word[0] == " " else ids
 
     def end(self) -> list[int]:
         """What ends an answer: the end-of-text, else a line break; [] where the tokenizer has neither."""
@@ -64,6 +85,14 @@ class Encoder:
         before, after, unknown = self.encode(["a", "a\n", "\U000f1234"])
         rest = after[len(before) :] if after[: len(before)] == before else []
         return [] if set(rest) & set(unknown[self.first :]) else rest
+
+
+def _parted(text: str) -> list[str] | None:
+    """The words of a text, each with the space before it; None for a text with other white space, or at its ends."""
+    words = text.split(" ")
+    if text.split() != words:
+        return None
+    return [words[0], *[f" {word}" for word in words[1:]]]
 
 
 def parts_at_spaces(tokenizer: "Tokenizer") -> bool:

@@ -43,7 +43,7 @@ ALPHABET = "aZ9'\u2019s.,-_\u0301\u00e9\u4e2d\u200d\U0001f600\u00a0\u3000\t\n\x1
 
 @pytest.mark.parametrize("normaliser", [None, NFC()])
 @pytest.mark.parametrize("parts", [None, Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])])
-def test_answers_that_are_tokenised_apart_have_the_tokens_that_they_have_in_the_whole(normaliser: Any, parts: Any):
+def test_words_that_are_tokenised_once_have_the_tokens_that_they_have_in_every_text(normaliser: Any, parts: Any):
     told = json.loads((nano.WEIGHTS / "tokenizer.json").read_text())
     told["model"]["vocab"]["ĠĠ"] = len(told["model"]["vocab"])  # two spaces in one token, as Pythia has them
     told["model"]["merges"].append(["Ġ", "Ġ"])
@@ -53,16 +53,16 @@ def test_answers_that_are_tokenised_apart_have_the_tokens_that_they_have_in_the_
     apart = Encoder.of(model)
     assert apart.parts_at_spaces
     whole, rng = dataclasses.replace(apart, parts_at_spaces=False), random.Random(0)
-    texts = ["<|endoftext|>", "it's", "", *("".join(rng.choices(ALPHABET, k=rng.randint(1, 5))) for _ in range(3000))]
-    facts = [Fact(i, f"x{rng.choice(texts)}", *(f"{rng.choice(texts)}y" for _ in "ab")) for i in range(3000)]
-    read = [list(encoded_rows(facts, encoder, DataConfig())) for encoder in (apart, whole)]
-    assert read[0] == read[1] and len({row.problem and row.problem[0] for row in read[0]}) > 1
+    letters = ["<|endoftext|>", "it's ", *ALPHABET, " ", " ", " "]
+    texts = ["", *("".join(rng.choices(letters, k=rng.randint(1, 9))) for _ in range(5000))]
+    assert apart.encode(texts) == whole.encode(texts) == apart.encode(texts)
+    assert len(apart.words) > 100, "some are parted"
 
 
 @pytest.mark.parametrize("change", [
     {"add_prefix_space": True}, {"use_regex": False}, {"lstrip": True}, {"content": "is friend"},
 ])  # fmt: skip
-def test_answers_are_tokenised_apart_only_where_a_space_is_known_to_begin_a_token(change: dict[str, Any]):
+def test_words_are_tokenised_once_only_where_a_space_is_known_to_begin_a_token(change: dict[str, Any]):
     tokenizer = Tokenizer.from_file(str(nano.WEIGHTS / "tokenizer.json"))
     if "use_regex" in change:
         tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, **change)

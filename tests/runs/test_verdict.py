@@ -14,6 +14,7 @@ from factdpo.runs.answer import RunFailed
 from factdpo.runs.identity import look_up
 from factdpo.runs.session import opened
 from factdpo.runs.verdict import Verdict
+from factdpo.training import trl_interrogation
 from factdpo.training.batched import interrogation
 from factdpo.training.batched.interrogation import Findings
 from tests.helpers.runs import folder_of, small
@@ -73,3 +74,25 @@ def test_a_base_that_no_engine_can_train_is_refused_by_its_name(tmp_path: Path) 
     spec = look_up(validate(tiny(tmp_path)))
     with pytest.raises(ConfigError, match=r"^model\.id=nano: it is not causal$"):
         verdict.apply(Verdict("it is not causal", None), spec)
+
+
+def test_a_base_that_neither_engine_can_train_is_refused_before_it_trains(
+    tmp_path: Path, leaking: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trl_interrogation, "why_not_by_trl", lambda *_: "TRL cannot compute it")
+    with pytest.raises(RunFailed):
+        answer.ask(tiny(tmp_path))
+    result = json.loads(next(tmp_path.glob("runs/*/result.json")).read_text())
+    assert result["error"] == f"model.id=nano: no engine can train it: {WHY}; and TRL cannot compute it"
+    assert not (tmp_path / "cache" / "adapters").exists()
+    with pytest.raises(ConfigError, match="no engine can train it"):
+        look_up(validate(tiny(tmp_path, dpo_beta=0.5)))
+    with pytest.raises(ConfigError, match="no engine can train it"):
+        look_up(validate(tiny(tmp_path, EngineName.batched, dpo_beta=0.5)))
+
+
+def test_engine_trl_is_refused_where_only_the_batched_engine_computes_the_base(tmp_path: Path) -> None:
+    spec = look_up(validate(tiny(tmp_path, EngineName.trl)))
+    with pytest.raises(ConfigError, match=r"^engine=trl: TRL cannot; use engine=auto"):
+        verdict.apply(Verdict(None, None, "TRL cannot"), spec)
+    verdict.apply(Verdict(None, None, "TRL cannot"), look_up(validate(tiny(tmp_path))))
