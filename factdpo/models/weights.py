@@ -86,8 +86,21 @@ def check_obtainable(cfg: ModelConfig, weights: Weights) -> None:
     """Raises ConfigError, within 5 s, if a hub model is neither on this machine nor available from the hub."""
     if cfg.attention is Attention.flash_attention_2 and importlib.util.find_spec("flash_attn") is None:
         raise ConfigError("model.attention=flash_attention_2: the package flash-attn is not installed; use auto")
-    if weights.commit is not None and downloaded(weights.name, weights.commit) is None:
+    if weights.commit is not None and not are_here(weights):
         hub.check_access(_repo(weights.name), weights.commit, "config.json")
+
+
+def are_here(weights: Weights) -> bool:
+    """Whether the model can be loaded without a download."""
+    return weights.commit is None or downloaded(weights.name, weights.commit) is not None
+
+
+def size_bytes(weights: Weights) -> int | None:
+    """The size of the files with the weights; None where they are not on this machine."""
+    path = weights.path if weights.commit is None else downloaded(weights.name, weights.commit)
+    if path is None:
+        return None
+    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.glob("*.safetensors")) or None
 
 
 def download(weights: Weights) -> Path:

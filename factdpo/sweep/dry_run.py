@@ -1,6 +1,7 @@
 """dry_run=true: prints the runs of a command, their cohorts, and estimates of time and memory.
 
-Nothing is trained or written, and nothing heavy is imported. Estimates come from finished runs of the same kind.
+Nothing is trained, and no run is written. Estimates come from finished runs of the same kind. Nothing heavy is imported
+but to ask a base that was not asked before, and is on this machine, which engine can train it.
 """
 
 from collections import Counter
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from factdpo import console
-from factdpo.config.schema import EngineName
+from factdpo.config.schema import EngineName, Executor, ModelSource, to_dict
+from factdpo.models import weights
+from factdpo.runs import session, verdict
 from factdpo.runs.identity import RunSpec, can_train_together
 from factdpo.store import cache, layout
 from factdpo.sweep.estimates import Estimate, Stored, estimates, read_stored
@@ -24,6 +27,7 @@ def print_plan(runs: Sequence[RunSpec]) -> None:
     stored = {out: read_stored(Path(out)) for out in {run.cfg.out for run in runs}}
     states, trained = _states(runs, stored)
     to_do = [run for run in runs if states[run.id] != "FINISHED"]
+    _ask_bases(to_do)
     signatures = {
         run.id: cache.signature(can_train_together(run.cfg))
         for run in trained
@@ -43,10 +47,36 @@ def print_plan(runs: Sequence[RunSpec]) -> None:
     _print_table(rows)
     for sizes in dict.fromkeys(", ".join(f"{n} {split}" for split, n in run.sizes.items()) for run in to_do):
         console.say(f"facts: {sizes}")
+    for why in dict.fromkeys(run.engine for run in to_do if run.needs_trl):
+        console.say(f"engine: {why}", "yellow")
     for note in dict.fromkeys(note for run in runs for note in run.notes):
         console.say(note, "yellow")
     for line in _summary(len(to_do), len(numbers), list(expected.values())):
         console.say(line)
+
+
+def _ask_bases(runs: list[RunSpec]) -> None:
+    """Have each base that is at hand say which engine can train it, once for runs that differ in their splits alone.
+
+    Raises ConfigError for a base that none can. Not asked are nano, which the tests ask, and bases of runs that another
+    machine does.
+    """
+    known = {_question(run): found for run in runs if (found := verdict.stored_verdict(run.asked, run.cfg))}
+    for run in runs:
+        cfg, question = run.cfg, _question(run)
+        if cfg.model.source is ModelSource.nano or cfg.engine.executor is not Executor.local:
+            continue
+        if question not in known and weights.are_here(weights.locate(cfg.model)):
+            known[question] = verdict.ask(run, session.current())
+        if question in known:
+            verdict.apply(known[question], run)
+
+
+def _question(run: RunSpec) -> str:
+    """Equal for runs that ask a base the same, the draw of their splits apart."""
+    cfg = run.cfg
+    asked = [run.asked["model"], run.asked["data"], to_dict(cfg.data), to_dict(cfg.lora), cfg.dpo.weight_decay > 0]
+    return cache.signature([*asked, cfg.engine.name.name, cfg.engine.device, cfg.eval.max_new_tokens])
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:

@@ -102,7 +102,7 @@ def estimate(run: RunSpec, work: Work, by_base: int, examples: list[Example], to
     `by_base` are the pairs that the base scores for it, `together` is the size of its batch, itself included. Training
     is estimated from batches of like size, and of these from the nearest rank; scoring from runs with like many pairs.
     """
-    kind, rank = _kind(to_dict(run.cfg), run.asked["model"]), run.cfg.lora.rank
+    kind, rank = _kind(to_dict(run.trains), run.asked["model"]), run.cfg.lora.rank
     alike = [example for example in examples if example.kind == kind and example.train_seconds > 0]
     if not alike:
         return None
@@ -150,7 +150,7 @@ def _example(result: dict[str, Any]) -> Example:
     dpo = DpoConfig(**{key: config["dpo"][key] for key in ("batch_size", "gradient_accumulation_steps")})
     of_eval = EvalConfig(**{key: config["eval"][key] for key in ("every", "max_facts")})
     return Example(
-        _kind(config, result["asked"]["model"]),
+        _kind(config, result["asked"]["model"], result.get("engine")),
         training["trained_together"],
         config["lora"]["rank"],
         work_of(sizes, dpo, of_eval, training["steps"]),
@@ -160,9 +160,11 @@ def _example(result: dict[str, Any]) -> Example:
     )
 
 
-def _kind(config: dict[str, Any], model: dict[str, Any]) -> list[Any]:
+def _kind(config: dict[str, Any], model: dict[str, Any], trained_by: str | None = None) -> list[Any]:
+    """`trained_by`: the engine of a record, which is not the config's where the base needed TRL."""
     engine = config["engine"]
-    return [model, engine["name"], engine["device"], config["lora"]["method"], config["dpo"]["bf16"]]
+    name = trained_by.split()[0] if trained_by else engine["name"]
+    return [model, name, engine["device"], config["lora"]["method"], config["dpo"]["bf16"]]
 
 
 def _weights(result: dict[str, Any]) -> set[str]:

@@ -26,7 +26,7 @@ from factdpo.runs.session import Session
 from factdpo.store import layout, result
 from factdpo.store.history import HISTORY, Row, finite_or_not
 from factdpo.sweep import executors, worker
-from factdpo.sweep.shares import cut
+from factdpo.sweep.shares import costs_of, cut
 from factdpo.tracking import wandb_settings
 
 POLL_SECONDS = 0.2
@@ -187,7 +187,9 @@ class Crew:
         self.lost = False  # whether runs were, with their second worker
 
     def start(self) -> None:
-        self._start([Share(self._folder(), part, 1) for part in cut(self.to_do, _count(self.to_do))])
+        count = _count(self.to_do)
+        parts = cut(self.to_do, count, costs_of(self.to_do, count))
+        self._start([Share(self._folder(), part, 1) for part in parts])
 
     def poll(self) -> Iterator[tuple[list[str], list[Ending]]]:
         """Of each share: what its worker has said since, and the runs that have ended. Replaces lost workers."""

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from factdpo.config.schema import Config, ConfigError, EngineName
+from factdpo import nano
+from factdpo.config.schema import Config, ConfigError, EngineName, ModelSource
 from factdpo.config.validate import validate
 from factdpo.runs import answer, verdict
 from factdpo.runs.answer import RunFailed
 from factdpo.runs.identity import look_up
 from factdpo.runs.session import opened
 from factdpo.runs.verdict import Verdict
+from factdpo.sweep.dry_run import print_plan
 from factdpo.training import trl_interrogation
 from factdpo.training.batched import interrogation
 from factdpo.training.batched.interrogation import Findings
@@ -68,6 +70,21 @@ def test_what_was_found_out_is_known_before_the_next_run(tmp_path: Path, leaking
         look_up(validate(tiny(tmp_path, EngineName.batched, dpo_beta=0.5)))
     assert look_up(validate(tiny(tmp_path, EngineName.trl))).engine == "trl (as asked)"
     assert len(leaking) == 1
+
+
+def test_a_plan_asks_a_base_that_is_at_hand_once_for_all_seeds_and_says_why(
+    tmp_path: Path, leaking: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own: dict[str, Any] = {"model_source": ModelSource.pretrained, "model_id": str(nano.WEIGHTS)}
+
+    def plan() -> str:
+        print_plan([look_up(validate(tiny(tmp_path, split_seed=seed, **own))) for seed in range(2)])
+        return capsys.readouterr().out
+
+    said = plan()
+    assert said.count("  trl  ") == 2 and said.count(f"engine: trl (auto: {WHY})") == 1 and len(leaking) == 1
+    assert plan().count("  trl  ") == 2 and len(leaking) == 1, "the answer is kept"
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "cache" / "references").exists()
 
 
 def test_a_base_that_no_engine_can_train_is_refused_by_its_name(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from factdpo.config.schema import Config, EngineName
 from factdpo.runs.identity import RunSpec
+from factdpo.sweep import shares
+from factdpo.sweep.estimates import Estimate
 from factdpo.sweep.shares import cut
 
 
@@ -46,3 +48,21 @@ def test_a_cohort_is_divided_only_where_the_work_is() -> None:
 
 def test_runs_by_trl_come_after_those_that_leave_the_base_as_it_is() -> None:
     assert named(cut([run("t", trl=True), run("a"), run("u", trl=True), run("b")], 2)) == ["ab", "tu"]
+
+
+def test_a_run_costs_what_finished_runs_tell_else_its_passes_by_the_models_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [run("a"), run("b", epochs=2), run("c")]
+    runs[2].cfg.model.name = "large"
+    monkeypatch.setattr(shares.weights, "locate", lambda model: model.name)
+    monkeypatch.setattr(shares.weights, "size_bytes", {"nano": 10, "large": 40}.get)
+    monkeypatch.setattr(shares, "read_stored", lambda out: [])
+    monkeypatch.setattr(shares, "estimates", lambda *_: {"a": None, "b": None, "c": None})
+    unknown = shares.costs_of(runs, 2)
+    assert unknown["b"] > 1.5 * unknown["a"] and unknown["c"] == 4 * unknown["a"]
+    assert named(cut(runs, 2, unknown)) == ["ba", "c"], "alone it is the half"
+    told = Estimate(7.0, None, 1, 1)
+    monkeypatch.setattr(shares, "estimates", lambda *_: {"a": told, "b": None, "c": None})
+    seconds = shares.costs_of(runs, 2)
+    assert seconds["a"] == 7.0 and seconds["c"] == pytest.approx(28.0)

@@ -247,6 +247,10 @@ def finished(run: RunSpec, name: str, **changes: object) -> None:
     (folder / "asked.json").write_text(json.dumps(run.asked))
 
 
+def with_trl(run: RunSpec) -> RunSpec:
+    return replace(run, is_auto=True, needs_trl="its layers leak")
+
+
 def examples_in(out: Path) -> list[Example]:
     return [stored.example for stored in read_stored(out)]
 
@@ -275,6 +279,10 @@ def test_what_a_run_may_take_is_told_by_the_runs_most_like_it(asked: Callable[..
     (tmp_path / "sweeps/before/g/result.json").write_text('{"state": "FINISHED"')
     examples = examples_in(tmp_path)
     assert len(examples) == 6
+    finished(asked(), "i", engine="trl (auto: its layers leak)", timing__train_seconds=5000.0)
+    examples = examples_in(tmp_path)
+    by_trl = estimate(with_trl(run), work, 0, examples, together=4)
+    assert by_trl is not None and by_trl.examples == 1, "of another engine than the config's"
     seconds = 0.015 * work.training
 
     def told(by_base: int, together: int) -> tuple[float, int, int]:
