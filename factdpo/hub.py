@@ -4,10 +4,12 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from factdpo.config.schema import ConfigError
 
 TIMEOUT_SECONDS = 4.0  # of an answer before anything is downloaded
+SILENCE_SECONDS = 10.0  # of the hub in a download; then the client asks again, 5 times
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,12 @@ def download(repo: Repo, revision: str, names: list[str] | None = None, others: 
     """The folder of a revision with the files that match, downloaded; the cache then knows a branch's commit.
 
     Its name is the commit. Two processes download a file once; a download that breaks goes on where it was.
-    Raises ConfigError with what to do.
+    Raises ConfigError with what to do, of a hub that is silent within 90 s.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError  # type: ignore
 
+    _end_silence()
     try:
         return Path(
             snapshot_download(
@@ -119,6 +122,24 @@ def download(repo: Repo, revision: str, names: list[str] | None = None, others: 
         raise ConfigError(
             f"{repo.key}={repo.id}: its download broke off ({said}); run the command again: files that are whole stay"
         ) from None
+
+
+def _end_silence() -> None:
+    """Have the client give up a request that nobody answers: it lists the files of a commit without any limit."""
+    from huggingface_hub import get_session
+
+    client = get_session()
+    hooks = client.event_hooks["request"]
+    if _limit not in hooks:
+        client.event_hooks = client.event_hooks | {"request": [*hooks, _limit]}
+
+
+def _limit(request: Any) -> None:
+    limits = request.extensions.get("timeout", {})
+    request.extensions["timeout"] = {
+        kind: SILENCE_SECONDS if limits.get(kind) is None else limits[kind]
+        for kind in ("connect", "read", "write", "pool")
+    }
 
 
 def fetch_file(repo: Repo, commit: str, name: str) -> bool:

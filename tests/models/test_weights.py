@@ -204,6 +204,19 @@ def test_a_hub_that_limits_requests_is_waited_for_in_a_download(hub: Hub, impati
     assert weights.download(found).name == COMMIT and impatient == [8.0]
 
 
+def test_a_hub_that_falls_silent_after_it_was_asked_is_given_up(
+    hub: Hub, impatient: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client lists the files of a commit without a limit of its own."""
+    monkeypatch.setattr(hub_client, "SILENCE_SECONDS", 0.1)
+    hub.models["owner/model"] = Repository({COMMIT: FILES}, {"main": COMMIT})
+    found = weights.locate(asked())
+    hub.delay_seconds = 1.0
+    with pytest.raises(ConfigError, match=r"model.id=owner/model: the hub .* cannot be reached \(ReadTimeout\)"):
+        weights.download(found)
+    assert len(hub.paths(f"/tree/{COMMIT}")) == 1 + len(impatient) > 1
+
+
 def test_a_repository_without_safetensors_is_refused_and_asked_anew_once_it_has_them(hub: Hub) -> None:
     hub.models["owner/model"] = Repository({COMMIT: SMALL | BESIDE, OTHER: FILES}, {"main": COMMIT})
     with pytest.raises(ConfigError, match=rf"model.safetensors is not in the repository at {COMMIT}.*convert it"):
