@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP: they end a command once nothing is lost by it; a second one ends it at once."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -26,6 +26,7 @@ class Preempted(SystemExit):
 @dataclass
 class _State:
     handled: bool = False
+    meant: Callable[[int], int] = int
     held: bool = False
     waiting: BaseException | None = None
     received: list[int] = field(default_factory=list)
@@ -35,18 +36,18 @@ _now = _State()  # signals come to the process, wherever it is
 
 
 @contextmanager
-def handled() -> Iterator[None]:
+def handled(meant: Callable[[int], int] = int) -> Iterator[None]:
     """Within it SIGTERM and SIGHUP raise Preempted, as Ctrl-C raises KeyboardInterrupt: at once, or later if `held`.
 
     Inside of another one it changes nothing. A signal that the process was started to ignore stays ignored,
-    as `nohup` has it for SIGHUP.
+    as `nohup` has it for SIGHUP. `meant` says which signal one stands for, where others can only send that one.
     """
     if _now.handled:
         yield
         return
     ours = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _receive) for number in ours}
-    _now.handled, _now.received = True, []
+    _now.handled, _now.meant, _now.received = True, meant, []
     try:
         yield
         raise_waiting()
@@ -104,6 +105,7 @@ def stop(number: int) -> BaseException:
 def _receive(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGHUP and _now.received:
         return  # a terminal that closes sends it twice, by its shell and by the kernel: nobody is in a hurry
+    number = _now.meant(number)
     _now.received.append(number)
     if _now.held and len(_now.received) == 1:
         _now.waiting = stop(number)

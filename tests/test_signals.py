@@ -51,3 +51,10 @@ def test_what_nohup_started_goes_on_when_its_terminal_closes() -> None:
             assert signals.received() is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_may_stand_for_another() -> None:
+    """Ray ends a task by SIGINT, whatever ended the command."""
+    with pytest.raises(signals.Preempted) as stopped, signals.handled(lambda number: signal.SIGTERM):
+        signal.raise_signal(signal.SIGINT)
+    assert (stopped.value.code, stopped.value.why) == (143, "ended by SIGTERM")

@@ -25,7 +25,7 @@ from factdpo.store import cache
 from factdpo.store.result import AS_TRAINED
 from factdpo.training import adapters
 from factdpo.training.batched.adapter import read_adapter
-from factdpo.training.batched.capacity import tokens_at_once
+from factdpo.training.batched.capacity import tokens_to_score
 from factdpo.training.batched.stacked_lora import stacked
 from factdpo.training.sanity_checks import SanityCheckError
 
@@ -124,7 +124,7 @@ def _score_stacked(part: list[Prepared]) -> list[Scores | Exception]:
     joined = [join(list(prepared.pairs.values())) for prepared in part]
     with stacked(base, loaded, max(adapter.config.r for adapter in loaded)) as stack:
         with console.stage(f"scoring {sum(map(len, joined))} pairs with {console.plural(len(part), 'trained model')}"):
-            logps = stack.logps(joined, tokens_at_once(part[0].cfg, base.device))
+            logps = stack.logps(joined, tokens_to_score(part[0].cfg, base))
         texts = _texts_together(part)
     scores: list[Scores | Exception] = []
     for prepared, pairs, values, of_run in zip(part, joined, logps, texts, strict=True):

@@ -17,7 +17,7 @@ import psutil
 
 from factdpo.config.schema import Cluster, ConfigError, EngineConfig, Executor, RayConfig, SubmititConfig
 from factdpo.console import plural
-from factdpo.sweep.worker import GONE, work_on
+from factdpo.sweep.worker import GONE, STOPPED, work_on
 
 EXTRAS = {Executor.submitit: "'submitit>=1.5,<2'", Executor.ray: "'ray[default]>=2.52,<3'"}
 
@@ -249,6 +249,8 @@ class RayWorkers:
         return self._drivers[share].poll() is not None or (share / GONE).exists()
 
     def stop(self, number: int) -> None:
+        for share in self._drivers:
+            (share / STOPPED).write_text(str(number))
         for driver in set(self._drivers.values()):
             driver.terminate()
 

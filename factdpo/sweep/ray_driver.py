@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
-from factdpo.sweep.worker import GONE, SAID, end_with, work_on
+from factdpo.sweep.worker import GONE, SAID, STOPPED, end_with, work_on
 
 
 def drive(address: str, cpus: int, gpus: float, shares: list[Path]) -> None:
@@ -29,6 +29,8 @@ def drive(address: str, cpus: int, gpus: float, shares: list[Path]) -> None:
         if stop.is_set() and not cancelled:
             cancelled = True
             for each in left:
+                if not (tasks[each] / STOPPED).exists():  # the command is gone, and said nothing
+                    (tasks[each] / STOPPED).write_text(str(int(signal.SIGTERM)))
                 ray.cancel(each)  # to its worker it looks like Ctrl-C
 
 

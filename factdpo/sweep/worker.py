@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from factdpo.runs.identity import RunSpec
 from factdpo.runs.session import Session
 
 RUNS, SAID, ENDED = "runs.pickle", "said.log", "ended.jsonl"  # files of a share
+STOPPED = "stopped"  # one with the number of the signal that ended the command, where another one comes in its place
 GONE = "gone"  # one that says that its worker is, where nothing else can
 WATCH_SECONDS = 1.0  # between two looks at whether the command is still there
 
@@ -51,7 +53,7 @@ def work(folder: Path) -> int:
     console.console.is_interactive = True  # nobody sees it: stages need no lines
     with _output_to(folder / SAID):
         try:
-            with signals.handled():
+            with signals.handled(partial(_meant, folder)):
                 _answer(specs, folder / ENDED)
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
@@ -61,6 +63,14 @@ def work(folder: Path) -> int:
             traceback.print_exc()
             return 1
     return 0
+
+
+def _meant(folder: Path, number: int) -> int:
+    """The signal that the command got: Ray ends a task as Ctrl-C does, whatever is the reason."""
+    try:
+        return int((folder / STOPPED).read_text())
+    except FileNotFoundError:
+        return number
 
 
 def work_on(folder: Path, cores: int) -> int:

@@ -22,6 +22,7 @@ TOKENS = {"cpu": 2048}  # per forward: where more is no faster (LOG.md); other d
 TOKENS_ELSEWHERE = 65536
 MASTERS = 6  # tensors as large as a run's adapter: masters, gradients (twice), update, and AdamW's two moments
 USABLE = 0.8  # of the memory that is free
+SCORING = 5  # float32 tensors over the vocabulary at a scoring forward's peak: logits, log-probs, what entropy takes
 BACKWARD = 1.5  # a backward's peak against the activations that the forward keeps
 
 
@@ -40,8 +41,7 @@ def runs_at_once(base: Base, runs: list[tuple[Config, Pairs]]) -> int:
     highest = {"rank": max(stacked_rank(cfg) for cfg, _ in runs), "dropout": max(c.lora.dropout for c, _ in runs)}
     cfg = dataclasses.replace(cfg, lora=dataclasses.replace(cfg.lora, **highest))
     shared, state, activations = bytes_needed(base, cfg, pairs, rows)
-    free = free_bytes(base.device) / (cfg.engine.workers if shares_memory(cfg, base.device) else 1)
-    by_memory = int((free * USABLE - shared) / (state + BACKWARD * activations))
+    by_memory = int((_usable_bytes(cfg, base) - shared) / (state + BACKWARD * activations))
     by_tokens = tokens_at_once(cfg, base.device) // tokens
     limits = {"runs": len(runs), "tokens per forward": by_tokens, "memory": by_memory}
     if cfg.engine.max_runs is not None:
@@ -50,6 +50,22 @@ def runs_at_once(base: Base, runs: list[tuple[Config, Pairs]]) -> int:
     if at_once < len(runs):
         log.info("%d runs at once, limited by %s", at_once, min(limits, key=lambda name: limits[name]))
     return at_once
+
+
+def tokens_to_score(cfg: Config, base: Base) -> int:
+    """Tokens of a forward that scores, of all runs together: those of `tokens_at_once`, as far as memory allows.
+
+    The largest tensors of it are over the vocabulary, with a row for each token that predicts one of an answer's: at
+    most all of them.
+    """
+    head = cast(nn.Module, base.model.get_output_embeddings())
+    by_memory = int(_usable_bytes(cfg, base) / (SCORING * 4 * cast(Tensor, head.weight).shape[0]))
+    return max(1, min(tokens_at_once(cfg, base.device), by_memory))
+
+
+def _usable_bytes(cfg: Config, base: Base) -> float:
+    """Of the free memory what this process may fill: workers on one machine have the same."""
+    return USABLE * free_bytes(base.device) / (cfg.engine.workers if shares_memory(cfg, base.device) else 1)
 
 
 def stacked_rank(cfg: Config) -> int:

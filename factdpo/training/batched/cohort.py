@@ -17,7 +17,7 @@ from factdpo.models.logps import Diverged
 from factdpo.models.scoring import PairLogps, check_finite
 from factdpo.training import adapters, sanity_checks
 from factdpo.training.batched.adapter import Adapter
-from factdpo.training.batched.capacity import tokens_at_once
+from factdpo.training.batched.capacity import tokens_to_score
 from factdpo.training.batched.checkpoints import Checkpoint
 from factdpo.training.batched.inputs import MicroBatches, StepInputs, step_inputs
 from factdpo.training.batched.member import MemberState, Row
@@ -48,7 +48,7 @@ class Cohort:
         self.size = len(members)  # when it began
         self.save_every = members[0].cfg.engine.save_every
         self.steps = 0  # optimizer steps made
-        self._tokens_at_once = tokens_at_once(members[0].cfg, self.device)
+        self._tokens_to_score = tokens_to_score(members[0].cfg, stack.base)
         self._started = self._fetched = time.monotonic()
         self._pending: list[_PendingStep] = []
         self.active = [
@@ -178,7 +178,7 @@ class Cohort:
         if len(numbers) < len(self.active):
             stack.use(stack.views(stack.masters[numbers]), stack.scales[numbers])
         try:
-            return stack.logps(pairs, self._tokens_at_once)
+            return stack.logps(pairs, self._tokens_to_score)
         finally:
             stack.use(self._optimizer.weights, stack.scales)
 

@@ -11,14 +11,16 @@ from factdpo.data.pairs import Pairs
 from factdpo.training.batched import capacity
 from factdpo.training.batched.capacity import (
     MASTERS,
+    USABLE,
     bytes_needed,
     free_bytes,
     is_out_of_memory,
     runs_at_once,
     tokens_at_once,
+    tokens_to_score,
 )
 from factdpo.training.batched.packing import block_length
-from tests.helpers.tiny import tiny_base, tiny_config, tiny_pairs
+from tests.helpers.tiny import VOCABULARY, tiny_base, tiny_config, tiny_pairs
 
 CPU = torch.device("cpu")
 PLENTY = 10**12
@@ -119,6 +121,19 @@ def test_tokens_per_forward_are_the_devices_unless_told() -> None:
     assert tokens_at_once(tiny_config(), CPU) == 2048
     assert tokens_at_once(tiny_config(), torch.device("cuda")) == 65536
     assert tokens_at_once(tiny_config(engine_max_tokens=5), CPU) == 5
+
+
+def test_a_forward_that_scores_has_no_more_tokens_than_memory_for_their_predictions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base, each = tiny_base(), 5 * 4 * VOCABULARY  # bytes
+    monkeypatch.setattr(capacity, "free_bytes", lambda device: 100 * each / USABLE)
+    assert tokens_to_score(tiny_config(), base) == 100
+    assert tokens_to_score(tiny_config(engine_workers=4), base) == 25
+    monkeypatch.setattr(capacity, "free_bytes", lambda device: PLENTY)
+    assert tokens_to_score(tiny_config(), base) == 2048
+    monkeypatch.setattr(capacity, "free_bytes", lambda device: 0)
+    assert tokens_to_score(tiny_config(), base) == 1
 
 
 def test_free_memory_is_some_of_the_machines() -> None:
