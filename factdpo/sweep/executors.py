@@ -23,8 +23,13 @@ EXTRAS = {Executor.submitit: "'submitit>=1.5,<2'", Executor.ray: "'ray[default]>
 
 
 def check(engine: EngineConfig) -> None:
-    """Raises ConfigError if the executor cannot be used here."""
-    name = engine.executor
+    """Raises ConfigError if the executor cannot be used here, or many processes were started for one command."""
+    name, processes = engine.executor, os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":  # all of them would want the same run, and the Trainer of the first would wait for the others
+        raise ConfigError(
+            f"WORLD_SIZE={processes}: started by `accelerate launch` or `torchrun`, and a run has one GPU; start "
+            "factdpo by itself: engine.workers=N shares the runs of a sweep among N GPUs"
+        )
     if name in EXTRAS and importlib.util.find_spec(name.name) is None:
         raise ConfigError(
             f"engine.executor={name.name}: {name.name} is not installed; pip install {EXTRAS[name]}, or "

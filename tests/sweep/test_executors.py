@@ -54,6 +54,14 @@ def test_an_executor_that_is_not_installed_is_refused_by_name(name: str, monkeyp
         executors.check(EngineConfig(executor=Executor[name]))
 
 
+def test_many_processes_for_one_command_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE=2: started by `accelerate launch`.*engine.workers=N"):
+        executors.check(EngineConfig())
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    executors.check(EngineConfig())
+
+
 def test_slurm_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: package)
