@@ -17,6 +17,7 @@ import psutil
 
 from factdpo.config.schema import Cluster, ConfigError, EngineConfig, Executor, RayConfig, SubmititConfig
 from factdpo.console import plural
+from factdpo.sweep.slurm import Queue
 from factdpo.sweep.worker import GONE, STOPPED, work_on
 
 EXTRAS = {Executor.submitit: "'submitit>=1.5,<2'", Executor.ray: "'ray[default]>=2.52,<3'"}
@@ -156,12 +157,19 @@ class SubmititWorkers:
         self._local, self._task = cfg.cluster is Cluster.local, SlurmJob(cfg.cpus)
         self._executor = submitit_executor(cfg, folder)
         self._jobs: dict[Path, Any] = {}
+        self._queue = Queue()
 
     def start(self, shares: list[Path]) -> None:
         self._jobs |= dict(zip(shares, self._executor.map_array(self._task, shares), strict=True))
 
     def is_gone(self, share: Path) -> bool:
-        return self._jobs[share].done()
+        job = self._jobs[share]
+        if self._local:
+            return job.done()
+        return job.paths.result_pickle.exists() or self._queue.has_left(job.job_id, self._all_ids())
+
+    def _all_ids(self) -> list[str]:
+        return [job.job_id for job in self._jobs.values()]
 
     def stop(self, number: int) -> None:
         for job in self._jobs.values():
@@ -171,8 +179,8 @@ class SubmititWorkers:
                 os.kill(int(job.job_id), signal.SIGTERM)
 
     def kill(self) -> None:
-        for job in self._jobs.values():
-            if not job.done():
+        for share, job in self._jobs.items():
+            if not self.is_gone(share):
                 job.cancel(check=False)
 
 
