@@ -1,6 +1,7 @@
 """Repositories of the Hugging Face hub: which commit a name means, what of it is here, and why it cannot be had."""
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,6 +213,35 @@ def refusal(repo: Repo, revision: str, error: Exception) -> ConfigError:
         f"{named}: the hub{at} cannot be reached ({reason}) and this {repo.what} is not here. With network once: "
         f"`hf download {repo.id}{of_type} --revision {revision}`; or {repo.instead}"
     )
+
+
+def check_push(name: str) -> None:
+    """Raises ConfigError for a name that no repository can have, and where no token says who pushes."""
+    from huggingface_hub import get_token
+
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        raise ConfigError(f"push={name}: no name of a repository; write user/name, as in push=ada/nano-facts")
+    if variable := offline():
+        raise ConfigError(f"push={name}: {variable} is set, which keeps everything off the hub; unset it")
+    if not get_token():
+        raise ConfigError(f"push={name}: no token is configured; run `hf auth login`, or set HF_TOKEN")
+
+
+def push(folder: Path, name: str, message: str) -> str:
+    """Upload a folder to a model repository, which is made if it is not there; returns the commit's address.
+
+    Raises ConfigError if the hub does not take it.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # type: ignore
+
+    try:
+        api = HfApi()
+        api.create_repo(name, exist_ok=True)
+        return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message=message))
+    except (HTTPError, OSError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"push={name}: the hub did not take it ({said}); {folder} is whole, push it again") from None
 
 
 def _no_hub(repo: Repo) -> ConfigError:

@@ -1,4 +1,4 @@
-"""Greedy continuations, and retention: the negative log-likelihood of a neutral text."""
+"""Continuations, and retention: the negative log-likelihood of a neutral text."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,10 +40,13 @@ def retention_nats_per_token(model: nn.Module, base: "Base", runs: int = 1) -> l
 
 
 @torch.no_grad()
-def continuations(model: Any, base: "Base", prompts: list[list[int]], max_new_tokens: int) -> list[str]:
-    """The model's greedy continuation of each prompt (token ids), without the prompt; one batch, padded on the left.
+def continuations(
+    model: Any, base: "Base", prompts: list[list[int]], max_new_tokens: int, temperature: float | None = None
+) -> list[str]:
+    """The model's continuation of each prompt (token ids), without the prompt; one batch, padded on the left.
 
-    The most probable token each time, whatever the model's own generation config has (beams, a repetition penalty).
+    Greedy: the most probable token each time; with a temperature drawn from all tokens, by torch's own generator.
+    Nothing of the model's own generation config is used (beams, a repetition penalty, top_k).
     Of a prompt that leaves no room for `max_new_tokens`, the beginning is cut off.
     """
     if not prompts:
@@ -52,19 +55,20 @@ def continuations(model: Any, base: "Base", prompts: list[list[int]], max_new_to
     rows = [prompt[-room:] for prompt in prompts]
     longest, device = max(map(len, rows)), next(model.parameters()).device
     pad = base.tokenizer.pad_token_id or 0  # any will do: it is masked
-    with console.stage(f"continuing {len(prompts)} prompts"), _greedy(model):
+    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    with console.stage(f"continuing {len(prompts)} prompts"), _plain(model):
         out = model.generate(
             input_ids=torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=device),
             attention_mask=torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device),
             max_new_tokens=max_new_tokens,
-            do_sample=False,
+            **({"do_sample": False} if temperature is None else drawn),
             pad_token_id=pad,
         )
     return base.tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
 
 
 @contextmanager
-def _greedy(model: Any) -> Iterator[None]:
+def _plain(model: Any) -> Iterator[None]:
     """The model's generation config is one that knows nothing but its special tokens."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     own = inner.generation_config

@@ -11,6 +11,7 @@ from factdpo.store import sweep_file
 
 PLAN = "plan.json"  # in a run's folder once its training begins: {"steps": its optimizer steps}
 SPEC_KEYS = {"config", "data", "model", "versions"}  # of every asked.json (runs.identity.what_is_asked)
+SWEEPS = "sweeps"  # the folder of all sweeps, in out=
 DEPTH = 2  # levels below a folder that are searched for runs: outputs/sweeps/<name>
 Stamp = tuple[int, int]  # time (ns) and size of a file
 
@@ -38,6 +39,12 @@ def homes(folder: Path) -> list[tuple[Path, list[str]]]:
         for path in folder.glob("*/" * depth + sweep_file.FILE):
             names_of.setdefault(path.parent, [])
     return sorted(names_of.items())
+
+
+def out_of(folder: Path) -> Path:
+    """The `out` of a run's folder, which is a level higher for a run of a sweep; absolute."""
+    home = folder.resolve().parent
+    return home.parent.parent if home.parent.name == SWEEPS else home.parent
 
 
 def run_names(home: Path) -> list[str]:

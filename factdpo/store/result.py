@@ -15,6 +15,8 @@ Result = dict[str, Any]
 RUNNING, KILLED, TO_DO = "running", "killed", "to do"  # of runs without a result
 STATES = ("FINISHED", "STOPPED", RUNNING, "FAILED", "DIVERGED", "PREEMPTED", KILLED, TO_DO)
 
+TRAINING, EVALUATION = "training", "eval"  # kinds of runs
+
 AS_TRAINED = "train_as_trained"  # a split that only runs with data.boundary=none have
 ACCURACY_GAP = 0.2  # accuracies that should agree and differ by more are reported (D6, D8)
 SHALLOW = (  # the baselines that look at no more than names, answers and lengths
@@ -63,6 +65,7 @@ _ACROSS = {
 KEYS: dict[str, str] = {
     "id": "hash of what was asked: config, data, model, stage versions (12 hex digits)",
     "name": "how people call the run; not unique",
+    "kind": "training, or eval: trained weights scored on other facts; records of old, all trainings, have none",
     "state": "FINISHED, STOPPED (by halving), FAILED, DIVERGED (NaN or Inf) or PREEMPTED (a signal)",
     "error": "why it is not FINISHED; null",
     "attempts": "times that this command tried it: 1 + what `retries` added",
@@ -99,6 +102,9 @@ KEYS: dict[str, str] = {
     "warnings": "sentences on what is suspicious in the numbers",
     "adjusted": "what was changed in the model's own config",
     "canaries.<rest>": "the run's checks of itself, each with what it found; losses in nats",
+    "scored.run": "of an eval: the id of the run whose weights were scored; null for weights of other origin",
+    "scored.adapter": "of an eval: where the adapter lay; null for a run's weights, and for a whole model",
+    "scored.weights.<rest>": "of an eval: sha256 of the weights' files; nothing for a whole model, which is the model",
     "training.steps": "optimizer steps taken, of an SFT before DPO too",
     "training.kept_step": "the step whose weights are kept: the last, or with eval.keep=best the best",
     "training.trainable_parameters": "numbers that training could change",

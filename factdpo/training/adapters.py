@@ -38,6 +38,11 @@ def load_trained(base: Base, folder: Path) -> nn.Module:
     return full.to(base.device).eval()  # type: ignore[arg-type]
 
 
+def merge(model: nn.Module) -> nn.Module:
+    """The base of an adapter that `load_trained` loaded, with the adapter's product added to its weights for good."""
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model  # type: ignore[operator]
+
+
 def unload(model: nn.Module) -> None:
     """Take the adapter off a base that `load_trained` put it on; the base is then as it was."""
     if isinstance(model, PeftModel):

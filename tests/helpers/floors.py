@@ -7,7 +7,7 @@ FLOORS = [
     ["models", "tracking", "results"],
     ["training", "evaluation"],
     ["runs", "report"],
-    ["sweep", "dashboard"],
+    ["sweep", "dashboard", "using"],
     ["hydra_plugins", "commands"],
     ["__main__"],
 ]
