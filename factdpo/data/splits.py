@@ -48,21 +48,48 @@ def make_splits(facts: list[Fact], cfg: SplitConfig) -> Drawn:
         if missing:
             raise ConfigError(f"split.orientation=both: {missing[0].where} has no reverse_prompt; use random")
         drawn["train"] = [oriented for fact in drawn["train"] for oriented in (fact, fact.reversed())]
+    splits = _with_probes(drawn, ["train"], drawn["train"], notes)
+    check_disjoint(splits, by_key=not own)
+    return Drawn({name: split for name, split in splits.items() if split}, notes)
+
+
+def splits_to_score(facts: list[Fact], trained: list[Fact]) -> Drawn:
+    """All facts, to be scored and not trained on; each split with `_reversed` and the facts' probes of every kind.
+
+    A fact is in the split that the data names; else in `train` if it is about one of the facts that the model was
+    trained on (`trained`), and in `test` if not, so that none that was trained on counts as held out (D5). Where the
+    data names splits, what is trained on of them is said in a sentence.
+    """
+    if not facts:
+        raise ConfigError(
+            "data: every row was left out (data.bad_rows, data.too_long); correct some, or raise the limit"
+        )
+    known = _told(trained)
+    drawn: Splits = {"train": [], "test": []}
+    for fact in facts:
+        seen = "train" if {("key", fact.key), *fact.prompts} & known else "test"
+        drawn.setdefault(fact.split or seen, []).append(fact)
+    notes = list(_overlaps(drawn, known)) if any(fact.split for fact in facts) else []
+    splits = _with_probes(drawn, list(drawn), trained, notes)
+    return Drawn({name: split for name, split in splits.items() if split}, notes)
+
+
+def _with_probes(drawn: Splits, sources: list[str], trained: list[Fact], notes: list[str]) -> Splits:
+    """The drawn splits with `_reversed` and their facts' probes, those of every kind for the splits `sources`."""
     splits: Splits = {}
     for name, split in drawn.items():
         splits[name] = split
         turned = [fact.reversed() for fact in split if fact.reverse_prompt is not None]
         if turned and f"{name}_reversed" not in drawn:
             splits[f"{name}_reversed"] = turned
-    for name, split in _probes(drawn):
+    for name, split in _probes(drawn, sources):
         if name == "locality":
-            split, changed = _untouched(split, drawn["train"])
+            split, changed = _untouched(split, trained)
             notes += changed
         if name in splits:
             raise ConfigError(f"split {name}: the data's own and the one of its probes have the same name; rename one")
         splits[name] = split
-    check_disjoint(splits, by_key=not own)
-    return Drawn({name: split for name, split in splits.items() if split}, notes)
+    return splits
 
 
 def check_disjoint(splits: Splits, by_key: bool = True) -> None:
@@ -82,21 +109,21 @@ def check_disjoint(splits: Splits, by_key: bool = True) -> None:
                 )
 
 
-def _probes(drawn: Splits) -> Iterator[tuple[str, list[Fact]]]:
-    """The prompts about a split's facts: some kinds of each split, and the others of what is trained on.
+def _probes(drawn: Splits, sources: list[str]) -> Iterator[tuple[str, list[Fact]]]:
+    """The prompts about a split's facts: some kinds of each split, and the others of the splits `sources` together.
 
     What several facts ask alike (CounterFact's share their neighbours) is there once, as the first one's: counted
     twice, it would be taken for evidence twice.
     """
+    by_split: dict[str, dict[tuple[str, str, str], Fact]] = {}
     for name, split in drawn.items():
-        by_kind: dict[str, dict[tuple[str, str, str], Fact]] = {}
         for kind, probe in itertools.chain.from_iterable(fact.probes for fact in split):
-            by_kind.setdefault(kind, {}).setdefault((probe.prompt, probe.chosen, probe.rejected), probe)
-        for kind, probes in ((kind, list(of_kind.values())) for kind, of_kind in by_kind.items()):
-            if kind in OF_EACH_SPLIT:
-                yield f"{name}_{kind}", probes
-            elif name == "train":
-                yield kind, probes
+            if kind not in OF_EACH_SPLIT and name not in sources:
+                continue
+            of_kind = by_split.setdefault(f"{name}_{kind}" if kind in OF_EACH_SPLIT else kind, {})
+            of_kind.setdefault((probe.prompt, probe.chosen, probe.rejected), probe)
+    for name, probes in by_split.items():
+        yield name, list(probes.values())
 
 
 def _untouched(probes: list[Fact], trained: list[Fact]) -> tuple[list[Fact], list[str]]:
@@ -229,12 +256,16 @@ def _own(facts: list[Fact], cfg: SplitConfig) -> tuple[Splits, list[str]]:
     size = len(splits["train"])
     wanted = size if cfg.train is None else _count("train", cfg.train, size)
     splits["train"], _ = _take(order, wanted, f"split.train={cfg.train}", notes)
-    return splits, notes + list(_overlaps(splits))
+    return splits, notes + list(_overlaps(splits, _told(splits["train"])))
 
 
-def _overlaps(splits: Splits) -> Iterator[str]:
-    """For each split but train: how many of its rows are about facts that are trained on."""
-    trained = {("key", fact.key) for fact in splits["train"]} | {p for fact in splits["train"] for p in fact.prompts}
+def _told(facts: list[Fact]) -> set[object]:
+    """What tells whether a row is about one of these facts: its key, and its prompts."""
+    return {("key", fact.key) for fact in facts} | {prompt for fact in facts for prompt in fact.prompts}
+
+
+def _overlaps(splits: Splits, trained: set[object]) -> Iterator[str]:
+    """For each split but train: how many of its rows are about facts that are trained on, as `_told` has them."""
     for name, split in splits.items():
         shared = [fact for fact in split if {("key", fact.key), *fact.prompts} & trained] if name != "train" else []
         if shared:

@@ -34,14 +34,15 @@ def baselines(train: list[Fact], pairs: dict[str, Pairs], sides: int | None = No
     `sides` is how many the names are on, where the data knows it: what logic implies depends on it.
     Those that look at names are fitted on facts that name both (`named`) and tie on the others; they are None where
     there are no such facts in training or in the split. majority, additive and bag_of_names are None where answers are
-    no closed set, implied where the training facts tell no sides.
+    no closed set, implied where the training facts tell no sides; of rules that are fitted none is there without any.
     """
     counts = Counter(fact.chosen for fact in train)
-    closed = len(counts) <= MAX_ANSWERS and 2 * len(counts) <= len(train)  # else it is a table to look facts up
-    logic = closure(train, sides)
+    is_small = len(counts) <= MAX_ANSWERS and 2 * len(counts) <= len(train)  # else it is a table to look facts up
+    closed = bool(train) and is_small
+    logic = closure(train, sides) if train else None
     rules = {
         "majority": _counted(counts) if closed else None,
-        "answer_counts": _answer_counts(train),
+        "answer_counts": _answer_counts(train) if train else None,
         "implied": _implied(logic, _counted(counts)) if logic else None,
     }
     name_rules = _name_rules([fact for fact in train if named(fact)], counts, closed)

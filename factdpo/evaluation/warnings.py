@@ -26,6 +26,8 @@ def _boundary(pairs: dict[str, Pairs]) -> list[str]:
 
 def _two_accuracies(trained: dict[str, Scores]) -> list[str]:
     """Reward accuracy and accuracy on the training pairs differ by more than ACCURACY_GAP (D6)."""
+    if "reward_accuracy" not in trained.get("train", {}):  # of an evaluation: other facts, or no base beside it
+        return []
     reward = trained.get(AS_TRAINED, trained["train"])["reward_accuracy"]
     accuracy = trained["train"]["accuracy"]
     if reward - accuracy > ACCURACY_GAP:

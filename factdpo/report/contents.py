@@ -23,6 +23,7 @@ from factdpo.results.tables import Results, load, shown
 from factdpo.store import sweep_file
 from factdpo.store.history import HISTORY
 from factdpo.store.index import WITHOUT_RESULT
+from factdpo.store.result import EVALUATION, TRAINING
 
 DETAILED = 200  # runs with curves, graph and generations in the page; if there are more, each setting's in turn
 PER_SPLIT = (
@@ -99,7 +100,7 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
         title=str(sweep.get("name") or (runs[0].label if len(runs) == 1 else folder.resolve().name)),
         question=sweep.get("question"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        answer=answer(results, compared, splits, asked), results=results,
+        answer=answer(results, _trained(compared), splits, asked), results=results,
         splits=splits, accuracies=results.default_metrics, settings=compared, axes=axes(compared),
         metrics=metrics, runs=runs,
         states=dict(Counter(run.state for run in runs).most_common()),
@@ -112,6 +113,11 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
         hardware=_counted(records, "hardware"), versions=_counted(records, "versions"),
         warnings=_warnings(results), left_out=left_out,
     )  # fmt: skip
+
+
+def _trained(compared: list[Setting]) -> list[Setting]:
+    """The settings that were trained, where evaluations stand beside them: these are never the best."""
+    return [setting for setting in compared if setting.values.get("kind") != EVALUATION]
 
 
 def _metrics(results: Results, splits: list[str], asked: list[str]) -> list[str]:
@@ -178,6 +184,8 @@ def _records(results: Results, runs: list[Run]) -> dict[str, dict[str, Any]]:
 
 
 def _command(record: dict[str, Any], conf_folders: list[Path]) -> str:
+    if record.get("kind", TRAINING) != TRAINING:
+        return ""  # of an evaluation, whose config trains nothing
     with suppress(ConfigError):  # another version's keys
         return command(record["config"], conf_folders)
     return ""

@@ -12,7 +12,7 @@ from factdpo.config.schema import ConfigError
 from factdpo.store import index, layout
 from factdpo.store.history import HISTORY, read_history
 from factdpo.store.index import ABOUT
-from factdpo.store.result import accuracy_metric
+from factdpo.store.result import EVALUATION, accuracy_metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,22 +39,39 @@ class Results:
 
     @cached_property
     def keys(self) -> list[str]:
-        """The config keys that differ between the runs; one `seed` where it is the seed of everything."""
-        configs = self._configs
-        differ = [key for key in self.config_keys if decides(key) and len(configs[key].unique()) > 1]
+        """The config keys that differ between the runs; one `seed` where it is the seed of everything.
+
+        Trainings are compared with trainings and evaluations with evaluations, which have no key for how weights of
+        other origin were trained.
+        """
+        configs, is_eval = self._configs, self.table["kind"].eq(EVALUATION).reindex(self._configs.index)
+        trainings, evals = configs.loc[~is_eval], configs.loc[is_eval]
+        differ = [
+            key
+            for key in self.config_keys
+            if decides(key) and (len(trainings[key].unique()) > 1 or len(evals[key].dropna().unique()) > 1)
+        ]
         one_seed = all(configs[key].equals(configs["seed"]) for key in SEEDS if key in configs)
         return [key for key in differ if key not in SEEDS or (key == "seed") == one_seed]
 
     @cached_property
     def settings(self) -> list[str]:
-        """The keys that make groups of runs: those that differ, less seeds and keys that follow from the others."""
+        """The keys that make groups of runs: those that differ, less seeds and keys that follow from the others.
+
+        Where there are both kinds of runs, `kind` is the first: an evaluation is never pooled with a training.
+        """
         keys = [key for key in self.keys if key not in SEEDS]
         for derived in ("model.source", "model.id", "engine.name"):
             others = [key for key in keys if key != derived]
             if others and derived in keys:
                 inside = self.table.groupby(others, dropna=False)[derived].nunique(dropna=False)
                 keys = others if set(inside) == {1} else keys
-        return keys
+        return ["kind", *keys] if self.has_both_kinds else keys
+
+    @property
+    def has_both_kinds(self) -> bool:
+        """Whether there are trainings and evaluations."""
+        return self.table["kind"].nunique() > 1
 
     @cached_property
     def shared(self) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def groups(results: Results, by: list[str], metrics: list[str]) -> View:
 def runs(results: Results, metrics: list[str]) -> View:
     """A row per run."""
     frame = results.table.loc[:, [*ABOUT, *results.keys, *metrics]]
-    columns = ["id", "state", *results.keys]
+    columns = ["id", "state", *(["kind"] if results.has_both_kinds else []), *results.keys]
     keys = [[shown(value) for value in row] for row in frame.loc[:, columns].to_numpy(dtype=object)]
     numbers = [[number(value) for value in row] for row in frame.loc[:, metrics].to_numpy(dtype=float)]
     rows = [key + row for key, row in zip(keys, numbers, strict=True)]

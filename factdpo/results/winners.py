@@ -13,6 +13,7 @@ from factdpo.results import best
 from factdpo.results.best import Ranked
 from factdpo.results.means import as_cell, means
 from factdpo.results.tables import SEEDS, Results, shown
+from factdpo.store.result import TRAINING
 from factdpo.store.sweep_file import Metric
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ def lines(results: Results, asked: Sequence[Metric], conf_folders: list[Path]) -
     """The best setting by each number of `best.choosing`, with the command that repeats it; one setting stands once.
 
     Of numbers that nobody asked about only the first, and those that put another setting first. With one setting there
-    is only the command.
+    is only the command. Evaluations are no settings: there is nothing to say of them.
     """
-    if not len(results.finished):
+    if results.finished["kind"].ne(TRAINING).all():  # or nothing has finished
         return []
     if not results.settings:
         return ["", "to repeat it:", f"  {command_of(results.finished, conf_folders)}"]
@@ -50,7 +51,7 @@ def lines(results: Results, asked: Sequence[Metric], conf_folders: list[Path]) -
 
 
 def rankings(results: Results, asked: Sequence[Metric]) -> list[Ranked[int]]:
-    """The settings by each number of `best.choosing`: those with a finished run, by their places in `means`."""
+    """The trained settings by each number of `best.choosing`: with a finished run, by their places in `means`."""
     ranked = []
     for metric in best.choosing(results.metrics, results.accuracy, asked):
         scores = [runs_of(results, number)[metric.name].dropna().tolist() for number in range(len(results.groups))]
@@ -60,9 +61,9 @@ def rankings(results: Results, asked: Sequence[Metric]) -> list[Ranked[int]]:
 
 
 def runs_of(results: Results, number: int) -> "pd.DataFrame":
-    """The finished runs of a setting."""
+    """The finished trainings of a setting."""
     group = results.groups[number]
-    return group.loc[group["state"] == "FINISHED"]
+    return group.loc[(group["state"] == "FINISHED") & (group["kind"] == TRAINING)]
 
 
 def _praise(results: Results, ranked: Ranked[int]) -> str:

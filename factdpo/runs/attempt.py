@@ -182,6 +182,7 @@ class Attempt:
         return {
             "id": spec.id,
             "name": spec.name,
+            "kind": spec.kind,
             "state": "FAILED",
             "error": None,
             "attempts": self.number,

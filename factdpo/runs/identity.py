@@ -57,6 +57,7 @@ class RunSpec:
     sizes: dict[str, int] = field(default_factory=dict)  # split -> facts; empty for a run that is FINISHED
     notes: list[str] = field(default_factory=list)  # on the data, each a sentence; empty for a run that is FINISHED
     is_auto: bool = False  # engine=auto was asked
+    kind: str = result.TRAINING  # or EVALUATION
     needs_trl: str | None = None  # why the batched engine of `cfg` cannot compute the base, if it is known that not
 
     @property

@@ -7,10 +7,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from factdpo.store.result import AS_TRAINED, Result, accuracy_metric, best_baseline, headline_row, lengths_differ
+from factdpo.store.result import (
+    AS_TRAINED,
+    TRAINING,
+    Result,
+    accuracy_metric,
+    best_baseline,
+    headline_row,
+    lengths_differ,
+)
 
 HEADINGS = {"accuracy": "accuracy", "accuracy_per_token": "per token"}
 TRAINED = "trained [95 %]"
+RETENTION, GREEDY = "retention_nats_per_token", "greedy_accuracy"
 LEFT, OTHER = ["n", "base", TRAINED], "other"  # columns of the splits' table; on a narrow terminal it is two
 RIGHT = ["balanced", "best\nbaseline", "flips"]
 RULES = {"answer_counts": "counts", "bag_of_names": "bag", "first_name": "first", "second_name": "second"}  # for short
@@ -50,7 +59,8 @@ def print_result(result: Result, folder: Path, console: Console, stored: bool = 
         line(f"figures  {folder / 'figures'}")
     if any((folder / "wandb").glob("*run-*/*.wandb")):
         line(f"curves   wandb leet {folder / 'wandb'}")
-    line(f"rescore  factdpo eval {folder}")
+    if result.get("kind", TRAINING) == TRAINING:
+        line(f"rescore  factdpo eval {folder}")
 
 
 def _when(result: Result) -> str:
@@ -86,23 +96,28 @@ def _splits_table(result: Result, columns: list[str]) -> Table:
     for column in columns:
         table.add_column(headings.get(column, column), justify="right", no_wrap=True)
     for split, after in result["trained"].items():
-        before, best = result["base"][split], best_baseline(result["baselines"].get(split, {}))
+        before, best = result["base"].get(split), best_baseline(result["baselines"].get(split, {}))
         low, high = after[f"{metric}_low"], after[f"{metric}_high"]
         trained = Text(f"{after[metric]:.2f} [{low:.2f}, {high:.2f}]")
         if best is not None and not low <= best[1] <= high:
             trained.stylize("green" if after[metric] > best[1] else "red")
         cells: dict[str, str | Text] = {
             "n": str(after["n"]),
-            "base": f"{before[metric]:.2f}",
+            "base": f"{before[metric]:.2f}" if before else "-",
             TRAINED: trained,
-            OTHER: f"{before[other]:.2f}->{after[other]:.2f}" if OTHER in columns else "",
-            "balanced": f"{before['balanced_accuracy']:.2f}->{after['balanced_accuracy']:.2f}",
+            OTHER: _arrow(before, after, other) if OTHER in columns else "",
+            "balanced": _arrow(before, after, "balanced_accuracy"),
             "best\nbaseline": f"{RULES.get(best[0], best[0])} {best[1]:.2f}" if best else "-",
-            "flips": f"+{after['wrong_to_right']} -{after['right_to_wrong']}",
+            "flips": f"+{after['wrong_to_right']} -{after['right_to_wrong']}" if before else "-",
         }
         name = "as trained" if split == AS_TRAINED else split
         table.add_row(name, *(cells[column] for column in columns))
     return table
+
+
+def _arrow(before: Result | None, after: Result, metric: str) -> str:
+    """`0.50->0.75`; of a model that was scored without a base its number alone."""
+    return f"{before[metric]:.2f}->{after[metric]:.2f}" if before else f"{after[metric]:.2f}"
 
 
 def _more_table(result: Result) -> Table:
@@ -110,20 +125,25 @@ def _more_table(result: Result) -> Table:
     base, trained, across = result["base"], result["trained"], result["across"]
 
     def arrows(values: dict[str, tuple[float | None, float | None]]) -> str:
-        return "   ".join(f"{k} {b:.2f} -> {a:.2f}" for k, (b, a) in values.items() if b is not None and a is not None)
+        known = {name: (before, after) for name, (before, after) in values.items() if after is not None}
+        return "   ".join(
+            f"{name} {after:.2f}" if before is None else f"{name} {before:.2f} -> {after:.2f}"
+            for name, (before, after) in known.items()
+        )
+
+    def orders(split: str) -> tuple[float | None, float | None]:
+        return across.get("base", {}).get(f"symmetry_{split}"), across["trained"][f"symmetry_{split}"]
 
     splits = [split for split in ("train", "test") if split in trained]
-    nats = [across[model]["retention_nats_per_token"] for model in ("base", "trained")]
+    nats = {"": (across.get("base", {}).get(RETENTION), across["trained"][RETENTION])}
     rows = {
-        "greedy accuracy": arrows({s: (base[s]["greedy_accuracy"], trained[s]["greedy_accuracy"]) for s in splits}),
-        "order consistency": arrows(
-            {s: (across["base"][f"symmetry_{s}"], across["trained"][f"symmetry_{s}"]) for s in ("train", "test")}
-        ),
-        "reward accuracy": "   ".join(f"{s} {trained[s]['reward_accuracy']:.2f}" for s in splits),
+        "greedy accuracy": arrows({s: (base.get(s, {}).get(GREEDY), trained[s][GREEDY]) for s in splits}),
+        "order consistency": arrows({s: orders(s) for s in ("train", "test")}),
+        "reward accuracy": "   ".join(f"{s} {trained[s]['reward_accuracy']:.2f}" for s in splits if s in base),
         **{f"by length, {s}": _by_length(trained[s]) for s in splits},
         "logical closure": _logic(result, splits),
         "names": _without_names(result, splits),
-        "retention": f"{nats[0]:.2f} -> {nats[1]:.2f} nats per token",
+        "retention": f"{arrows(nats).strip()} nats per token",
     }
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, text in rows.items():

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from factdpo.config.overrides import flat, typed
 from factdpo.store.history import Row
-from factdpo.store.layout import Stamp, file_stamp, read_yaml, run_names
-from factdpo.store.result import KILLED, RUNNING, summary
+from factdpo.store.layout import Stamp, file_stamp, read_json, read_yaml, run_names
+from factdpo.store.result import KILLED, RUNNING, TRAINING, summary
 from factdpo.store.run_lock import running_or_killed
 
 if TYPE_CHECKING:
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("factdpo")
 
 FILE = "results.parquet"
-VERSION = b"1"  # bump when _read returns other columns or values
-ABOUT = ["id", "name", "folder", "state", "error", "started", "warnings"]  # columns besides config keys and metrics
+VERSION = b"2"  # bump when _read returns other columns or values
+ABOUT = [  # columns besides config keys and metrics
+    "id", "name", "kind", "folder", "state", "error", "started", "warnings",
+]  # fmt: skip
 WITHOUT_RESULT = (RUNNING, KILLED)  # states of runs without metrics: read anew each time, never indexed
 CHUNK = 500  # runs held as Python objects at once; with thousands, garbage collection takes longer than reading
 
@@ -76,7 +78,7 @@ def _read(folder: Path, stamp: Stamp | None) -> Row:
     try:
         result = json.loads((folder / "result.json").read_bytes())
         row: Row = {name: result.get(name) for name in ABOUT}
-        row |= {"id": str(result["id"]), "state": str(result["state"])}
+        row |= {"id": str(result["id"]), "state": str(result["state"]), "kind": result.get("kind", TRAINING)}
         row["warnings"] = "\n".join(result.get("warnings") or []) or None
         row |= {key: _cell(value) for key, value in flat(result["config"]).items()} | summary(result)
     except FileNotFoundError:
@@ -93,9 +95,13 @@ def _without_result(folder: Path, reason: str | None) -> Row:
     """The row of a run that is running or was killed, or whose result.json is damaged (`reason`)."""
     row: Row = dict.fromkeys(ABOUT)
     row |= {key: _cell(value) for key, value in flat(read_yaml(folder / "config.yaml")).items()}
-    state = running_or_killed(folder)
+    state, asked = running_or_killed(folder), read_json(folder / "asked.json") or {}
     error = reason or (None if state == RUNNING else "no result, and no process is at work on it")
-    return row | {"id": folder.name.rpartition("-")[2], "name": folder.name, "state": state, "error": error}
+    return (
+        row
+        | {"id": folder.name.rpartition("-")[2], "name": folder.name, "state": state, "error": error}
+        | {"kind": asked.get("kind", TRAINING)}
+    )
 
 
 def _cell(value: Any) -> Any:

@@ -70,7 +70,8 @@ KEYS: dict[str, str] = {
     "error": "why it is not FINISHED; null",
     "attempts": "times that this command tried it: 1 + what `retries` added",
     "started": "when the run began, UTC, ISO 8601",
-    "config.<rest>": "the resolved config; units in factdpo/config/schema.py",
+    "config.<rest>": "the resolved config; units in factdpo/config/schema.py; of an eval of weights of other origin "
+    "`weights` says whose, and nothing stands there of a training",
     "engine": "which engine trained it and why; trl under config.engine.name=batched where the base needs it",
     "asked.<rest>": "what the id is a hash of, beside the config: the data's sha256, the model, stage versions",
     "versions.<rest>": "versions of Python and the packages that matter",

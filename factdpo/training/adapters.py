@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -15,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from factdpo.config.schema import Config, ConfigError, Method
 from factdpo.models.base import Base
 from factdpo.models.scoring import PairLogps
+from factdpo.models.weights import ADAPTER
 from factdpo.training.sanity_checks import SanityCheckError
 
 PROBE_PAIRS = 64  # training pairs whose scores the reloaded model must reproduce
@@ -36,6 +38,27 @@ def load_trained(base: Base, folder: Path) -> nn.Module:
         return PeftModel.from_pretrained(base.model, weights).eval()  # type: ignore[arg-type]
     full = type(base.model).from_pretrained(weights, dtype=base.model.dtype, use_safetensors=True)
     return full.to(base.device).eval()  # type: ignore[arg-type]
+
+
+def load_adapter(base: Base, folder: Path) -> nn.Module:
+    """Load any PEFT adapter on the base, in eval mode; raises ConfigError unless it is all there and fits the base."""
+    weights = folder / "adapter_model.safetensors"
+    for file in (folder / ADAPTER, weights):
+        if not file.is_file():
+            raise ConfigError(f"adapter={folder}: {file.name} is missing; PEFT's save_pretrained writes it")
+    try:
+        model = PeftModel.from_pretrained(base.model, folder).eval()  # type: ignore[arg-type]
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"adapter={folder}: does not fit {base.weights.name} ({said})") from error
+    with safe_open(weights, "pt") as file:
+        apart = {*file.keys()} ^ {*get_peft_model_state_dict(model, save_embedding_layers=False)}
+    if apart:
+        raise ConfigError(
+            f"adapter={folder}: does not fit {base.weights.name}: {len(apart)} tensors are in one of them alone, first "
+            f"{min(apart)}"
+        )
+    return model
 
 
 def merge(model: nn.Module) -> nn.Module:

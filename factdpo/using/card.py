@@ -36,7 +36,7 @@ def _metadata(run: Finished, commit: str | None, whole: bool) -> str:
     about: dict[str, Any] = {"library_name": "transformers" if whole else "peft", "pipeline_tag": "text-generation"}
     if commit is not None:
         about["base_model"] = run.cfg.model.id
-    return f"---\n{yaml.safe_dump(about | {'tags': ['factdpo', 'dpo', 'trl']}, sort_keys=False)}---"
+    return f"---\n{yaml.safe_dump(about | {'tags': ['factdpo', run.cfg.method.name.name]}, sort_keys=False)}---"
 
 
 def _about(run: Finished, commit: str | None, whole: bool) -> str:

@@ -38,7 +38,8 @@ def read_finished(folder: Path) -> Finished:
     if stored.result.get("kind", TRAINING) != TRAINING:
         raise ConfigError(f"{folder}: an evaluation, which has no weights of its own; give the run that it scored")
     cfg = from_dict(stored.result["config"])
-    cfg.out = str(layout.out_of(folder))
+    out = layout.out_of(folder)
+    cfg.out = str(out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out)
     return Finished(folder, stored.result, cfg, layout.read_json(folder / "asked.json") or {})
 
 

@@ -94,13 +94,16 @@ ANSWERS = [
     (["help", "loar"], "factdpo: help loar: neither a command nor a group nor a key (did you mean lora?);"),
     (["lora.rank=0"], "factdpo: lora.rank=0: must be at least 1, and finite"),
     (["model=custom"], "factdpo: model.id: missing; give a folder or a hub id"),
-    (["eval"], "factdpo: eval: the following arguments are required: FOLDER; factdpo eval --help says how it is used"),
+    (["eval"], "factdpo: eval: give the folder of a finished run, or model=<option, hub id or folder>, and adapter="),
+    (["eval", "model=nano", "dpo.beta=1"], "factdpo: dpo.beta=1: has no effect on weights that are trained;"),
+    (["ask"], "factdpo: ask: the following arguments are required: FOLDER; factdpo ask --help says how it is used"),
+    (["export", "nowhere"], "factdpo: nowhere: nowhere/result.json: not there; give the folder of a finished run"),
     (["eval", "nowhere"], "factdpo: nowhere: nowhere/result.json: not there; give the folder of a finished run"),
     (["status", "--al"], "factdpo: outputs: "),  # argparse completes options
     (["status", "--every"], "factdpo: status: unrecognized arguments: --every; factdpo status --help says how it is"),
     *(
         ([name, "nowhere/x*"], f"factdpo: {name}: argument FOLDER: nowhere/x*: nothing matches; factdpo {name} --help")
-        for name in ("status", "results", "report", "dashboard", "eval", "sync", "clean")
+        for name in ("status", "results", "report", "dashboard", "eval", "ask", "export", "sync", "clean")
     ),
     (["-m", "seed=a,b"], "factdpo: seed=a: must be a whole number (default 0)"),
     (["-m", "--cfg", "job"], "factdpo: Only one of"),

@@ -8,7 +8,7 @@ import pytest
 from factdpo.config.schema import ConfigError, DataConfig, DataSource, Orientation, SplitConfig
 from factdpo.data.facts import Fact
 from factdpo.data.load import load_facts
-from factdpo.data.splits import check_disjoint, make_splits
+from factdpo.data.splits import check_disjoint, make_splits, splits_to_score
 
 SEEDS = [0, 1, 2]
 ALL = ["train", "train_reversed", "test", "test_reversed"]
@@ -301,3 +301,31 @@ def test_probes_make_splits_of_their_own():
 def test_a_split_of_the_datas_own_has_a_plain_name(name: str):
     with pytest.raises(ConfigError, match="a split is named"):
         make_splits([*_capitals(2, split="train"), *_capitals(1, split=name)], SplitConfig(seed=0))
+
+
+def test_facts_to_score_are_held_out_only_if_nothing_about_them_was_trained_on():
+    def told(index: int, prompt: str, reverse: str, subject: str | None = None, object: str | None = None) -> Fact:
+        return Fact(index, prompt, "friend", "enemy", subject, object, reverse_prompt=reverse)
+
+    trained = [told(0, "A is B's", "B is A's", "A", "B")]
+    other_order, another = told(0, "B likes  a", "a likes B", "b", "A"), told(1, "C is D's", "D is C's", "C", "D")
+    same_prompt = told(2, "a is  B's", "B is A's")
+    splits, notes = splits_to_score([other_order, another, same_prompt], trained)
+    assert {name: [fact.index for fact in split] for name, split in splits.items()} == {
+        "train": [0, 2], "test": [1], "train_reversed": [0, 2], "test_reversed": [1],
+    }  # fmt: skip
+    assert not notes
+    splits, _ = splits_to_score([other_order, another, same_prompt], [])
+    assert [fact.index for fact in splits["test"]] == [0, 1, 2] and "train" not in splits
+
+
+def test_facts_to_score_stay_in_the_splits_that_the_data_names_and_what_was_trained_on_is_said():
+    trained = [Fact(0, "A is", "x", "y")]
+    probe = Fact(1, "near B", "x", "y")
+    facts = [
+        Fact(0, "A is", "x", "y", split="test"),
+        Fact(1, "B is", "x", "y", split="test", probes=(("locality", probe),)),
+    ]
+    splits, (note,) = splits_to_score(facts, trained)
+    assert {name: len(split) for name, split in splits.items()} == {"test": 2, "locality": 1}
+    assert note.startswith("1 of 2 rows of test are about facts that are trained on")

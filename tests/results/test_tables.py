@@ -35,7 +35,7 @@ def sweep(tmp_path: Path) -> Path:
 def test_a_run_is_a_row_with_the_keys_that_differ_and_the_metrics_of_wandb(sweep: Path):
     runs = factdpo.load(sweep).runs
     assert list(runs.columns) == [
-        "id", "name", "folder", "state", "error", "started", "warnings", "dpo.beta", "seed", "n/train",
+        "id", "name", "kind", "folder", "state", "error", "started", "warnings", "dpo.beta", "seed", "n/train",
         "accuracy/train", "answer_shares.friend/train", "answer_shares.and/or/train", "p_other/train", "n/test",
         "accuracy/test", "answer_shares.friend/test", "answer_shares.and/or/test", "p_other/test",
         "across/symmetry_train", "base/n/train", "base/accuracy/train", "base/n/test", "base/accuracy/test",
