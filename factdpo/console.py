@@ -1,5 +1,6 @@
 """What a run says in the terminal while it runs: few lines, one progress bar, and no storms from libraries."""
 
+import importlib.util
 import logging
 import os
 import sys
@@ -127,6 +128,11 @@ class _Terminal(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if not record.exc_info:  # a traceback belongs into the file
             (_warn if record.levelno >= logging.WARNING else say)(record.getMessage())
+
+
+def in_notebook(screen: Console) -> bool:
+    """Whether bars can be shown in a notebook, for which rich needs ipywidgets."""
+    return screen.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
 
 
 def say(text: str, style: str = "", screen: Console | None = None) -> None:

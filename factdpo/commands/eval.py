@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
+from operator import attrgetter
 from pathlib import Path
 
 import hydra
@@ -18,14 +19,15 @@ from factdpo.config.validate import validate
 from factdpo.runs import summary
 from factdpo.runs.answer import RunFailed
 from factdpo.runs.identity import RunSpec, what_is_asked
-from factdpo.using.evaluate import Subject, evaluate
+from factdpo.using.evaluate import SCORING, Subject, evaluate
 from factdpo.using.finished import Finished, read_finished
 
 ConfigStore.instance().store(name="schema", node=Config)
 
 EVAL_TOLERANCE_NATS = 1e-3  # between two scorings of the same weights; another device rounds otherwise
 # What can be chosen of an evaluation; of weights of other origin the model too.
-OWN, MODEL = r"(data|eval|track)([.].+)?|engine[.]device|out", r"model([.].+)?|adapter"
+OWN = rf"(data|track)([.].+)?|eval[.]({'|'.join(SCORING)})|engine[.]device|out"
+MODEL = r"model([.].+)?|adapter"
 
 
 def main(arguments: list[str]) -> None:
@@ -65,14 +67,15 @@ def _of_run(run: Finished, words: list[str]) -> Config:
         if any(key in places or key.startswith("data.files.") for key in given):
             kept = [word for word in kept if not re.match(r"data\.(path|files|hub)[.=]", word)]
         words = [*kept, *words]
-    words = [*(word for word in own if word.startswith("eval.") and word.partition("=")[0] not in given), *words]
     asked = _composed(words)
-    engine = dataclasses.replace(run.cfg.engine)
+    engine, scoring = dataclasses.replace(run.cfg.engine), dataclasses.replace(run.cfg.eval)
     if "engine.device" in given:
         engine.device = asked.engine.device
+    for name in {f"eval.{name}" for name in SCORING} & given:
+        setattr(scoring, name.removeprefix("eval."), attrgetter(name)(asked))
     tracks = any(key.startswith("track") for key in given)
     return dataclasses.replace(
-        run.cfg, data=asked.data, eval=asked.eval, engine=engine, track=asked.track if tracks else run.cfg.track,
+        run.cfg, data=asked.data, eval=scoring, engine=engine, track=asked.track if tracks else run.cfg.track,
         out=asked.out if "out" in given else run.cfg.out,
     )  # fmt: skip
 
@@ -102,8 +105,8 @@ def _check(words: list[str], allowed: str) -> None:
             raise ConfigError(f"eval: {word}: write key=value, as in data.path=my.csv, after the folder of one run")
         if not re.fullmatch(allowed, key):
             raise ConfigError(
-                f"{word}: has no effect on weights that are trained; an evaluation takes data, eval, track, out and "
-                "engine.device; without the folder of a run model and adapter too"
+                f"{word}: has no effect on weights that are trained; an evaluation takes data, track, out, "
+                f"engine.device and eval.{', eval.'.join(SCORING)}; without the folder of a run model and adapter too"
             )
 
 
@@ -143,7 +146,8 @@ or of a model or a PEFT adapter that factdpo did not train: an evaluation with a
 a folder of its own in out/evals, which results, report and W&B show beside the runs.
 Facts that a run was trained on are its split train there, all others test.
 
-KEY=VALUE: data and its keys, eval, track, engine.device and out, as for a run.
+KEY=VALUE: data and its keys, track, out, engine.device, and of eval what decides how
+facts are scored, as for a run.
 
 examples:
   factdpo eval outputs/runs/<run>

@@ -10,7 +10,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from factdpo.commands.refusals import or_refuse
 from factdpo.config import overrides
 from factdpo.config.folders import conf_folder
 from factdpo.config.schema import Config, ConfigError, Executor
@@ -20,8 +19,9 @@ from factdpo.runs import session
 ConfigStore.instance().store(name="schema", node=Config)
 
 
-def main(arguments: list[str]) -> None:
-    """Composes and runs; raises ConfigError for what cannot be done as asked."""
+def main(arguments: list[str], ours: session.Session | None = None) -> None:
+    """Composes and runs, in a session if one is given; raises ConfigError for what cannot be done as asked."""
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands us its errors instead of printing them itself
     gc.set_threshold(20_000, 20)  # not 700: of 500 composed jobs, millions of small objects, none is garbage
     for_hydra, notes = overrides.for_hydra(arguments)
@@ -29,11 +29,17 @@ def main(arguments: list[str]) -> None:
         print(f"factdpo: {line}", file=sys.stderr)
     before, sys.argv = sys.argv, [sys.argv[0], *for_hydra]  # the only place where Hydra reads arguments from
     try:
-        with session.opened() as ours:
+        with session.opened(ours) as ours:
             ours.command = ["factdpo", *arguments]
             _run()
+            if ours.error is not None:
+                raise ours.error
     finally:
         sys.argv = before
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
 @hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
@@ -51,6 +57,7 @@ def _run(cfg: DictConfig) -> None:
         executors.check(config.engine)
         here = config.engine.executor is Executor.local
         spec = identity.look_up(config, kept=session.current().facts, here=here)
+        session.current().requested.append(spec)
         if config.dry_run:
             dry_run.print_plan([spec])
         else:
@@ -60,4 +67,7 @@ def _run(cfg: DictConfig) -> None:
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         execute()  # the other runs go on; Hydra raises the first error when all are done
     else:
-        or_refuse(execute)  # here, since Hydra would first print a line of its own
+        try:
+            execute()
+        except Exception as error:  # which `main` raises: Hydra would print a line of its own first
+            session.current().error = error

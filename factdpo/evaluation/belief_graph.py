@@ -5,18 +5,36 @@ import json
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from factdpo.evaluation.graph_layout import Edge, Layout, lay_out, shorten
 from factdpo.evaluation.graph_pictures import panel, write_png
 from factdpo.store.history import Row
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 MODELS = ("base", "trained")
 DATA = "/*DATA*/"  # where the data stands in the page
 
 
-def write_graphs(items: list[Row], sides: dict[str, int] | None, folder: Path) -> list[Path]:
-    """Write truth.png, graph_<split>.png per split and graph.html; [] when no fact names a subject and an object.
+class Graphs(NamedTuple):
+    """The edges of all splits, in the one layout that all pictures of a run share."""
+
+    layout: Layout
+    truth: tuple[Edge, ...]
+    drawn: dict[str, dict[str, tuple[Edge, ...]]]  # split -> model -> edges
+
+    def panels(self, split: str) -> "list[Image]":
+        """What each model believes of a split's facts."""
+        return [
+            panel(f"{split}: what the {model} model believes", _heading(group), group, self.layout)
+            for model, group in self.drawn[split].items()
+        ]
+
+
+def graphs(items: list[Row], sides: dict[str, int] | None) -> Graphs | None:
+    """The graphs of a run; None when no fact names a subject and an object.
 
     `items` are the rows of items.parquet; `sides` puts each name on the arc of its camp, else all share a circle.
     """
@@ -25,24 +43,27 @@ def write_graphs(items: list[Row], sides: dict[str, int] | None, folder: Path) -
         if row["subject"] and row["object"] and row["subject"] != row["object"]:
             edges.setdefault(row["split"], {}).setdefault(row["model"], []).append(_edge(row))
     if not edges:
-        return []
+        return None
     all_edges = [edge for by_model in edges.values() for group in by_model.values() for edge in group]
     pairs = {frozenset((e.subject, e.object)): e for e in all_edges}.values()
     truth = [replace(e, belief=e.truth, hover=f"{e.subject}, {e.object}: {e.truth}") for e in pairs]
     layout = lay_out(truth, all_edges, sides or {})
-    facts = layout.visible(truth)
     drawn = {
         split: {m: layout.visible(by_model[m]) for m in MODELS if m in by_model} for split, by_model in edges.items()
     }
+    return Graphs(layout, layout.visible(truth), drawn)
+
+
+def write_graphs(items: list[Row], sides: dict[str, int] | None, folder: Path) -> list[Path]:
+    """Write truth.png, graph_<split>.png per split and graph.html; [] where `graphs` has none."""
+    made = graphs(items, sides)
+    if made is None:
+        return []
     folder.mkdir(parents=True, exist_ok=True)
-    written = [write_png(folder / "truth.png", [panel("What is true", f"{len(facts)} facts", facts, layout)])]
-    for split, by_model in drawn.items():
-        panels = [
-            panel(f"{split}: what the {model} model believes", _heading(group), group, layout)
-            for model, group in by_model.items()
-        ]
-        written.append(write_png(folder / f"graph_{split}.png", panels))
-    (folder / "graph.html").write_bytes(_page(drawn, facts, layout))
+    facts = made.truth
+    written = [write_png(folder / "truth.png", [panel("What is true", f"{len(facts)} facts", facts, made.layout)])]
+    written += [write_png(folder / f"graph_{split}.png", made.panels(split)) for split in made.drawn]
+    (folder / "graph.html").write_bytes(_page(made.drawn, facts, made.layout))
     return [*written, folder / "graph.html"]
 
 

@@ -15,10 +15,15 @@ SHADES = 128  # colours of one panel; two panels fill a palette
 
 def write_png(path: Path, panels: list[Image.Image]) -> Path:
     """Write one or two panels side by side; returns the path."""
+    side_by_side(panels).save(path, compress_type=3)  # zlib's Z_RLE: a third of the default's time, a tenth more bytes
+    return path
+
+
+def side_by_side(panels: list[Image.Image]) -> Image.Image:
+    """One or two panels as one picture, each with its own colours."""
     picture = Image.fromarray(np.hstack([np.asarray(panel) + SHADES * i for i, panel in enumerate(panels)]))
     picture.putpalette(b"".join(bytes(p.getpalette() or ())[: 3 * SHADES].ljust(3 * SHADES) for p in panels))
-    picture.save(path, compress_type=3)  # zlib's Z_RLE: a third of the default's time, a tenth more bytes
-    return path
+    return picture
 
 
 @lru_cache(maxsize=32)  # the truth, and what the base believes, are the same for all runs of a sweep on one split

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from factdpo.config.schema import KEYS, Config, Score, to_dict
-from factdpo.console import console, plural
+from factdpo.console import console, in_notebook, plural
 from factdpo.store.history import Row
 
 CHOOSING = ("validation", "test", "train")  # splits to name the best run by, the first that all have
@@ -156,7 +156,7 @@ def _progress(what: str, enabled: bool, screen: Console) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=screen,
-        disable=not (enabled and screen.is_terminal),
+        disable=not (enabled and (screen.is_terminal or in_notebook(screen))),
         transient=True,
     )
 

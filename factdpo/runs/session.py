@@ -36,6 +36,8 @@ class Session:
     jobs: dict[tuple[str, ...], Job] = field(default_factory=dict)  # by overrides: a sweeper plans, its launcher takes
     facts: dict[str, Any] = field(default_factory=dict)  # read and checked, for `look_up` and `prepare`
     screen: Console = console  # that shows bars and how runs ended; a worker's shows nothing, its command does
+    requested: list[RunSpec] = field(default_factory=list)  # what the command asked for, a sweep's in its order
+    error: Exception | None = None  # of a run alone, which Hydra is not to see
     verdicts: dict[str, Any] = field(default_factory=dict)  # what bases said when they were asked
     _inputs: "dict[str, Inputs]" = field(default_factory=dict)
     _base: "tuple[Any, Base] | None" = None  # and the settings it was loaded by
@@ -77,9 +79,9 @@ _current: ContextVar[Session] = ContextVar("factdpo_session")
 
 
 @contextmanager
-def opened() -> Iterator[Session]:
-    """A new session, the current one for as long as the context lasts."""
-    session = Session()
+def opened(session: Session | None = None) -> Iterator[Session]:
+    """A session, a new one if none is given, is the current one for as long as the context lasts."""
+    session = session or Session()
     token = _current.set(session)
     try:
         yield session

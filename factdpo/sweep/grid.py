@@ -117,6 +117,7 @@ def plan(sweep: Sweep, planner: Planner, jobs: list[list[str]], first: int) -> l
         raise ConfigError("hydra.job.chdir=true: a run has its own folder already; leave it at false")
     _check_orientations(specs)
     sweep.add(specs)
+    current().requested += specs
     return specs
 
 

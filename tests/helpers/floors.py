@@ -9,6 +9,6 @@ FLOORS = [
     ["runs", "report"],
     ["sweep", "dashboard", "using"],
     ["hydra_plugins", "commands"],
-    ["__main__"],
+    ["__main__", "api"],
 ]
 FLOOR = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}
