@@ -2,16 +2,13 @@
 
 import html
 import json
-import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.global_hydra import GlobalHydra
 from rich.console import Console
 
 from factdpo import hub
@@ -91,7 +88,7 @@ def _done(words: Iterable[str], alone: bool) -> list[Path]:
     Raises ConfigError, and RunFailed for a run alone that did not finish: of many, each says for itself how it ended.
     """
     session = Session()
-    with _undisturbed():
+    with run_command.undisturbed():
         try:
             run_command.main([*words], session)
         except RunFailed as error:
@@ -107,21 +104,6 @@ def _done(words: Iterable[str], alone: bool) -> list[Path]:
                 raise ConfigError(message) from error
             raise
     return list(dict.fromkeys(spec.folder for spec in session.requested))
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Hydra's own state, and the logging that it sets up for every job, are as before when this ends."""
-    root, hydra = logging.getLogger(), GlobalHydra.instance()
-    handlers, level, before = [*root.handlers], root.level, hydra.hydra
-    hydra.clear()
-    try:
-        yield
-    finally:
-        hydra.clear()
-        hydra.hydra = before
-        root.handlers[:] = handlers
-        root.setLevel(level)
 
 
 @dataclass
@@ -253,7 +235,7 @@ class Run:
     def eval(self, *words: str) -> "Run":
         """Score its weights on other facts, as `factdpo eval` does: `run.eval("data=pairs", "data.path=my.csv")`."""
         _check(words)
-        with _undisturbed():
+        with run_command.undisturbed():
             return Run(eval_command.score(self.folder, [*words]).folder)
 
     def _file(self, name: str) -> Path:

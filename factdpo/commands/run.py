@@ -1,11 +1,15 @@
 """`factdpo [KEY=VALUE ...]`: composes a run, or with -m many, and does what it was asked to; the rest is Hydra's."""
 
 import gc
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -71,3 +75,18 @@ def _run(cfg: DictConfig) -> None:
             execute()
         except Exception as error:  # which `main` raises: Hydra would print a line of its own first
             session.current().error = error
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hydra's own state, and the logging that it sets up for every job, are as before when this ends."""
+    root, state = logging.getLogger(), GlobalHydra.instance()
+    handlers, level, before = [*root.handlers], root.level, state.hydra
+    state.clear()
+    try:
+        yield
+    finally:
+        state.clear()
+        state.hydra = before
+        root.handlers[:] = handlers
+        root.setLevel(level)
