@@ -24,7 +24,7 @@ OWNERS = {
     "hydra": ["config", "sweep", "commands", "hydra_plugins"],
     "omegaconf": ["config", "sweep", "commands", "hydra_plugins"],
     "optuna": ["sweep"],
-    "plotly": ["report", "evaluation.belief_graph", "dashboard"],
+    "plotly": ["report", "dashboard"],
     "jinja2": ["report", "evaluation.belief_graph", "data.chat"],
     "markupsafe": ["report"],
     "submitit": ["sweep.executors"],

@@ -193,6 +193,14 @@ class Score(Enum):
     mean = "mean"  # per token
 
 
+class Figures(Enum):
+    """Which runs draw the graph of their facts into their folder: some megabytes each."""
+
+    auto = "auto"  # a run alone; a sweep has all graphs in one report
+    always = "always"
+    never = "never"
+
+
 class TrackMode(Enum):
     auto = "auto"  # online when an API key is configured, else offline
     online = "online"
@@ -598,6 +606,9 @@ class EvalConfig:
     )  # fmt: skip
     score: Score = key(
         Score.mean, "log-prob by which headline and best rank answers of different lengths", in_id="changed"
+    )
+    figures: Figures = key(
+        Figures.auto, "who draws figures/; auto: a run alone. `factdpo report --figures` draws them later", in_id=False
     )
 
 

@@ -1,9 +1,7 @@
 """The graph of who is whose friend: as it is, and as the base and the trained model believe it, as PNG and HTML."""
 
-import html
 import json
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +13,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MODELS = ("base", "trained")
-DATA = "/*DATA*/"  # where the data stands in the page
 
 
 class Graphs(NamedTuple):
@@ -63,7 +60,7 @@ def write_graphs(items: list[Row], sides: dict[str, int] | None, folder: Path) -
     facts = made.truth
     written = [write_png(folder / "truth.png", [panel("What is true", f"{len(facts)} facts", facts, made.layout)])]
     written += [write_png(folder / f"graph_{split}.png", made.panels(split)) for split in made.drawn]
-    (folder / "graph.html").write_bytes(_page(made.drawn, facts, made.layout))
+    (folder / "graph.html").write_text(_page(made.drawn, facts, made.layout), encoding="utf-8")
     return [*written, folder / "graph.html"]
 
 
@@ -85,40 +82,27 @@ def _heading(edges: tuple[Edge, ...]) -> str:
     return f"{heading}: dashed, in the colour of the false answer" if wrong else heading
 
 
-def _page(views: dict[str, dict[str, tuple[Edge, ...]]], truth: tuple[Edge, ...], layout: Layout) -> bytes:
-    """A self-contained page: plotly.js, the edges as data, and the template's JavaScript, which draws them."""
+def _page(views: dict[str, dict[str, tuple[Edge, ...]]], truth: tuple[Edge, ...], layout: Layout) -> str:
+    """A self-contained page: the edges as data, and the template's JavaScript, which draws them as SVG."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     index = {name: i for i, name in enumerate(layout.angle)}
     number = {answer: i for i, answer in enumerate(layout.colour)}
 
-    def text(words: str) -> str:  # plotly reads labels as HTML
-        return html.escape(words).replace("\n", "<br>")
-
     def rows(edges: tuple[Edge, ...]) -> list[list[Any]]:
-        return [[index[e.subject], index[e.object], number[e.belief], int(e.right), text(e.hover)] for e in edges]
+        return [[index[e.subject], index[e.object], number[e.belief], int(e.right), e.hover] for e in edges]
 
     data = {
-        "names": [text(shorten(name)) for name in layout.angle],
+        "names": [shorten(name) for name in layout.angle],
         "angle": [round(angle, 4) for angle in layout.angle.values()],
-        "answers": [text(answer) for answer in layout.colour],
+        "answers": list(layout.colour),
         "colours": list(layout.colour.values()),
-        "note": text(layout.note),
-        "views": {text(split): {m: rows(edges) for m, edges in models.items()} for split, models in views.items()},
+        "note": layout.note,
+        "views": {split: {m: rows(edges) for m, edges in models.items()} for split, models in views.items()},
         "truth": rows(truth),
     }
     payload = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    before, after = _around_data()
-    return before + payload.encode() + after
-
-
-@lru_cache(maxsize=1)  # 4.5 MB of plotly.js, and a sweep writes a page per run
-def _around_data() -> tuple[bytes, bytes]:
-    """What stands before and after the data in every page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from plotly.offline import get_plotlyjs
-
     folder = FileSystemLoader(Path(__file__).parent)
-    # Nothing is escaped: the template is given a script, and JSON without any `<`.
+    # Nothing is escaped: the template is given JSON without any `<`, and its script makes text nodes of what is in it.
     environment = Environment(loader=folder, autoescape=False, undefined=StrictUndefined, keep_trailing_newline=True)
-    page = environment.get_template("belief_graph.html.j2").render(plotly=get_plotlyjs(), data=DATA)
-    before, after = page.split(DATA)
-    return before.encode(), after.encode()
+    return environment.get_template("belief_graph.html.j2").render(data=payload)

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 
 from factdpo import console
-from factdpo.config.schema import Config
+from factdpo.config.schema import Config, Figures
 from factdpo.data.load import sides
 from factdpo.data.pairs import Pairs, show
 from factdpo.evaluation import belief_graph, metrics
@@ -131,5 +131,11 @@ def _write_artefacts(folder: Path, run: Prepared, items: list[Row], generations:
     with cache.writing(folder / "items.parquet"):
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(items), folder / "items.parquet")
     cache.write_atomic(folder / "generations.json", json.dumps(generations, indent=1, ensure_ascii=False))
-    with cache.writing(folder / "figures"), console.stage("drawing figures"):
-        belief_graph.write_graphs(items, sides(run.cfg.data), folder / "figures")
+    if draws_figures(run.cfg):
+        with cache.writing(folder / "figures"), console.stage("drawing figures"):
+            belief_graph.write_graphs(items, sides(run.cfg.data), folder / "figures")
+
+
+def draws_figures(cfg: Config) -> bool:
+    """Whether a run draws the graph of its facts when it ends."""
+    return cfg.eval.figures is Figures.always or (cfg.eval.figures is Figures.auto and cfg.sweep is None)

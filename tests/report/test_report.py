@@ -381,3 +381,21 @@ def test_the_command_writes_one_file_and_says_where_and_how_large(tmp_path: Path
         report.main([str(tmp_path / "s"), "--out", str(tmp_path)])
     with pytest.raises(ConfigError, match="no such folder"):
         report.main([str(tmp_path / "none")])
+
+
+def test_figures_are_drawn_on_demand_for_the_runs_that_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folders = sorted(path for path in sweep_of(tmp_path / "s", b1=[0.1, 0.2]).iterdir() if path.is_dir())
+    for folder in folders:
+        items = pd.read_parquet(folder / "items.parquet")
+        items.assign(right=items["chosen_logp_nats"] > items["rejected_logp_nats"]).to_parquet(folder / "items.parquet")
+    (folders[0] / "figures").mkdir()
+    report.main([str(tmp_path / "s"), "--figures"])
+    assert not list((folders[0] / "figures").iterdir())
+    assert sorted(path.name for path in (folders[1] / "figures").iterdir()) == [
+        "graph.html", "graph_test.png", "truth.png",
+    ]  # fmt: skip
+    assert "figures of 1 run drawn" in capsys.readouterr().out
+    (folders[1] / "items.parquet").write_text("no table")
+    (folders[1] / "figures" / "truth.png").unlink()
+    report.main([str(tmp_path / "s"), "--figures"])  # it has some: they are not looked into
+    assert "figures of 0 runs drawn" in capsys.readouterr().out

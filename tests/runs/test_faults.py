@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from factdpo import console, signals
-from factdpo.config.schema import Config
+from factdpo.config.schema import Config, Figures
 from factdpo.evaluation import belief_graph
 from factdpo.runs import answer, attempt
 from factdpo.runs.attempt import Outcome
@@ -105,7 +105,7 @@ def test_a_run_alone_that_is_stopped_goes_on_from_where_it_was(tmp_path: Path, m
 
 
 def test_a_signal_while_figures_are_drawn_costs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cfgs = [tiny(tmp_path, dpo_beta=beta) for beta in (0.1, 0.2, 0.3)]
+    cfgs = [tiny(tmp_path, dpo_beta=beta, eval_figures=Figures.always) for beta in (0.1, 0.2, 0.3)]
     write, drawn = belief_graph.write_graphs, []
 
     def write_and_stop(*asked: Any) -> None:
@@ -166,7 +166,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
 def test_a_run_that_fails_is_tried_again_as_often_as_retries_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cfg = tiny(tmp_path)
+    cfg = tiny(tmp_path, eval_figures=Figures.always)
     cfg.retries = 2
     tries = failing(monkeypatch, times=2)
     if together:
@@ -182,7 +182,8 @@ def test_a_run_that_fails_is_tried_again_as_often_as_retries_says(
 def test_a_run_that_fails_more_often_than_that_is_failed_and_a_diverged_one_is_not_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bad, wild = tiny(tmp_path), tiny(tmp_path, dpo_learning_rate=1e30, dpo_max_grad_norm=0.0)
+    bad = tiny(tmp_path, eval_figures=Figures.always)
+    wild = tiny(tmp_path, dpo_learning_rate=1e30, dpo_max_grad_norm=0.0)
     bad.retries = wild.retries = 1
     failing(monkeypatch, times=9)
     sweep([bad, wild, bad])

@@ -17,12 +17,14 @@ from factdpo.config.schema import (
     Config,
     DataSource,
     Dtype,
+    Figures,
     LoraConfig,
     Method,
     Orientation,
     TrackMode,
-)
+)  # fmt: skip
 from factdpo.runs import answer, pipeline
+from factdpo.runs.record import draws_figures
 from factdpo.store import cache
 from factdpo.store.history import read_history
 from factdpo.store.result import read_result
@@ -58,6 +60,16 @@ def test_the_record_is_whole(done: tuple[Path, dict[str, Any]]) -> None:
     }
     assert expected | {"figures/truth.png", "figures/graph.html", "figures/graph_test.png"} <= set(result["files"])
     assert (folder / "run.log").is_file()
+
+
+@pytest.mark.parametrize(
+    ("figures", "sweep", "drawn"),
+    [("auto", None, True), ("auto", "s", False), ("always", "s", True), ("never", None, False)],
+)
+def test_a_run_of_a_sweep_leaves_its_figures_to_the_report(figures: str, sweep: str | None, drawn: bool) -> None:
+    cfg = Config(sweep=sweep)
+    cfg.eval.figures = Figures[figures]
+    assert draws_figures(cfg) is drawn
 
 
 def test_the_splits_metrics_are_those_of_their_rows(done: tuple[Path, dict[str, Any]]) -> None:
