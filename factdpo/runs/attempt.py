@@ -76,8 +76,7 @@ class Attempt:
         if self.number == 1:
             (folder / "run.log").unlink(missing_ok=True)
         cache.write_atomic(folder / "asked.json", json.dumps(spec.asked, indent=1, sort_keys=True, ensure_ascii=False))
-        config = yaml.safe_dump(to_dict(spec.cfg), sort_keys=False, allow_unicode=True)
-        cache.write_atomic(folder / "config.yaml", config)
+        self._write_config()
         self.log_file = console.LogFile(folder / "run.log")
         self._logs.append(self.log_file)
         with self.logged():
@@ -87,7 +86,19 @@ class Attempt:
                 log.info("attempt %d of %d", self.number, spec.cfg.retries + 1)
             if spec.cfg.track.wandb:
                 log.info(wandb_settings.wandb_sentence(spec.cfg.track, folder))
-            self.trackers = tracker.open_trackers(spec.cfg, spec.id, spec.name, folder)
+            self.trackers = tracker.open_trackers(spec.trains, spec.id, spec.name, folder)
+
+    def engine_found(self) -> None:
+        """Say which engine trains it, where that had to be asked of the base."""
+        with self.logged():
+            log.info("engine: %s", self.spec.engine)
+        self._write_config()
+
+    def _write_config(self) -> None:
+        """The config, which is that of the id, under a line on the engine, which under engine=auto may be another."""
+        config = yaml.safe_dump(to_dict(self.spec.cfg), sort_keys=False, allow_unicode=True)
+        engine = " ".join(self.spec.engine.split())
+        cache.write_atomic(self.spec.folder / "config.yaml", f"# trained by {engine}\n{config}")
 
     def plan(self, steps: int) -> None:
         """Write down how many optimizer steps the training has, for whoever watches it."""

@@ -40,6 +40,7 @@ from factdpo.runs.data_shape import shape_of
 from factdpo.store import cache, result
 from factdpo.store.run_lock import running_or_killed
 from factdpo.tracking.trackio_tracker import check_installed
+from factdpo.tracking.wandb_settings import check_names
 
 KEPT = 8  # facts, and checks of them, in memory: the runs of a sweep mostly share them
 
@@ -95,6 +96,7 @@ def look_up(
     """
     memo, kept = {} if memo is None else memo, {} if kept is None else kept
     check_installed(cfg.track)
+    check_names(cfg)
     where = _once(memo, f"weights of {cfg.model}", lambda: weights.locate(cfg.model))
     is_auto = cfg.engine.name is EngineName.auto
     cfg, why = choose_engine(cfg, weights.are_quantised(where))

@@ -93,8 +93,7 @@ def _prepared(attempt: Attempt, session: Session) -> dict[Attempt, Prepared]:
     verdict.apply(verdict.verdict(run, attempt.spec.asked, session.verdicts), attempt.spec)
     if attempt.spec.engine == engine:
         return {attempt: run}
-    with attempt.logged():
-        log.info("engine: %s", attempt.spec.engine)
+    attempt.engine_found()
     return {}
 
 

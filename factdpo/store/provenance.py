@@ -4,6 +4,8 @@ import importlib.metadata
 import os
 import platform
 import re
+import subprocess
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,28 @@ VERSIONED = (
 
 
 def versions() -> dict[str, str | None]:
-    """Of factdpo, Python and the packages that matter; None for what is not installed."""
-    installed: dict[str, str | None] = {"factdpo": factdpo.__version__, "python": platform.python_version()}
+    """Of factdpo (with the commit of its source), Python and the packages that matter; None for what is not there."""
+    installed: dict[str, str | None] = {
+        "factdpo": factdpo.__version__, "commit": commit(), "python": platform.python_version(),
+    }  # fmt: skip
     for package in VERSIONED:
         try:
             installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             installed[package] = None
     return installed
+
+
+@lru_cache(maxsize=1)
+def commit() -> str | None:
+    """The commit of factdpo's own source, with `+` if it was changed since; None for an installed wheel."""
+    here = Path(factdpo.__file__).parent
+    git = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if (here.parent / ".git").exists() else None
 
 
 def hardware() -> dict[str, Any]:

@@ -6,7 +6,6 @@ Light to import: a sweep whose runs are all finished is answered without torch.
 import json
 import logging
 import shlex
-import subprocess
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -78,7 +77,7 @@ class Sweep:
             "command": shlex.join(self.command),
             "started": self.at,
             "runs": len(self.runs),
-            "commit": _commit(),
+            "commit": provenance.commit(),
             "versions": provenance.versions(),
         }
 
@@ -166,14 +165,3 @@ def _names(numbers: list[int], labels: list[list[str]]) -> list[str]:
 def _counts(states: list[str]) -> str:
     """`16 FINISHED, 1 DIVERGED`."""
     return ", ".join(f"{states.count(state)} {state}" for state in result.STATES if state in states)
-
-
-def _commit() -> str | None:
-    """The commit of factdpo's own source, with `+` if it was changed since; None for an installed wheel."""
-    here = Path(__file__).parents[1]
-    git = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
-    try:
-        done = subprocess.run(git, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if (here.parent / ".git").exists() else None

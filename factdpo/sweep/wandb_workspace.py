@@ -6,9 +6,11 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from factdpo.config.schema import ConfigError
+from factdpo.config.schema import ConfigError, TrackConfig
 from factdpo.results.tables import Results, load, or_none
+from factdpo.tracking import wandb_settings
 from factdpo.tracking.wandb_tracker import default_entity
+from factdpo.tracking.wandb_views import STEP
 
 CURVES = ("accuracy", "margin_nats", "chosen_logp_nats", "rejected_logp_nats", "p_other")  # eval/<split>/...
 
@@ -31,10 +33,10 @@ def save(folder: Path) -> str:
     )
     view = ws.Workspace(
         entity=entity or default_entity(),
-        project=project,
+        project=wandb_settings.project(TrackConfig(project=str(project or TrackConfig.project))),
         name=folder.name,
         sections=_sections(results),
-        settings=ws.WorkspaceSettings(x_axis="step", max_runs=50),
+        settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=50),
         runset_settings=ws.RunsetSettings(
             filters=[ws.Metric("Group") == (group or folder.name), ws.Metric("JobType") != "sweep"],
         ),
@@ -63,11 +65,11 @@ def _sections(results: Results) -> list[Any]:
     )
     mean = {"groupby": swept[0], "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"} if len(swept) == 1 else {}
     curves = [
-        wr.LinePlot(x="step", y=[f"eval/{split}/{metric}"], title=f"{metric}, {split}", **mean)
+        wr.LinePlot(x=STEP, y=[f"eval/{split}/{metric}"], title=f"{metric}, {split}", **mean)
         for metric in CURVES
         for split in splits
     ]
-    loss = wr.LinePlot(x="step", y=["loss"], title="loss", **mean)
+    loss = wr.LinePlot(x=STEP, y=["train/loss"], title="loss", **mean)
     sections = {
         "What was swept": [wr.ParallelCoordinatesPlot(columns=columns), *scatter, logged],
         "Curves": [loss, *curves],

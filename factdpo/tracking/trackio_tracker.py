@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from factdpo.config.schema import Config, ConfigError, TrackConfig, to_dict
 from factdpo.console import first_line
 from factdpo.store.history import Row
 from factdpo.store.result import summary, without_equal_lengths
+from factdpo.tracking.limits import within
 from factdpo.tracking.wandb_settings import without_secrets
 
 log = logging.getLogger("factdpo")
 
 OLDEST = (0, 43)  # version of trackio
+LIMIT_SECONDS = 60.0  # for each call
 TABLE_ROWS = 1000  # trackio keeps a table as JSON in one cell of its database
 
 
@@ -48,42 +50,47 @@ class TrackioTracker:
 
     def __init__(self, cfg: Config, run_id: str, name: str) -> None:
         self._run: Any = None
-        try:
-            _make_folder(cfg)
-            with _quiet():
-                self._run = _start(cfg, run_id, name)
-        except Exception as error:
-            self._give_up(error)
+        self._within(self._open, cfg, run_id, name)
 
     def log(self, *rows: Row) -> None:
-        if self._run is None:
-            return
-        try:
-            with _quiet():
-                for row in rows:
-                    self._run.log({name: value for name, value in row.items() if name != "step"}, step=row.get("step"))
-        except Exception as error:
-            self._give_up(error)
+        if self._run is not None:
+            self._within(self._log, rows)
 
     def finish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
-        if self._run is None:
-            return
-        try:
-            import trackio  # pyright: ignore[reportMissingImports]
+        if self._run is not None:
+            self._within(self._finish, result, items, generations, folder)
+        self._run = None
 
-            media = {
-                name: trackio.Table(data=[list(row.values()) for row in rows[:TABLE_ROWS]], columns=list(rows[0]))
-                for name, rows in (("items", items), ("generations", generations))
-                if rows
-            }
-            pictures = {f"graph/{path.stem}": path for path in sorted((folder / "figures").glob("*.png"))}
-            with _quiet():
-                scores = without_equal_lengths(summary(result))
-                self._run.log(scores | media | {k: trackio.Image(str(path)) for k, path in pictures.items()})
-                self._run.finish()
+    def _within(self, call: Callable[..., None], *args: Any) -> None:
+        """Make a call that may fail, or take for ever, and does neither to the run."""
+        try:
+            within(LIMIT_SECONDS, call, *args)
         except Exception as error:
             self._give_up(error)
-        self._run = None
+
+    def _open(self, cfg: Config, run_id: str, name: str) -> None:
+        _make_folder(cfg)
+        with _quiet():
+            self._run = _start(cfg, run_id, name)
+
+    def _log(self, rows: tuple[Row, ...]) -> None:
+        with _quiet():
+            for row in rows:
+                self._run.log({name: value for name, value in row.items() if name != "step"}, step=row.get("step"))
+
+    def _finish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
+        import trackio  # pyright: ignore[reportMissingImports]
+
+        media = {
+            name: trackio.Table(data=[list(row.values()) for row in rows[:TABLE_ROWS]], columns=list(rows[0]))
+            for name, rows in (("items", items), ("generations", generations))
+            if rows
+        }
+        pictures = {f"graph/{path.stem}": path for path in sorted((folder / "figures").glob("*.png"))}
+        with _quiet():
+            scores = without_equal_lengths(summary(result))
+            self._run.log(scores | media | {k: trackio.Image(str(path)) for k, path in pictures.items()})
+            self._run.finish()
 
     def _give_up(self, error: Exception) -> None:
         reason = f"{type(error).__name__}: {first_line(error)}"

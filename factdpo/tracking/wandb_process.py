@@ -5,6 +5,7 @@ class WandbProcess:
     def __init__(self) -> None:
         self.open_runs: set[str] = set()  # W&B's ids
         self.server_failed = False  # once it did not take a run: later runs of a sweep do not wait for it again
+        self.stopped = False  # once its service did not answer at all: it is off for the rest of this process
         self._joined: dict[str, str] = {}  # id of the run that `wandb agent` opened -> id of our run that is in it
 
     def join(self, agents_run: str, run_id: str) -> bool:

@@ -15,22 +15,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from factdpo.config.schema import Config, TrackConfig, to_dict
 from factdpo.console import first_line
+from factdpo.store import provenance
 from factdpo.store.history import Row
-from factdpo.store.result import summary, without_equal_lengths
-from factdpo.tracking import wandb_offline
+from factdpo.store.result import summary
+from factdpo.tracking import wandb_offline, wandb_settings
+from factdpo.tracking.limits import NoAnswer, within
 from factdpo.tracking.wandb_process import process
-from factdpo.tracking.wandb_settings import wandb_mode, without_secrets
+from factdpo.tracking.wandb_settings import LONGEST, wandb_mode, without_secrets
+from factdpo.tracking.wandb_views import AXES, SCORES, STEP, compared, config_of, row_of, scores, summary_of
 
 log = logging.getLogger("factdpo")
 
 INIT_TIMEOUT_SECONDS = 20.0  # for the server's first answer
-FINISH_TIMEOUT_SECONDS = 60.0  # for the last uploads
+FINISH_TIMEOUT_SECONDS = 60.0  # for the last uploads; W&B's service ends them
 WRITE_SECONDS = 3.0  # for the end of an offline run, which W&B writes a moment after it is finished
 TABLE_ROWS = 10_000  # what W&B's tables show; items.parquet has every row
-AXES = ("step", "epoch")  # to draw curves over, and no curves themselves
-PEAKS = ("accuracy", "accuracies", "grad_norm")  # metrics whose highest value is informative beside their last
+CALL_SECONDS = 20.0  # for what only hands something to W&B's service on this machine
 
 
 class WandbTracker:
@@ -45,45 +49,64 @@ class WandbTracker:
         self._run: Any = None
         self._step = 0
         self._seen: set[str] = set()  # metrics
-        try:
-            agents = agents_run()
-            if agents and not process.join(agents, run_id):
-                raise RuntimeError("`wandb agent` opens one run per command, and this command has several")
-            about = _about(cfg.track, name, cfg.sweep, cfg.track.job_type, {"id": run_id, **to_dict(cfg)})
-            self._run = _start(cfg.track, folder, agents or run_id, about)
-            for axis in AXES:
-                self._run.define_metric(axis, hidden=True)
-            self._run.define_metric("*", step_metric="step")  # W&B's own _step counts rows
-        except Exception as error:
-            self._give_up(error)
+        self._within(2 * INIT_TIMEOUT_SECONDS + CALL_SECONDS, self._open, name, folder)  # online, else offline
 
     def log(self, *rows: Row) -> None:
-        if self._run is None:
-            return
+        if self._run is not None:
+            self._within(CALL_SECONDS, self._log, rows)
+
+    def finish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
+        if self._run is not None:
+            limit = FINISH_TIMEOUT_SECONDS + 2 * CALL_SECONDS
+            self._within(limit, self._finish, result, items, generations, folder)
+        self._run = None
+
+    def _within(self, seconds: float, call: Callable[..., None], *args: Any) -> None:
+        """Make a call that may fail, or take for ever, and does neither to the run."""
         try:
-            for row in rows:
-                self._step = row.get("step", self._step)
-                for metric in row.keys() - self._seen:
-                    self._seen.add(metric)
-                    if metric.rpartition("/")[2] in PEAKS or metric.endswith("_accuracy"):
-                        self._run.define_metric(metric, step_metric="step", summary="last,max")
-                self._run.log(row)
+            within(seconds, call, *args)
+        except NoAnswer as error:
+            _warn("W&B does not answer and is off from here on", error)
+            self._run = None
+            _leave_service()
         except Exception as error:
             self._give_up(error)
 
-    def finish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
-        if self._run is None:
-            return
-        try:
-            self._run.summary.update(without_equal_lengths(summary(result)))
-            self._publish(result, items, generations, folder)
-            _finish(self._run, exit_code=0 if result["state"] == "FINISHED" else 1)
-            settings = self._run.settings
-            if settings.mode == "offline" and not wandb_offline.is_whole(Path(settings.sync_file), WRITE_SECONDS):
-                log.warning("W&B lost a part of its copy of the run (is the disk full?); the local record is whole")
-        except Exception as error:
-            self._give_up(error)
-        self._run = None
+    def _open(self, name: str, folder: Path) -> None:
+        agents = agents_run()
+        if agents and not process.join(agents, self._id):
+            raise RuntimeError("`wandb agent` opens one run per command, and this command has several")
+        track, config = self._cfg.track, config_of(self._cfg, self._id) | {"versions": provenance.versions()}
+        shown = wandb_settings.display_name(self._cfg, name)
+        about = _about(track, shown, self._cfg.sweep, wandb_settings.job_type(track), config)
+        _find_room(Path(self._cfg.out))
+        self._run = _start(track, folder, agents or self._id, about)
+        for axis in AXES:
+            self._run.define_metric(axis, hidden=True)
+        self._run.define_metric("*", step_metric=STEP)  # W&B's own _step counts rows
+
+    def _log(self, rows: tuple[Row, ...]) -> None:
+        for row in map(row_of, rows):
+            self._step = row.get(STEP, self._step)
+            for metric in row.keys() - self._seen - {*AXES}:
+                self._seen.add(metric)
+                if how := summary_of(metric):
+                    self._run.define_metric(metric, step_metric=STEP, summary=how)
+            self._run.log(row)
+
+    def _finish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
+        run = self._run
+        if engine := result.get("engine"):  # known, where the base had to be asked, since it was opened
+            asked = to_dict(self._cfg)["engine"]["name"]
+            told = {"trained_by": engine, "versions": result["versions"]}
+            kept = dict(run.config.get("engine") or {"name": asked}) | {"name": engine.split()[0]}
+            run.config.update({"engine": kept, **told}, allow_val_change=True)
+        run.summary.update(compared(result))
+        self._publish(result, items, generations, folder)
+        _finish(run, exit_code=0 if result["state"] == "FINISHED" else 1)
+        settings = run.settings
+        if settings.mode == "offline" and not wandb_offline.is_whole(Path(settings.sync_file), WRITE_SECONDS):
+            log.warning("W&B lost a part of its copy of the run (is the disk full?); the local record is whole")
 
     def _publish(self, result: Row, items: list[Row], generations: list[Row], folder: Path) -> None:
         """Tables, figures and, if asked for, the adapter."""
@@ -96,11 +119,13 @@ class WandbTracker:
                 columns: list[Any] = list(rows[0])
                 cells: list[Any] = [[row.get(column) for column in columns] for row in rows[:TABLE_ROWS]]
                 media[name] = wandb.Table(columns=columns, data=cells)
+        if numbers := scores(result):
+            media["scores"] = wandb.Table(columns=[*SCORES], data=numbers)
         if media:
-            self._run.log({"step": self._step, **media})
+            self._run.log({STEP: self._step, **media})
         if self._cfg.track.log_adapter and (folder / "adapter").is_dir():
-            scores = {name: value for name, value in summary(result).items() if name.startswith("accuracy/")}
-            _log_adapter(self._run, folder, self._cfg.sweep or self._cfg.model.name, [self._id], scores)
+            accuracies = {name: value for name, value in summary(result).items() if name.startswith("accuracy/")}
+            _log_adapter(self._run, folder, self._cfg.sweep or self._cfg.model.name, [self._id], accuracies)
 
     def _give_up(self, error: Exception) -> None:
         _warn("W&B failed and is off for the rest of this run", error)
@@ -118,29 +143,42 @@ def log_sweep(
     `media` are tables (DataFrames) and pictures (Pillow's), `page` its report, `best` the folder of its best run.
     Replaces what an earlier command published of the sweep.
     """
-    import pandas as pd
+    opened: list[Any] = []
 
-    run = None
-    try:
-        import wandb
-
+    def publish() -> None:
         shutil.rmtree(folder / "wandb", ignore_errors=True)
-        run = _start(track, folder, sweep_id, _about(track, folder.name, folder.name, "sweep", config))
+        _find_room(folder.parents[1])
+        run = _start(track, folder, sweep_id, _about(track, folder.name[:LONGEST], folder.name, "sweep", config))
+        opened.append(run)
         run.summary.update(numbers)
-        row: Row = {
-            name: wandb.Table(dataframe=_plain(item)) if isinstance(item, pd.DataFrame) else wandb.Image(item)
-            for name, item in media.items()
-        }
-        if page is not None:
-            row["report"] = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
-        run.log(row)
+        run.log(_as_media(media, page))
         if track.log_adapter and best is not None and (best / "adapter").is_dir():
             _log_adapter(run, best, folder.name, ["best"], {})
         _finish(run, exit_code=0)
+
+    try:
+        within(2 * INIT_TIMEOUT_SECONDS + FINISH_TIMEOUT_SECONDS + 3 * CALL_SECONDS, publish)
+    except NoAnswer as error:
+        _warn("the sweep as a whole is not in W&B, which does not answer", error)
+        _leave_service()
     except Exception as error:
         _warn("the sweep as a whole is not in W&B", error)
-        if run is not None:
+        for run in opened:
             _finish_failed(run)
+
+
+def _as_media(media: dict[str, Any], page: Path | None) -> Row:
+    """Tables and pictures as W&B's own, and the report."""
+    import pandas as pd
+    import wandb
+
+    row: Row = {
+        name: wandb.Table(dataframe=_plain(item)) if isinstance(item, pd.DataFrame) else wandb.Image(item)
+        for name, item in media.items()
+    }
+    if page is not None:
+        row["report"] = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
+    return row
 
 
 def default_entity() -> str:
@@ -158,8 +196,8 @@ def agents_run() -> str | None:
 def _about(track: TrackConfig, name: str, sweep: str | None, job_type: str, config: Row) -> Row:
     """What W&B shows of a run: name, project, group, tags and config."""
     return {
-        "name": name, "project": track.project, "entity": track.entity, "group": track.group or sweep,
-        "job_type": job_type, "tags": track.tags, "config": config,
+        "name": name, "project": wandb_settings.project(track), "entity": track.entity,
+        "group": track.group or sweep, "job_type": job_type, "tags": wandb_settings.tags(track), "config": config,
     }  # fmt: skip
 
 
@@ -182,6 +220,31 @@ def _start(track: TrackConfig, folder: Path, run_id: str, about: Row) -> Any:
             wandb.teardown()  # its service holds on to the id of the run that failed to start
             wandb.setup(settings=quiet)
         return _init("offline", folder, run_id, about)
+
+
+def _find_room(out: Path) -> None:
+    """Where the user's home cannot be written W&B loses tables: then what it keeps there goes into `out`."""
+    from wandb import env
+
+    homes = {env.DATA_DIR: env.get_data_dir(), env.CACHE_DIR: env.get_cache_dir()}
+    for name, home in homes.items():
+        place = Path(home).absolute()
+        there = next(path for path in (place, *place.parents) if path.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            os.environ[name] = str(out.absolute() / "wandb" / name.lower())
+
+
+def _leave_service() -> None:
+    """End W&B's service, a child of this process that does not answer: the process would wait for it at its end."""
+    process.stopped = True
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has ended by itself
+            if child.name().startswith("wandb-core"):
+                child.kill()
+    import wandb
+
+    with suppress(Exception):  # it has nothing to tear down any more, and unregisters what would try at the end
+        within(CALL_SECONDS, wandb.teardown)
 
 
 def _init(mode: str, folder: Path, run_id: str, about: Row) -> Any:
@@ -250,7 +313,9 @@ def _finish(run: Any, exit_code: int) -> None:
 
 def _finish_failed(run: Any) -> None:
     try:
-        _finish(run, exit_code=1)
+        within(FINISH_TIMEOUT_SECONDS + CALL_SECONDS, _finish, run, 1)
+    except NoAnswer:
+        _leave_service()
     except Exception as second:
         log.debug("W&B could not be closed either: %s", second)
 

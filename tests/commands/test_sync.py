@@ -58,12 +58,12 @@ def test_runs_keep_their_sweep_and_a_run_begun_again_stands_once(out: Path, serv
     main([str(out)])
     group = {"group": "beta", "job_type": "run"}
     assert server.runs == {"ida": {"name": "nano a"} | group, "idb": {"name": "nano b"} | group}
-    assert {run: [row["step"] for row in rows] for run, rows in server.history.items()} == {
+    assert {run: [row["train/global_step"] for row in rows] for run, rows in server.history.items()} == {
         "ida": [1, 2, 3, 4],
         "idb": [1, 2, 3],
     }
     summary = server.summaries["ida"]
-    assert summary["eval/test/accuracy"] == {"last": pytest.approx(0.6), "max": 0.9} and summary["loss"] == 0.5
+    assert summary["eval/test/accuracy"] == {"last": pytest.approx(0.6), "max": 0.9} and summary["train/loss"] == 0.5
     assert "3 offline runs: 3 to upload" in capsys.readouterr().out
     main([str(out)])
     assert capsys.readouterr().out == "3 offline runs: 3 uploaded before\n"
@@ -123,7 +123,7 @@ def test_a_sweep_is_saved_as_a_view_of_its_runs_with_what_was_swept(out: Path, s
         one for one in drawn if one.get("yAxis") == "summary:accuracy/test"
     ).items()
     curve = next(one for one in drawn if one.get("metrics") == ["eval/test/accuracy"])
-    assert (curve["xAxis"], curve["groupBy"], curve["groupAgg"]) == ("step", "dpo.value.beta", "mean")
+    assert (curve["xAxis"], curve["groupBy"], curve["groupAgg"]) == ("train/global_step", "dpo.value.beta", "mean")
     assert f"{home}: saved as http" in capsys.readouterr().out
 
 

@@ -4,17 +4,30 @@ import json
 import logging
 import math
 import os
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from factdpo.config.schema import Config, TrackConfig, TrackMode
+from factdpo.config.schema import Config, ConfigError, EngineName, TrackConfig, TrackMode
 from factdpo.store.history import LocalTracker, read_history
+from factdpo.tracking.limits import NoAnswer, within
 from factdpo.tracking.tracker import Trackers, open_trackers
-from factdpo.tracking.wandb_settings import wandb_mode, wandb_sentence, without_secrets
+from factdpo.tracking.wandb_settings import (
+    check_names,
+    display_name,
+    job_type,
+    project,
+    tags,
+    wandb_mode,
+    wandb_sentence,
+    without_secrets,
+)
 from factdpo.tracking.wandb_tracker import WandbTracker
+from factdpo.tracking.wandb_views import scores
 from tests.helpers.wandb_records import records
 
 ITEMS = [
@@ -71,6 +84,8 @@ def config(**track) -> Config:
         ("online", {"WANDB_API_KEY": "x" * 40, "WANDB_MODE": "offline"}, ("offline", "WANDB_MODE=offline")),
         ("auto", {"WANDB_MODE": "disabled"}, ("disabled", "WANDB_MODE=disabled")),
         ("auto", {"WANDB_MODE": "dryrun"}, ("offline", "WANDB_MODE=dryrun")),
+        ("online", {"WANDB_API_KEY": "x" * 40, "WANDB_DISABLED": "true"}, ("disabled", "WANDB_DISABLED=true")),
+        ("offline", {"WANDB_DISABLED": "false"}, ("offline", "track.mode=offline")),
         ("auto", {"WANDB_MODE": "onlin"}, ("offline", "WANDB_MODE=onlin is not a mode of W&B")),
     ],
 )
@@ -102,6 +117,128 @@ def test_without_wandb_there_is_the_local_record_alone(nowhere, tmp_path, monkey
     assert [type(t) for t in open_trackers(config(wandb=False), "id", "name", tmp_path).trackers] == [LocalTracker]
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert [type(t) for t in open_trackers(config(), "id", "name", tmp_path).trackers] == [LocalTracker]
+
+
+def test_what_the_environment_says_counts_where_the_config_does_not(nowhere):
+    env = {"HOME": str(nowhere), "WANDB_PROJECT": "theirs", "WANDB_TAGS": "a, b", "WANDB_JOB_TYPE": "try"}
+    own = TrackConfig(project="ours", tags=["c"], job_type="probe")
+    assert (project(TrackConfig(), env), tags(TrackConfig(), env), job_type(TrackConfig(), env)) == (
+        "theirs", ["a", "b"], "try",
+    )  # fmt: skip
+    assert (project(own, env), tags(own, env), job_type(own, env)) == ("ours", ["c"], "probe")
+    (nowhere / "wandb").mkdir()
+    (nowhere / "wandb" / "settings").write_text("[default]\nproject = of-the-folder\n")  # what `wandb init` writes
+    assert project(TrackConfig(), {"HOME": str(nowhere)}) == "of-the-folder"
+    named = {"WANDB_NAME": "n" * 200}
+    assert display_name(config(), "nano", {}) == "nano"
+    assert display_name(config(), "nano", named) == "n" * 127 + "…"
+    in_a_sweep, labelled = config(), config()
+    in_a_sweep.sweep, labelled.label = "s", "mine"
+    assert {display_name(cfg, "nano", named) for cfg in (in_a_sweep, labelled)} == {"nano"}
+
+
+@pytest.mark.parametrize(
+    ("track", "env", "refused"),
+    [
+        ({"project": "a/b#c"}, {}, "track.project=a/b#c: has # /; W&B's projects have a name without"),
+        ({"project": " "}, {}, "track.project= : is empty"),
+        ({}, {"WANDB_PROJECT": "a:b"}, "WANDB_PROJECT=a:b: has :"),
+        ({"project": "p" * 129}, {}, "129 characters; W&B takes at most 128"),
+        ({"group": "g" * 129}, {}, "track.group=g"),
+        ({"tags": ["ok", "t" * 65]}, {}, "track.tags: the tag 'ttt"),
+        ({"tags": [""]}, {}, "track.tags: the tag '' has 0 characters; W&B takes 1 to 64"),
+        ({}, {"WANDB_TAGS": "t" * 65}, "WANDB_TAGS: the tag"),
+    ],
+)
+def test_what_wandb_would_refuse_is_refused_before_the_run(nowhere, track, env, refused):
+    with pytest.raises(ConfigError, match=re.escape(refused)):
+        check_names(config(**track), env | {"HOME": str(nowhere)})
+    check_names(config(wandb=False, **track), env)
+    check_names(config(project="p" * 128, tags=["t" * 64]), {"HOME": str(nowhere)})
+
+
+def test_the_config_in_wandb_decides_numbers_and_says_which_engine_trained(nowhere, tmp_path):
+    cfg = config()
+    cfg.engine.name = EngineName.batched
+    tracker = WandbTracker(cfg, "ide", "nano e", tmp_path)
+    tracker.finish(RESULT | {"engine": "trl (auto: why)", "versions": {"trl": "1"}}, [], [], tmp_path)
+    told: dict = {}
+    for found in records(tmp_path):
+        told |= found["config"]["update"] if found["type"] == "config" else {}
+        told |= found["run"]["config"]["update"] if found["type"] == "run" else {}
+    assert told["engine"]["name"] == "trl" and told["trained_by"] == "trl (auto: why)"
+    assert told["versions"] == {"trl": "1"} and told["model"]["name"] == "nano" and told["dpo"]["beta"] == 0.2
+    assert not {"label", "out", "dry_run", "retries", "track", "sweep", "fail_fast"} & told.keys()
+
+
+# -------------------------------------------------------------------------------------------- what it does not answer
+
+
+def test_a_call_that_never_ends_is_left_and_one_that_fails_raises():
+    assert within(5.0, lambda word: word * 2, "a") == "aa"
+    with pytest.raises(KeyError):
+        within(5.0, {}.pop, "a")
+    waits = threading.Event()
+    with pytest.raises(NoAnswer, match="no answer within 0 s"):
+        within(0.05, waits.wait)
+    waits.set()
+
+
+@pytest.mark.slow
+def test_wandb_that_hangs_costs_its_limit_once_and_one_warning_per_run(nowhere, tmp_path):
+    script = """if True:
+        import logging, sys
+        from pathlib import Path
+        import psutil
+        from factdpo.config.schema import Config
+        from factdpo.tracking import wandb_tracker
+        from factdpo.tracking.tracker import open_trackers
+        logging.basicConfig(format="%(message)s", level=logging.WARNING)
+        wandb_tracker.CALL_SECONDS = 1.0
+        def opened(name):
+            folder = Path(sys.argv[1], name)
+            folder.mkdir()
+            return folder, open_trackers(Config(), "id" + name, name, folder)
+        runs = [opened(name) for name in "ab"]
+        (service,) = [child for child in psutil.Process().children() if child.name().startswith("wandb-core")]
+        service.suspend()
+        for folder, trackers in runs:
+            for step in range(2000):  # until what lies between the processes is full
+                trackers.log({"step": step, "loss": 0.5})
+            trackers.finish({"state": "FINISHED"}, [], [], folder)
+        gone = not service.is_running() or service.status() == psutil.STATUS_ZOMBIE
+        print([len(opened("c")[1].trackers), gone])
+    """
+    env = {**os.environ, "WANDB_MODE": "offline"}
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "[1, True]\n"), done.stderr
+    first, second = done.stderr.splitlines()
+    assert first.startswith("W&B does not answer and is off from here on (NoAnswer: no answer within 1 s)")
+    assert second.startswith("W&B failed and is off for the rest of this run")
+    assert [len(read_history(tmp_path / name / "history.jsonl")) for name in "ab"] == [2000, 2000]
+
+
+@pytest.mark.slow
+def test_without_a_home_that_can_be_written_wandb_is_whole(nowhere, tmp_path):
+    script = """if True:
+        import sys
+        from pathlib import Path
+        from factdpo.config.schema import Config
+        from factdpo.tracking.tracker import open_trackers
+        opened = open_trackers(Config(out=sys.argv[1]), "idh", "h", Path(sys.argv[1]))
+        opened.finish({"state": "FINISHED"}, [{"a": 1}], [], Path(sys.argv[1]))
+    """
+    (tmp_path / "no folder").touch()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+    env |= {"WANDB_MODE": "offline", "HOME": str(tmp_path / "no folder")}
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    (run,) = tmp_path.glob("wandb/offline-run-*")
+    found = records(tmp_path)
+    assert [r["exit"].get("exit_code", 0) for r in found if r["type"] == "exit"] == [0]
+    assert [r for r in found if r["type"] == "artifact"] and (run / "files").is_dir()
 
 
 def test_secrets_stay_out_of_the_config():
@@ -136,13 +273,15 @@ def test_two_runs_in_one_process_are_two_whole_wandb_runs(nowhere, tmp_path, mon
         assert (run["project"], run["run_group"], run["job_type"], run["tags"]) == ("factdpo", "g", "run", ["nano"])
         assert "canary" not in json.dumps(found) and os.uname().nodename not in json.dumps(run["host"])
         rows = [r["history"]["item"] for r in found if r["type"] == "history"]
-        assert [r["step"] for r in rows if "loss" in r] == [r["step"] for r in read_history(folder / "history.jsonl")]
-        assert next(r for r in rows if "loss" not in r)["items.nrows"] == 1
-        assert {"glob_name": "*", "step_metric": "step"}.items() <= next(
+        steps = [r["step"] for r in read_history(folder / "history.jsonl")]
+        assert [r["train/global_step"] for r in rows if "train/loss" in r] == steps
+        assert next(r for r in rows if "train/loss" not in r)["items.nrows"] == 1
+        assert {"glob_name": "*", "step_metric": "train/global_step"}.items() <= next(
             r["metric"] for r in found if r["type"] == "metric" and "glob_name" in r["metric"]
         ).items()
         final = {k: v for r in found if r["type"] == "summary" for k, v in r["summary"]["update"].items()}
         assert (final["accuracy/train"], final["base/accuracy/train"], final["generations.nrows"]) == (1.0, 0.5, 1)
+        assert "balanced_accuracy/train" not in final and final["scores.nrows"] == len(scores(RESULT)) == 7
         assert [r["exit"].get("exit_code", 0) for r in found if r["type"] == "exit"] == [exit_code]
 
 
@@ -191,7 +330,7 @@ def test_an_unreachable_server_costs_one_warning_and_the_run_is_kept_offline(now
     (line,) = done.stderr.splitlines()  # for both runs together
     assert line.startswith("factdpo WARNING W&B offline: the server did not take the run")
     for name in "ab":
-        assert [r["history"]["item"]["loss"] for r in records(tmp_path / name) if r["type"] == "history"] == [0.5]
+        assert [r["history"]["item"]["train/loss"] for r in records(tmp_path / name) if r["type"] == "history"] == [0.5]
 
 
 def test_under_an_agent_the_run_is_the_agents_run_in_its_sweep_and_a_second_one_is_kept_out(nowhere, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from factdpo.store.history import read_history
+from factdpo.tracking.wandb_views import STEP, row_of
 from tests.helpers.wandb_records import offline_runs
 
 TINY = ["split.train=20", "split.test=8", "dpo.epochs=1", "eval.generations=1"]
@@ -78,15 +79,22 @@ def test_every_run_is_one_run_in_wandb_with_all_its_rows(out: Path, place: str, 
         run, local = about(records), read_history(folder / "history.jsonl")
         assert (run["run_id"], run["display_name"], run["job_type"]) == (result["id"], result["name"], "run")
         assert run.get("run_group") == (None if place == "runs" else Path(place).name)
-        logged = [{key: row.get(key) for key in local[0] if key in row} for row in rows(records)]
-        assert [row["step"] for row in logged[:-1]] == [row["step"] for row in local]  # the last has tables and figures
-        assert logged[0] == pytest.approx(local[0])
+        first = row_of(local[0])
+        assert {"train/loss", "train/global_step", "train/rewards/margins", "train/learning_rate"} <= first.keys()
+        logged = [{key: row.get(key) for key in first if key in row} for row in rows(records)]
+        assert [row[STEP] for row in logged[:-1]] == [row["step"] for row in local]  # the last has tables and figures
+        assert logged[0] == pytest.approx(first)
         scores = told(records)
         assert scores["accuracy/test"] == result["trained"]["test"]["accuracy"]
         metrics = [record["metric"] for record in records if record["type"] == "metric"]
         peaks = {one["name"] for one in metrics if one.get("summary") == {"last": True, "max": True}}
-        assert {"rewards/accuracies", "eval/train/accuracy", "eval/test/balanced_accuracy", "grad_norm"} <= peaks
-        assert {one.get("step_metric") for one in metrics} == {None, "step"} and not {"loss", "step"} & peaks
+        splits = [f"eval/{split}/accuracy" for split in result["trained"]]
+        assert peaks == {"train/rewards/accuracies", *splits}
+        assert {one.get("step_metric") for one in metrics} == {None, STEP}
+        numbers = [
+            key for key in scores if key[0] != "_" and "." not in key
+        ]  # with a dot: parts of tables and pictures
+        assert "balanced_accuracy/test" not in scores and len(numbers) < 40 and scores["scores.nrows"] > 80
 
 
 def test_runs_are_named_by_what_differs(out: Path) -> None:
