@@ -119,7 +119,8 @@ class WandbTracker:
                 columns: list[Any] = list(rows[0])
                 cells: list[Any] = [[row.get(column) for column in columns] for row in rows[:TABLE_ROWS]]
                 media[name] = wandb.Table(columns=columns, data=cells)
-        if numbers := scores(result):
+        numbers: list[Any] = scores(result)
+        if numbers:
             media["scores"] = wandb.Table(columns=[*SCORES], data=numbers)
         if media:
             self._run.log({STEP: self._step, **media})

@@ -288,7 +288,9 @@ def test_two_runs_in_one_process_are_two_whole_wandb_runs(nowhere, tmp_path, mon
 def test_a_failure_inside_wandb_costs_one_warning_and_not_the_record(nowhere, tmp_path, caplog):
     trackers = open_trackers(config(), "idc", "nano c", tmp_path)
     with caplog.at_level(logging.WARNING, "factdpo"):
-        trackers.trackers[1]._run.finish()  # as if its process had gone
+        view = trackers.trackers[1]
+        assert isinstance(view, WandbTracker)
+        view._run.finish()  # as if its process had gone
         trackers.log({"step": 1})
         trackers.log({"step": 2})
         trackers.finish(RESULT, ITEMS, GENERATIONS, tmp_path)
