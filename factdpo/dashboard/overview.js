@@ -14,7 +14,7 @@ function updateSweep(entry, sweep) {
   const parts = [`${many(sweep.total, 'run')}: ${counted(sweep.counts) || 'none yet'}`];
   if (sweep.counts.running && sweep.steps) parts.push(`${percent(sweep.steps)} of all steps`);
   if (sweep.left_seconds !== null) parts.push(`about ${duration(sweep.left_seconds)} left`);
-  if (sweep.best) parts.push(`best ${number(sweep.best.mean, 2)} on ${sweep.best.metric}${sweep.best.final ? '' : ', so far'}`);
+  if (sweep.best) parts.push(`best ${number(sweep.best.mean, 2)} on ${sweep.best.metric}${sweep.counts.running || sweep.counts['to do'] ? ', so far' : ''}`);
   parts.push(`changed ${ago(sweep.changed)}`);
   follow(facts, parts.map((text, at) => ({text, at})), part => part.at, () => element('span'), (span, part) => write(span, part.text));
   write(problem, sweep.problem);

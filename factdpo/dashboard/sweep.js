@@ -16,6 +16,11 @@ function show(answer) {
   $('problem').hidden = !answer.problem;
   if (!$('bar').firstElementChild) $('bar').append(stateBar());
   updateStateBar($('bar').firstElementChild, answer);
+  const over = Boolean(answer.counts.FINISHED) && !answer.counts.running && !answer.counts['to do'];
+  $('content').classList.toggle('over', over);  // its results stand first
+  document.querySelector('nav a[href="#curves"]').hidden = over;
+  write($('results-h'), over ? 'Results' : 'Results so far');
+  best(answer, over);
   figures(answer);
   table();
   failures(answer);
@@ -24,15 +29,19 @@ function show(answer) {
   results(answer);
 }
 
+/** What the sweep asks, answered as far as its runs are; the report below says how sure that is. */
+function best(answer, over) {
+  $('answer').hidden = !answer.best || !answer.is_sweep;
+  if (!answer.best) return;
+  const {metric, runs, label, mean} = answer.best;
+  write($('answer'), `${over ? 'Best' : 'Best so far'} on ${metric}: ${label}, ${number(mean, 2)}${runs > 1 ? ` (mean of ${runs} runs)` : ''}.`);
+}
+
 function figures(answer) {
   const list = [['runs finished', `${answer.counts.FINISHED ?? 0} of ${answer.total}`]];
   for (const state of STATES) if (state !== 'FINISHED' && answer.counts[state]) list.push([state.toLowerCase(), answer.counts[state], DONE_BADLY.has(state)]);
   if (answer.counts.running && answer.steps) list.push([`of ${answer.steps[1]} optimizer steps`, percent(answer.steps)]);
   if (answer.left_seconds !== null) list.push(['left', `~${duration(answer.left_seconds)}`]);
-  if (answer.best) {
-    const {metric, final, runs, label, mean} = answer.best;
-    list.push([`best on ${metric}${final ? '' : ', so far'}${runs > 1 ? `, mean of ${runs} runs` : ''}: ${label}`, number(mean, 2)]);
-  }
   const make = () => element('div', {}, element('dt'), element('dd'));
   follow($('figures'), list, ([title]) => title, make, (node, [title, value, bad]) => {
     mark(node, 'class', bad ? 'bad' : '');

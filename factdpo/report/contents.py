@@ -31,6 +31,7 @@ PER_SPLIT = (
     "rejected_logp_nats", "p_other", "wrong_to_right", "right_to_wrong", "n",
 )  # fmt: skip
 ACROSS = ("across/symmetry_train", "across/symmetry_test", "across/retention_nats_per_token")
+STUDY = "study.journal"  # a search's, by its trials
 ITEMS, GENERATIONS = "items.parquet", "generations.json"
 NOT_SHOWN = {"label", "out", "sweep"}  # keys that only name a run or place it
 
@@ -77,6 +78,8 @@ class Contents:
     versions: list[tuple[int, dict[str, Any]]]
     warnings: list[tuple[int, str]]  # number of runs that have it, and its text
     left_out: list[str]  # sentences about files and runs that are not shown
+    drawn: list[int] = field(default_factory=list)  # indices of the settings of a search, in the order of its trials
+    importance: dict[str, float] = field(default_factory=dict)  # of a search: key -> its share, as its sweep.json says
 
 
 def gather(folder: Path, conf_folders: list[Path]) -> Contents:
@@ -90,6 +93,7 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
     rows = results.table.to_dict("records")
     runs = [_run(row, index.get(row["id"]), results.keys, metrics) for row in rows]
     records = _records(results, runs)
+    _tell_apart(runs)
     for run in runs:
         if run.id in records:
             run.command = _command(records[run.id], conf_folders)
@@ -101,7 +105,7 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
         question=sweep.get("question"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         answer=answer(results, _trained(compared), splits, asked), results=results,
-        splits=splits, accuracies=results.default_metrics, settings=compared, axes=axes(compared),
+        splits=splits, accuracies=results.default_metrics, settings=compared, axes=axes(compared, _by_ratio(sweep)),
         metrics=metrics, runs=runs,
         states=dict(Counter(run.state for run in runs).most_common()),
         never_begun=_never_begun(sweep, runs),
@@ -112,6 +116,7 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
         commands=sweep.get("commands") or [],
         hardware=_counted(records, "hardware"), versions=_counted(records, "versions"),
         warnings=_warnings(results), left_out=left_out,
+        drawn=_trials(folder, sweep, index), importance=sweep.get("importance") or {},
     )  # fmt: skip
 
 
@@ -124,9 +129,22 @@ def _metrics(results: Results, splits: list[str], asked: list[str]) -> list[str]
     """The metrics that the page shows, of those that any run has."""
     wanted = [f"{metric}/{split}" for split in splits for metric in PER_SPLIT]
     wanted += [f"{prefix}{name}" for name in results.default_metrics for prefix in ("", "base/")]
+    wanted += [f"base/{metric}/{split}" for split in splits for metric in curves.METRICS]  # where curves begin
     wanted += [metric for metric in results.metrics if metric.startswith("baseline/")]
     wanted += [name for metric in [*ACROSS, *asked] for name in (metric, f"base/{metric}")]
     return [metric for metric in dict.fromkeys(wanted) if metric in results.metrics]
+
+
+def _trials(folder: Path, sweep: dict[str, Any], settings: dict[str, int]) -> list[int]:
+    """The settings of a search (id of a run -> setting) in the order in which they were tried; [] for a grid."""
+    if not (folder / STUDY).is_file():
+        return []
+    return list(dict.fromkeys(settings[id] for id in sweep.get("runs") or {} if id in settings))
+
+
+def _by_ratio(sweep: dict[str, Any]) -> set[str]:
+    """The keys that a search drew on a logarithmic scale: their values in sweep.json end in `, log`."""
+    return {key for key, values in (sweep.get("axes") or {}).items() if any(str(v).endswith(", log") for v in values)}
 
 
 def _never_begun(sweep: dict[str, Any], runs: list[Run]) -> list[str]:
@@ -172,6 +190,17 @@ def _run(row: dict[str, Any], setting: int | None, keys: list[str], metrics: lis
         metrics={metric: short(row.get(metric)) if finished else None for metric in [*metrics, "timing/total_seconds"]},
         command="",
     )  # fmt: skip
+
+
+def _tell_apart(runs: list[Run]) -> None:
+    """Give runs that are called alike the values of what differs between them."""
+    counts = Counter(run.label for run in runs)
+    for name in [name for name, count in counts.items() if count > 1]:
+        alike = [run for run in runs if run.label == name]
+        differing = [key for key in alike[0].values if len({shown(run.values[key]) for run in alike}) > 1]
+        for run in alike:
+            values = [f"{key.removesuffix('.name').rpartition('.')[2]}={shown(run.values[key])}" for key in differing]
+            run.label = " ".join([name, *values])
 
 
 def _records(results: Results, runs: list[Run]) -> dict[str, dict[str, Any]]:

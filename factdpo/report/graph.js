@@ -101,13 +101,13 @@
   for (const select of selects) {
     for (const [run, at] of has) select.add(new Option(run.label, at));
     select.value = String(D.chosen[0] ?? has[0]?.[1] ?? '');
-    select.onchange = () => { selects.forEach(other => { other.value = select.value; }); drawGraph(); drawSaid(); };
+    select.onchange = () => { selects.forEach(other => { other.value = select.value; }); changed('graph'); };
   }
-  if (selects.length) {
+  if ($('graph-run')) {
     onChange(['split', 'graph'], drawGraph);
-    onChange(['graph'], drawSaid);
     $('graph-model').onchange = $('graph-wrong').onchange = drawGraph;
   }
+  if ($('generations-run')) onChange(['graph'], drawSaid);
 }
 
 // ---------------------------------------------------------------------------------------------- everything, once; paper

@@ -15,8 +15,8 @@ const escaped = text => String(text).replace(/&/g, '&amp;').replace(/</g, '&lt;'
 const short = (text, most = 40) => text.length > most ? text.slice(0, most - 1) + '…' : text;
 
 const state = {
-  split: (D.splits.find(([name]) => name === D.first[1]) ?? D.splits.find(([name]) => name === 'test') ?? D.splits[0] ?? [''])[0],
-  metric: D.first[0] in D.charted ? D.first[0] : 'accuracy',
+  split: (D.splits.find(([name]) => D.asked.endsWith(`/${name}`)) ?? D.splits.find(([name]) => name === 'test') ?? D.splits[0] ?? [''])[0],
+  metric: [...Object.keys(D.across), ...Object.keys(D.charted)].find(name => D.asked === name || D.asked.startsWith(`${name}/`)) ?? 'accuracy',
   slots: new Map(D.chosen.map((run, slot) => [run, slot])),  // selected run -> its colour, kept while it is selected
 };
 const title = split => (D.splits.find(([name]) => name === split) ?? [split, split])[1];

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from factdpo.report.beliefs import NAMED
 from factdpo.report.contents import Contents, Run
 from factdpo.report.ranking import number
 from factdpo.report.settings import Score, Setting
+from factdpo.results.best import RETENTION
 from factdpo.results.curves import short
 from factdpo.results.intervals import plain
 from factdpo.results.means import SHARES
@@ -37,11 +39,27 @@ CHARTED = {
     "rejected_logp_nats": "log p(fiction), nats",
     "p_other": "probability of neither answer",
 }
+ACROSS = {  # that a chart can show, and no split has
+    RETENTION: "retention, nats per token",
+    "across/symmetry_test": "order consistency, held-out facts",
+    "across/symmetry_train": "order consistency, training facts",
+}
 BASELINES = {
     "chance": "chance", "majority": "majority", "shorter": "shorter answer", "answer_counts": "answer counts",
     "first_name": "first name", "second_name": "second name", "additive": "additive", "bag_of_names": "bag of names",
     "implied": "logical closure",
 }  # fmt: skip
+TOLD = {  # what each rule does
+    "chance": "Chance is a guess.",
+    "majority": "Majority predicts the answer that is true more often in training.",
+    "shorter": "Shorter answer is the one with fewer tokens.",
+    "answer_counts": "Answer counts is the one that was chosen more often than rejected.",
+    "first_name": "First name predicts from that name alone,",
+    "second_name": "second name from that;",
+    "additive": "additive sums one weight for each,",
+    "bag_of_names": "bag of names one weight per name wherever it stands.",
+    "implied": "The logical closure is no shallow baseline: it is what the training facts prove.",
+}
 
 
 @dataclass(frozen=True)
@@ -67,12 +85,14 @@ def render(contents: Contents) -> str:
         "unbroken": _unbroken, "breakable": _breakable,
     }  # fmt: skip
     environment.globals |= {
-        "scale_at": _scale, "isnan": math.isnan, "BASELINES": BASELINES, "TRACK": TRACK, "NAMED": NAMED,
+        "scale_at": partial(_scale, _span(contents)), "isnan": math.isnan, "BASELINES": BASELINES, "TRACK": TRACK, "NAMED": NAMED, "TOLD": TOLD,
     }  # fmt: skip
     tabled, left_out = _tabled(contents)
     return environment.get_template("page.html.j2").render(
         c=contents, settings=tabled, settings_left_out=left_out, columns=_columns(contents), cells=_cells,
         best=contents.answer.best, style=Markup(_read("style.css")), plotly=Markup(get_plotlyjs()),
+        rules=[rule for rule in BASELINES if any(m.startswith(f"baseline/{rule}/") for m in contents.metrics)],
+        span=_span(contents), has=_has(contents),
         scripts=Markup("\n".join(map(_read, SCRIPTS))), data=Markup(embedded(_data(contents))),
     )  # fmt: skip
 
@@ -89,8 +109,13 @@ def _data(contents: Contents) -> dict[str, Any]:
         "title": contents.title,
         "splits": [[split, _split(split)] for split in contents.splits],
         "charted": CHARTED,
-        "first": contents.answer.metric.rpartition("/")[::2],  # metric and split that charts show at first
+        "across": {metric: title for metric, title in ACROSS.items() if metric in contents.metrics},
+        "asked": contents.answer.metric,  # that charts show at first
+        "lower": contents.answer.lower_is_better,
+        "retention": RETENTION,
         "baselines": BASELINES,
+        "trials": contents.drawn,
+        "importance": contents.importance,
         "shares": sorted(SHARES),
         "axes": [asdict(axis) | {"short": _short_key(axis.key)} for axis in contents.axes],
         "settings": [
@@ -179,10 +204,39 @@ def _cells(run: Run, columns: Iterable[Column]) -> list[tuple[Column, str, str]]
     return cells
 
 
-def _scale(score: Score) -> dict[str, float]:
-    """The positions of a score and its interval on a scale from 0 to 1, in pixels."""
+def _span(contents: Contents) -> tuple[float, float]:
+    """The ends of the small scales: all accuracies, their intervals and the base's, in tenths."""
+    scores = [setting.scores[m] for setting in contents.settings for m in contents.accuracies if m in setting.scores]
+    bases = [setting.scores.get(f"base/{m}") for setting in contents.settings for m in contents.accuracies]
+    ends = [end for score in scores for end in (score.mean, score.low, score.high)]
+    ends = [end for end in [*ends, *(base.mean for base in bases if base)] if not math.isnan(end)]
+    if not ends:
+        return 0.0, 1.0
+    return max(0.0, math.floor(min(ends) * 10) / 10), min(1.0, math.ceil(max(ends) * 10) / 10 or 0.1)
+
+
+def _has(contents: Contents) -> dict[str, bool]:
+    """Which parts the data has something for; the others are left out of the page."""
+    details = [run.detail for run in contents.runs if run.detail]
+    drawn = [detail["curves"] for detail in details if detail.get("curves")]
+    measured = {name for run in contents.runs for name, value in run.metrics.items() if value is not None}
+    return {
+        "retention": RETENTION in measured,
+        "rewards": {"reward_accuracy/train", "accuracy/train"} <= measured,
+        "flips": any(name.startswith(("wrong_to_right/", "right_to_wrong/")) for name in measured),
+        "curves": bool(drawn),
+        "scored": any(curve["steps"] for curve in drawn),
+        "graph": bool(contents.graph["names"]),
+        "generations": any(detail.get("generations") for detail in details),
+    }
+
+
+def _scale(span: tuple[float, float], score: Score) -> dict[str, float]:
+    """The positions of a score and its interval on a scale between two ends, in pixels."""
+    low, high = span
     at = {"mean": score.mean, "low": score.low, "high": score.high}
-    return {k: math.nan if math.isnan(v) else round(3 + (TRACK - 6) * min(max(v, 0), 1), 1) for k, v in at.items()}
+    part = {name: min(max((value - low) / (high - low), 0), 1) for name, value in at.items()}
+    return {name: math.nan if math.isnan(at[name]) else round(3 + (TRACK - 6) * part[name], 1) for name in at}
 
 
 def _numbers(score: Score | None) -> list[float | int | None] | None:

@@ -1,7 +1,7 @@
 """The settings that a sweep compares, each with its scores over seeds, and the axes that they vary along."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -77,14 +77,14 @@ def _score(row: dict[str, Any]) -> Score:
     return Score(int(row["n"]), mean, low, high, row["over"])
 
 
-def axes(settings: list[Setting]) -> list[Axis]:
-    """The swept keys with their values, numbers in ascending order."""
+def axes(settings: list[Setting], by_ratio: Collection[str] = ()) -> list[Axis]:
+    """The swept keys with their values, numbers in ascending order; those of `by_ratio` were drawn by their ratio."""
     swept = []
     for key in settings[0].values if settings else ():
         values = list(dict.fromkeys(setting.values[key] for setting in settings))
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         numbers = sorted(values) if numeric else []
-        swept.append(Axis(key, numbers or [shown(value) for value in values], numeric, _by_ratio(numbers)))
+        swept.append(Axis(key, numbers or [shown(value) for value in values], numeric, bool(numbers) and (key in by_ratio or _by_ratio(numbers))))
     return swept
 
 

@@ -4,12 +4,14 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from factdpo.config.engine_choice import choose_engine, with_trl
 from factdpo.config.folders import folder_name
+from factdpo.config.overrides import flat, typed
 from factdpo.config.schema import (
     KEYS,
     Config,
@@ -23,6 +25,7 @@ from factdpo.config.schema import (
     Template,
     to_dict,
 )
+from factdpo.config.validate import validate
 from factdpo.data import hub
 from factdpo.data.chat import in_template
 from factdpo.data.encoder import Encoder
@@ -288,7 +291,29 @@ def run_name(cfg: Config) -> str:
     own = [] if is_built_in(cfg.data) else [data_name(cfg.data)]
     method = [] if cfg.method.name is MethodName.dpo else [cfg.method.name.name]
     beta = [] if cfg.method.name is MethodName.sft else [f"b={cfg.dpo.beta:g}"]
-    return " ".join([cfg.model.name, *method, *beta, lora, f"s={cfg.dpo.seed}", *own, *more])
+    alone = _not_default(cfg) if cfg.label is None and cfg.sweep is None else []
+    return " ".join([cfg.model.name, *method, *beta, lora, f"s={cfg.dpo.seed}", *own, *more, *alone])
+
+
+IN_THE_NAME = {"dpo.beta", "lora.rank", "lora.method", "dpo.seed", "split.seed", "seed", "method.name"}
+
+
+def _not_default(cfg: Config) -> list[str]:
+    """`train=150 epochs=4`: what a run alone has other than the default, beyond what its name says already."""
+    default, own = _default(), flat(to_dict(cfg))
+    decisive = [key for key in own if key in KEYS and KEYS[key].in_id and key not in IN_THE_NAME]
+    keys = [key for key in decisive if not key.startswith(("data.", "model.", "engine."))]
+    differing = [key for key in keys if _typed(own[key]) != _typed(default[key])]
+    return [f"{key.rpartition('.')[2]}={_typed(own[key])}" for key in differing]
+
+
+def _typed(value: Any) -> str:
+    return value if isinstance(value, str) else typed(value)
+
+
+@lru_cache(maxsize=1)
+def _default() -> dict[str, Any]:
+    return flat(to_dict(validate(Config())))
 
 
 def slug(cfg: Config) -> str:

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 from factdpo import console
 from factdpo.results.best import EQUAL, FLATTERED, is_test
 from factdpo.results.winners import repeat
+from factdpo.store import cache, sweep_file
 from factdpo.sweep.search import STARTUP, Search
 from factdpo.sweep.search_space import words
 
@@ -53,9 +54,23 @@ def print_best(search: Search, conf_folders: list[Path]) -> None:
         console.say(f"  {again}")
     if len(ranked) > 1 and is_test(search.measured):
         console.say(f"  by {search.measured}: {FLATTERED}")
-    if len(ranked) >= 2 * STARTUP and len(search.space) > 1 and best.value != ranked[-1].value:
-        shares = optuna.importance.get_param_importances(search.study).items()
-        console.say(f"what mattered (PED-ANOVA): {', '.join(f'{key} {share:.2f}' for key, share in shares)}")
+    if shares := importance(search):
+        console.say(f"what mattered (PED-ANOVA): {', '.join(f'{key} {share:.2f}' for key, share in shares.items())}")
+
+
+def importance(search: Search) -> dict[str, float]:
+    """Key -> its share of what makes a trial a good one (Optuna's PED-ANOVA); {} while there are too few trials."""
+    ranked = search.ranked()
+    if len(ranked) < 2 * STARTUP or len(search.space) < 2 or ranked[0].value == ranked[-1].value:
+        return {}
+    return dict(optuna.importance.get_param_importances(search.study))
+
+
+def keep_importance(search: Search) -> None:
+    """Write the importance of each key into sweep.json, for the report; nothing where there is none."""
+    if (shares := importance(search)) and (record := sweep_file.read(search.folder)):
+        text = json.dumps(record | {"importance": shares}, indent=1, ensure_ascii=False)
+        cache.write_atomic(search.folder / sweep_file.FILE, text)
 
 
 def _command(search: Search, trial: FrozenTrial, conf_folders: list[Path]) -> str | None:

@@ -67,6 +67,7 @@ def run(
                 raise
         finally:
             search_report.print_best(search, sweep.conf_folders)
+            search_report.keep_importance(search)
 
 
 def _metrics(words: list[str], objective: Objective) -> list[Metric]:
