@@ -85,7 +85,8 @@ def render(contents: Contents) -> str:
         "unbroken": _unbroken, "breakable": _breakable,
     }  # fmt: skip
     environment.globals |= {
-        "scale_at": partial(_scale, _span(contents)), "isnan": math.isnan, "BASELINES": BASELINES, "TRACK": TRACK, "NAMED": NAMED, "TOLD": TOLD,
+        "scale_at": partial(_scale, _span(contents)), "isnan": math.isnan, "BASELINES": BASELINES, "TRACK": TRACK,
+        "NAMED": NAMED, "TOLD": TOLD,
     }  # fmt: skip
     tabled, left_out = _tabled(contents)
     return environment.get_template("page.html.j2").render(

@@ -84,7 +84,8 @@ def axes(settings: list[Setting], by_ratio: Collection[str] = ()) -> list[Axis]:
         values = list(dict.fromkeys(setting.values[key] for setting in settings))
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         numbers = sorted(values) if numeric else []
-        swept.append(Axis(key, numbers or [shown(value) for value in values], numeric, bool(numbers) and (key in by_ratio or _by_ratio(numbers))))
+        log = bool(numbers) and (key in by_ratio or _by_ratio(numbers))
+        swept.append(Axis(key, numbers or [shown(value) for value in values], numeric, log))
     return swept
 
 

@@ -137,7 +137,7 @@ def test_the_validation_facts_choose_and_test_is_told_of_what_they_chose(tmp_pat
         "dpo.beta=0.1, chosen on the validation facts, ranks 0.25 [0.22, 0.29] of the held-out facts right."
         in found.answer.more
     )
-    assert data_of(rendered(tmp_path))["first"] == ["accuracy", "validation"]
+    assert data_of(rendered(tmp_path))["asked"] == "accuracy/validation"
 
 
 def test_a_lead_on_the_test_facts_that_chose_it_is_called_flattering(tmp_path: Path):
@@ -399,3 +399,75 @@ def test_figures_are_drawn_on_demand_for_the_runs_that_have_none(tmp_path: Path,
     (folders[1] / "figures" / "truth.png").unlink()
     report.main([str(tmp_path / "s"), "--figures"])  # it has some: they are not looked into
     assert "figures of 0 runs drawn" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------- what there is, and what there is not
+
+
+def sections(html: str) -> list[str]:
+    return re.findall(r'<section id="(\w+)"', html)
+
+
+def test_what_the_data_does_not_have_has_no_section(tmp_path: Path):
+    folder = leave(store(tmp_path, "a"))
+    assert sections(rendered(tmp_path)) == [
+        "axes",
+        "accuracy",
+        "runs",
+        "curves",
+        "facts",
+        "graph",
+        "generations",
+        "again",
+    ]
+    items = pd.read_parquet(folder / "items.parquet").assign(subject=None, object=None)
+    items.to_parquet(folder / "items.parquet")
+    (folder / "generations.json").write_text("[]")
+    (folder / "history.jsonl").write_text('{"step": 1, "loss": 0.5}\n')  # eval.every=never
+    html = rendered(tmp_path)
+    assert sections(html) == ["axes", "accuracy", "runs", "curves", "facts", "again"]
+    assert not {'id="c-accuracy"', 'id="f-flips"', 'id="f-reward"'} & set(re.findall(r'id="[\w-]+"', html))
+    assert re.findall(r'<th scope="col" class="number">(\w+)</th>', html)[-1] == "additive"  # no rule without a number
+    (folder / "history.jsonl").unlink()
+    assert "curves" not in sections(rendered(tmp_path))
+
+
+def test_the_question_is_answered_before_all_else(tmp_path: Path):
+    html = rendered(sweep_of(tmp_path, b1=[0.1, 0.2], b5=[0.3, 0.4]))
+    assert html.index('id="answer"') < html.index('id="axes"') < html.index('id="accuracy"')
+
+
+def test_curves_begin_at_the_base_model(tmp_path: Path):
+    found = data_of(rendered(sweep_of(tmp_path, b1=[0.1])))
+    assert found["metrics"]["base/accuracy/test"] == [0.25] and found["runs"][0]["curves"]["steps"] == [300]
+
+
+def test_a_search_has_its_trials_in_their_order_what_mattered_and_the_scale_they_were_drawn_on(tmp_path: Path):
+    sweep_of(tmp_path, b1=[0.1, 0.2], b7=[0.1], b5=[0.3], b6=[0.3])
+    sweep = {
+        "name": "s",
+        "runs": {id: {"label": id} for id in ("b5s0", "b1s0", "b1s1", "never", "b7s0")},
+        "commands": [],
+    }
+    sweep |= {"axes": {"dpo.beta": ["0.01 to 3, log"]}, "importance": {"dpo.beta": 0.75, "lora.rank": 0.25}}
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep))
+    assert data_of(rendered(tmp_path))["trials"] == [] and not said(tmp_path).drawn  # a grid has no trials
+    (tmp_path / "study.journal").touch()
+    found = said(tmp_path)
+    assert [found.settings[i].values["dpo.beta"] for i in found.drawn] == [0.5, 0.1, 0.7]
+    assert found.axes[0].log and found.importance == {"dpo.beta": 0.75, "lora.rank": 0.25}
+    assert 'id="a-importance"' in rendered(tmp_path)
+
+
+def test_runs_that_are_called_alike_are_told_apart_by_what_differs(tmp_path: Path):
+    for id, beta in (("a", 0.1), ("b", 0.5)):
+        folder = store(tmp_path, id, dpo_beta=beta)
+        result = json.loads((folder / "result.json").read_text()) | {"name": "nano"}
+        (folder / "result.json").write_text(json.dumps(result))
+    assert [run.label for run in said(tmp_path).runs] == ["nano beta=0.1", "nano beta=0.5"]
+
+
+def test_the_small_scales_fit_what_they_show(tmp_path: Path):
+    found = said(sweep_of(tmp_path, b1=[0.35]))
+    assert page._span(found) == (0.2, 0.8)  # the base's 0.25 up to the interval of 0.7
+    assert page._scale((0.5, 1.0), found.settings[0].scores["accuracy/train"])["mean"] == 3 + 0.4 * (page.TRACK - 6)

@@ -32,7 +32,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         result = json.loads((folder / "result.json").read_text())
         result["config"]["label"] = f"beta={beta} seed={seed} {EVIL}" if id == "a" else f"beta={beta} seed={seed}"
         for model in ("base", "trained"):
-            result["across"][model]["retention_nats_per_token"] = 1.0 + seed
+            result["across"][model]["retention_nats_per_token"] = 1.0 + (seed if model == "trained" else 0)
+        for scores in result["trained"].values():
+            scores |= {"reward_accuracy": 1.0, "wrong_to_right": 9, "right_to_wrong": 1}
         (folder / "result.json").write_text(json.dumps(result))
     store(home, "e", state="FAILED", dpo_beta=0.5, seed=2)
     main([str(home)])
@@ -132,14 +134,54 @@ def test_columns_can_be_hidden_and_brought_back(page: Any):
 
 def test_selected_runs_are_drawn_everywhere(page: Any):
     lines = "document.querySelectorAll('#c-loss .lines .js-line').length"
+    page.select_option("#curves-of", "runs")
     page.click("#unpick")
     assert page.evaluate(lines) == 0 and "No run is selected" in page.inner_text("#curves-note")
     page.get_by_label("Select beta=0.5 seed=1", exact=True).check()
     assert page.evaluate(lines) == 1
     page.click("#pick")
     assert page.evaluate(lines) == 4
-    assert len(page.locator("#curves-key > span").all()) == 4
+    assert len(page.locator("#curves-key > button").all()) == 4
     assert page.locator("#table tbody tr.failed input").is_disabled()
+
+
+DRAWN = """id => document.getElementById(id).data.filter(trace => trace.meta)
+    .map(trace => [trace.meta, trace.x, trace.y, trace.opacity])"""
+
+
+def test_curves_are_means_over_seeds_from_the_base_on_and_one_setting_stands_out_at_a_click(page: Any):
+    assert page.evaluate(DRAWN, "c-accuracy") == [["s0", [0, 300], [0.25, 0.5], 1], ["s1", [0, 300], [0.25, 0.5], 1]]
+    assert page.locator("#curves-key > button").all_inner_texts() == ["beta=0.1 (2 runs)", "beta=0.5 (2 runs)"]
+    page.locator("#curves-key > button").nth(1).click()
+    for chart in ("c-accuracy", "c-loss"):
+        assert [trace[3] < 1 for trace in page.evaluate(DRAWN, chart)] == [True, False]
+    page.locator("#curves-key > button").nth(1).click()
+    assert [trace[3] for trace in page.evaluate(DRAWN, "c-loss")] == [1, 1]
+
+
+def click_on(page: Any, point: str) -> None:
+    page.locator(point).scroll_into_view_if_needed()
+    box = page.locator(point).bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
+def test_a_click_on_a_point_leads_to_its_run(page: Any):
+    page.click("#unpick")
+    page.fill("#filter", "beta=0.1")
+    click_on(page, "#f-reward .trace:first-child .point:last-child")
+    becomes_true(page, "document.querySelectorAll('#table tr.followed').length === 1")
+    (label,) = page.locator("#table tr.followed th").all_inner_texts()
+    assert page.locator("#table tr.followed input").is_checked() and page.locator("#table tr.followed").is_visible()
+    assert label in page.locator("#graph-run option").all_inner_texts()
+    click_on(page, "#a-1 .trace:nth-child(3) .point:last-child")  # a setting: all its runs
+    becomes_true(page, "document.querySelectorAll('#table tr.followed').length === 2")
+
+
+def test_the_frontier_joins_what_no_other_setting_beats_in_both(page: Any):
+    edge, _, settings, base = page.evaluate("document.getElementById('a-1').data.map(trace => [trace.x, trace.y])")
+    assert settings == [[1.5, 1.5], [0.4375, 0.1875]] and base == [[1], [0.25]]
+    assert edge == [[1.5], [0.4375]]
 
 
 def test_the_graph_and_the_generations_are_those_of_the_run_that_is_chosen(page: Any):
@@ -163,6 +205,7 @@ def test_a_name_in_the_graph_shows_its_own_facts_by_keyboard_too(page: Any):
 
 
 def test_text_from_data_is_text_in_the_page_and_in_its_charts(page: Any):
+    page.select_option("#curves-of", "runs")
     assert EVIL in page.inner_text("#table") and EVIL in page.inner_text("#curves-key")
     assert page.locator("#g-truth text").all_text_contents() == ["../../x", EVIL, "Ben", "Di", "Ed"]
     assert page.evaluate("document.querySelectorAll('main script').length") == 0
@@ -228,6 +271,8 @@ def test_a_real_sweep_of_27_runs_is_read_at_every_width(browser: Any, real: Path
         assert page.locator("#table tbody tr:visible").count() == 3
         page.click("#unpick")
         page.click("#pick")
+        assert page.locator("#curves-key > button").count() == 1  # the setting of the selected runs
+        page.select_option("#curves-of", "runs")
         for chart in ("#c-loss", "#c-accuracy", "#c-margin", "#c-other"):
             assert page.locator(f"{chart} .lines .js-line").count() == 3, chart
         assert page.locator("#c-logps .lines .js-line").count() == 6  # of the fact and of the fiction
