@@ -100,7 +100,7 @@ def _with_two_adapters(base: Base, cfg: Config, begins_with: Path) -> PeftModel:
     set_seed(cfg.dpo.seed)  # as the trainers do before they build an adapter
     model = cast(PeftModel, get_peft_model(base.model, adapters.lora_config(cfg, base)))  # type: ignore[arg-type]
     model.load_adapter(str(begins_with / "adapter"), SFT)
-    model.base_model.set_adapter(["default", SFT])
+    cast(Any, model.base_model).set_adapter(["default", SFT])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name and ".default." in name)
     for module in model.modules():

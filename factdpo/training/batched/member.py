@@ -28,7 +28,7 @@ from factdpo.training.schedule import (
 from factdpo.training.selection import Selection
 
 # Per-pair metrics of a step, in this order: TRL's names, each a mean over the micro-batch's pairs or tokens.
-METRICS = (
+METRICS: tuple[str, ...] = (
     "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
     "logits/chosen", "logits/rejected", "entropy", "mean_token_accuracy", "retain_nats_per_token",
 )  # fmt: skip
