@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from factdpo.data.chat import Writer, writer
 
@@ -102,8 +102,8 @@ def parts_at_spaces(tokenizer: "Tokenizer") -> bool:
     (openai/gpt-2, src/encoder.py: `'s|'t| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`), and no
     added token takes the space beside it.
     """
-    told = json.loads(tokenizer.to_str())
-    before = told["pre_tokenizer"] or {"type": None}
+    told: dict[str, Any] = json.loads(tokenizer.to_str())
+    before: dict[str, Any] = told["pre_tokenizer"] or {"type": None}
     parts = before["pretokenizers"] if before["type"] == "Sequence" else [before]
     by_words = parts[-1]["type"] == "ByteLevel" and parts[-1]["use_regex"]
     by_words = by_words and all(part["type"] == "Digits" for part in parts[:-1])
