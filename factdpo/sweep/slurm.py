@@ -20,7 +20,7 @@ class Queue:
         """Whether a job of the user's, of all that are watched, is neither waiting nor running any more."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + QUEUE_SECONDS
-            command = ["squeue", "--me", "--noheader", "--array", "--format=%F_%K"]
+            command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
             done = subprocess.run(command, capture_output=True, text=True)
             there = set(done.stdout.split())
             if done.returncode == 0:  # else Slurm's controller does not answer, and nobody knows

@@ -13,7 +13,7 @@ def test_a_job_that_two_looks_miss_has_left_and_a_controller_that_is_silent_says
     answers = ["1_0\n1_1\n", None, "1_1\n", "1_0\n1_1\n", "1_1\n", None, "1_1\n"]  # requeued, a job is missing once
 
     def squeue(command: list[str], **_: object) -> "subprocess.CompletedProcess[str]":
-        assert command[0] == "squeue"
+        assert command[0] == "squeue" and "--format=%i" in command  # 1_0 of an array, 7 of one that is alone
         said = answers.pop(0)
         return subprocess.CompletedProcess(command, 0 if said is not None else 1, said or "")
 
