@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from factdpo.data.pairs import Pairs
     from factdpo.models.base import Base
     from factdpo.runs.identity import RunSpec
-    from factdpo.runs.session import Session
     from factdpo.runs.stages import Prepared
 
 VERSION = 2  # of what is asked
@@ -49,17 +48,6 @@ def verdict(run: "Prepared", asked: dict[str, Any], kept: dict[str, Verdict]) ->
 
     cache.fetch(folder, ask)
     return Verdict(**json.loads((folder / FILE).read_text(encoding="utf-8")))
-
-
-def ask(spec: "RunSpec", session: "Session") -> Verdict:
-    """What the base says of a run that is only planned; it is loaded, and nothing of the data is scored."""
-    from factdpo.runs.stages import Inputs, Prepared, splits_of, tokenised
-
-    cfg = spec.trains
-    base = session.base(cfg)
-    checked, splits, notes = splits_of(cfg, base, session.facts)
-    run = Prepared(cfg, base, Inputs(checked, splits, tokenised(splits, base, cfg), {}, notes))
-    return verdict(run, spec.asked, session.verdicts)
 
 
 def apply(found: Verdict, spec: "RunSpec") -> None:

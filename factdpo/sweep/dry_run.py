@@ -67,9 +67,20 @@ def _ask_bases(runs: list[RunSpec]) -> None:
         if cfg.model.source is ModelSource.nano or cfg.engine.executor is not Executor.local:
             continue
         if question not in known and weights.are_here(weights.locate(cfg.model)):
-            known[question] = verdict.ask(run, session.current())
+            known[question] = _ask(run)
         if question in known:
             verdict.apply(known[question], run)
+
+
+def _ask(run: RunSpec) -> verdict.Verdict:
+    """What the base of a run says; it is loaded, and nothing of the data is scored."""
+    from factdpo.runs.stages import Inputs, Prepared, splits_of, tokenised  # only now: torch
+
+    cfg, ours = run.trains, session.current()
+    base = ours.base(cfg)
+    checked, splits, notes = splits_of(cfg, base, ours.facts)
+    prepared = Prepared(cfg, base, Inputs(checked, splits, tokenised(splits, base, cfg), {}, notes))
+    return verdict.verdict(prepared, run.asked, ours.verdicts)
 
 
 def _question(run: RunSpec) -> str:
