@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from factdpo.config.schema import Method
+from factdpo.config.schema import Method, Quantization
 from factdpo.data.files import data_name
 from factdpo.runs.identity import config_in_id
 from factdpo.store.result import Result, accuracy_metric, best_baseline, headline_row
@@ -62,7 +62,9 @@ def _load(run: Finished, where: str, commit: str | None, whole: bool) -> str:
         *imports, "", f'model = {name}.from_pretrained("{where}")',
         f'tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")',
     ]  # fmt: skip
-    note = ""
+    note, how = "", run.cfg.model.quantization
+    if how is not Quantization.none and commit is not None:
+        note = f"\n\nThe base was quantised in training ({how.name}, by bitsandbytes): load it so for the same numbers."
     if not whole and commit is None:
         note = (
             "\n\nThe base lies in `base/`, and `adapter_config.json` names it by its folder: if this folder moves, "

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from factdpo import hub
-from factdpo.config.schema import ConfigError, Method
+from factdpo.config.schema import ConfigError, Method, Quantization
 from factdpo.models import weights
 from factdpo.runs.identity import config_in_id
 from factdpo.store import layout
@@ -28,6 +28,11 @@ def export(run: Finished, to: Path | None = None, merge: bool = False, push: str
     target = (to or layout.out_of(run.folder) / "exports" / run.folder.name).absolute()
     if merge and is_full:
         raise ConfigError("merge=true: has no effect on full fine-tuning, which has no adapter; leave it out")
+    if merge and (how := run.cfg.model.quantization) is not Quantization.none:
+        raise ConfigError(
+            f"merge=true: model.quantization={how.name} rounds the base, and would round the adapter with it; export the "
+            "adapter, without merge=true"
+        )
     if target.exists() and not (target / RECORD).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"to={target}: is there already, and is no export; remove it, or give another to=")
     check_base(run)
