@@ -59,13 +59,15 @@ class Beliefs:
         margins = (items["chosen_logp_nats"] - items["rejected_logp_nats"]).to_numpy()
         base_margins = (items["ref_chosen_logp_nats"] - items["ref_rejected_logp_nats"]).to_numpy()
         right = items.assign(right=margins > 0, base=base_margins > 0).groupby(["split", "fact"], sort=False)
-        for (split, fact), rows in right.agg(
-            {"right": "all", "base": "all", **dict.fromkeys(WORDS, "first")}
-        ).iterrows():
-            tally = self.tallies.setdefault((split, (data, fact)), Tally(tuple(rows[WORDS].fillna(""))))
+        facts = right.agg({"right": "all", "base": "all", **dict.fromkeys(WORDS, "first")})
+        words = facts[WORDS].astype(object).where(facts[WORDS].notna(), "").itertuples(index=False, name=None)
+        for (split, fact), is_right, was_right, texts in zip(
+            facts.index, facts["right"], facts["base"], words, strict=True
+        ):
+            tally = self.tallies.setdefault((split, (data, fact)), Tally(texts))
             tally.runs += 1
-            tally.base += rows["base"]
-            if rows["right"]:
+            tally.base += was_right
+            if is_right:
                 tally.right += 1
                 if len(tally.names) <= NAMED:
                     tally.names.append(run)
