@@ -279,8 +279,13 @@ def config_in_id(cfg: Config) -> dict[str, Any]:
 def run_name(cfg: Config) -> str:
     """How people call the run in tables and in W&B: the settings that most sweeps vary, then what else its own does.
 
-    Facts of one's own are named after their file.
+    A run alone says what it has other than the default. Facts of one's own are named after their file.
     """
+    alone = _not_default(cfg) if cfg.label is None and cfg.sweep is None else []
+    return " ".join([_usual_name(cfg), *alone])
+
+
+def _usual_name(cfg: Config) -> str:
     lora = f"r={cfg.lora.rank}" if cfg.lora.method.name == "lora" else "full"
     said = {
         "model": cfg.model.name, "method": cfg.method.name.name, "beta": f"{cfg.dpo.beta:g}",
@@ -291,8 +296,7 @@ def run_name(cfg: Config) -> str:
     own = [] if is_built_in(cfg.data) else [data_name(cfg.data)]
     method = [] if cfg.method.name is MethodName.dpo else [cfg.method.name.name]
     beta = [] if cfg.method.name is MethodName.sft else [f"b={cfg.dpo.beta:g}"]
-    alone = _not_default(cfg) if cfg.label is None and cfg.sweep is None else []
-    return " ".join([cfg.model.name, *method, *beta, lora, f"s={cfg.dpo.seed}", *own, *more, *alone])
+    return " ".join([cfg.model.name, *method, *beta, lora, f"s={cfg.dpo.seed}", *own, *more])
 
 
 IN_THE_NAME = {"dpo.beta", "lora.rank", "lora.method", "dpo.seed", "split.seed", "seed", "method.name"}
@@ -322,7 +326,7 @@ def slug(cfg: Config) -> str:
         return folder_name(cfg.label)
     built_in = [data_name(cfg.data)] if is_built_in(cfg.data) else []
     order = [cfg.split.orientation.name] if shape_of(cfg, data_identity(cfg.data)).reverses else []
-    return folder_name(" ".join([run_name(cfg), *built_in, *order]))
+    return folder_name(" ".join([_usual_name(cfg), *built_in, *order]))
 
 
 def run_folder(cfg: Config, asked: dict[str, Any]) -> Path:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from factdpo.config.engine_choice import choose_engine
-from factdpo.config.schema import Config, ConfigError, DataConfig, ModelSource, SplitConfig
+from factdpo.config.schema import Config, ConfigError, DataConfig, Loss, ModelSource, SplitConfig
 from factdpo.config.validate import validate
 from factdpo.data import files
 from factdpo.data.splits import TRAIN
 from factdpo.runs import identity
-from factdpo.runs.identity import RunSpec, can_train_together, look_up, run_id
+from factdpo.runs.identity import RunSpec, can_train_together, look_up, run_id, run_name
 from factdpo.store import cache, result
 from tests.helpers.runs import FACTS as READ
 
@@ -146,7 +146,18 @@ def test_a_folder_is_named_after_its_own_file_and_the_order_of_names_where_there
     spec = ask(*overrides)
     assert spec.folder == Path("outputs/runs") / f"{name}-{spec.id}"
     own = name.split("_")[4] if "path" in str(overrides) or "files" in str(overrides) else ""
-    assert spec.name == f"nano b=0.2 r=32 s=0 {own}".strip()
+    split = [word.replace("split=", "split.orientation=") for word in overrides if word.startswith("split")]
+    alone = [word.removeprefix("split.") for word in split]  # what a run alone has other than the default
+    assert spec.name == " ".join(filter(None, ["nano b=0.2 r=32 s=0", own, *alone]))
+
+
+def test_a_run_alone_says_what_it_has_other_than_the_default_and_one_of_a_sweep_does_not() -> None:
+    cfg = Config()
+    cfg.dpo.epochs, cfg.dpo.loss, cfg.lora.rank, cfg.engine.device = 4, [Loss.ipo], 8, "cpu"
+    cfg = validate(cfg)
+    assert run_name(cfg) == "nano b=0.2 r=8 s=0 epochs=4 loss=[ipo]"
+    cfg.sweep = "s"
+    assert run_name(cfg) == "nano b=0.2 r=8 s=0"
 
 
 def test_the_files_beside_the_facts_are_part_of_the_id(ask: Callable[..., RunSpec], tmp_path: Path) -> None:
