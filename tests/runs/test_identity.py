@@ -155,7 +155,7 @@ def test_a_run_alone_says_what_it_has_other_than_the_default_and_one_of_a_sweep_
     cfg = Config()
     cfg.dpo.epochs, cfg.dpo.loss, cfg.lora.rank, cfg.engine.device = 4, [Loss.ipo], 8, "cpu"
     cfg = validate(cfg)
-    assert run_name(cfg) == "nano b=0.2 r=8 s=0 epochs=4 loss=[ipo]"
+    assert run_name(cfg) == "nano b=0.2 r=8 s=0 loss=[ipo] epochs=4"
     cfg.sweep = "s"
     assert run_name(cfg) == "nano b=0.2 r=8 s=0"
 
