@@ -3,13 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check fix clean install
+.PHONY: demo test faults check fix clean install
 
 demo: install  ## one default run on the embedded model
 	$(BIN)/factdpo
 
 test: install  ## the default suite: offline, on the CPU, in minutes; a process per core, each with one thread
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n logical --maxprocesses 8 --dist loadfile
+
+# FAULTS_TIMES=3 tries three times as much; a line `FAULTS | what | tried | as promised | not` per figure
+faults: install  ## attacks on what is stored: kills, signals, damage, full disks, a soak, longer fuzzing
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -s -m slow tests/faults
+	OMP_NUM_THREADS=1 FUZZ_TIMES=10 $(BIN)/pytest -q tests/data/test_fuzz_facts.py tests/store/test_fuzz_store.py
 
 check: install  ## lint, format and types
 	$(BIN)/ruff check

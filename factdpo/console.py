@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -10,15 +11,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.errors import LiveError
+from rich.segment import Segment
 from rich.text import Text
 
 from factdpo import output
 
 log = logging.getLogger("factdpo")
 
+# What moves the cursor, sets a title or the clipboard, or turns text around: C0 but for line ends and tabs, C1, bidi.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 SILENT_SECONDS = 2.0  # a stage that is over by then is not shown
+
+
+def printable(text: str) -> str:
+    """Text that may come from anybody, with its control characters as escapes (`\\x1b`): a terminal would obey them."""
+    return CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
+
+
+class SafeConsole(Console):
+    """A console of rich in which no text reaches the terminal with control characters, whoever prints it."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control or not CONTROL.search(text) else Segment(printable(text), style)
 
 
 def quiet_libraries() -> None:
@@ -154,4 +172,4 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-console = Console()
+console = SafeConsole()

@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and SIGHUP: they end a command once nothing is lost by it; a second one ends it at once."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,9 +31,39 @@ class _State:
     held: bool = False
     waiting: BaseException | None = None
     received: list[int] = field(default_factory=list)
+    interrupted: bool = False
 
 
 _now = _State()  # signals come to the process, wherever it is
+
+
+@contextmanager
+def noted() -> Iterator[None]:
+    """Within it Ctrl-C raises KeyboardInterrupt, as without it, and `interrupted` knows."""
+    _now.interrupted = False
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # not where Ctrl-C is to be ignored
+        signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is _interrupt:
+            signal.signal(signal.SIGINT, before)
+
+
+def interrupted() -> bool:
+    """Whether Ctrl-C came since `noted` began: any error after it may be its doing, as that of a torn import."""
+    return _now.interrupted
+
+
+def end_at_once(code: int) -> None:
+    """From now on Ctrl-C ends the process with this code and without a word: it is ending already."""
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(code))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _now.interrupted = True
+    raise KeyboardInterrupt
 
 
 @contextmanager
@@ -107,6 +138,7 @@ def _receive(number: int, frame: FrameType | None) -> None:
         return  # a terminal that closes sends it twice, by its shell and by the kernel: nobody is in a hurry
     number = _now.meant(number)
     _now.received.append(number)
+    _now.interrupted = _now.interrupted or number == signal.SIGINT
     if _now.held and len(_now.received) == 1:
         _now.waiting = stop(number)
         return

@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
 
 from factdpo import console
 
@@ -84,3 +87,24 @@ def test_a_log_that_cannot_be_written_keeps_the_error_and_is_told_once(capsys: p
     file.close()
     assert str(file.error) == "[Errno 28] No space left on device"
     assert capsys.readouterr().out == "warning: /dev/full: [Errno 28] No space left on device\n"
+
+
+TITLE, CLIPBOARD, CLEAR = "\x1b]0;owned\x07", "\x1b]52;c;ZXZpbA==\x07", "\x1b[2J\x9b2J"
+
+
+@pytest.mark.parametrize("evil", [TITLE, CLIPBOARD, CLEAR, "\r\x08\x7f", "\u202egnp.exe"], ids=range(5))
+def test_no_text_reaches_the_terminal_with_control_characters(evil: str, capsys: pytest.CaptureFixture[str]):
+    screen = console.SafeConsole(force_terminal=True, width=60)
+    table = Table("a [red]heading[/]" + evil)
+    table.add_row(Text(f"cell {evil}", "bold"))
+    for shown in (Text(evil, "bold"), Panel(evil), table, evil):
+        screen.print(shown)
+    console.say(evil, "yellow")
+    said = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)  # colours are ours
+    assert not console.CONTROL.search(said)
+    assert "\\x" in said or "\\u202e" in said
+
+
+def test_what_is_no_control_character_stays_as_it_is():
+    text = "é 事実 🙂 a\tb\nc \\x1b"
+    assert console.printable(text) == text

@@ -1,10 +1,13 @@
 """Signals that wait while they are held, and end a run at its next safe place."""
 
+import os
 import signal
+import sys
 
 import pytest
 
 from factdpo import signals
+from factdpo.commands import main
 
 
 def test_a_signal_that_is_held_waits_and_a_second_one_does_not() -> None:
@@ -58,3 +61,42 @@ def test_a_signal_may_stand_for_another() -> None:
     with pytest.raises(signals.Preempted) as stopped, signals.handled(lambda number: signal.SIGTERM):
         signal.raise_signal(signal.SIGINT)
     assert (stopped.value.code, stopped.value.why) == (143, "ended by SIGTERM")
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["at once", "by what it tore"])
+def test_ctrl_c_ends_every_command_with_130_and_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], torn: bool
+) -> None:
+    def command(arguments: list[str]) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            if torn:
+                raise ImportError("a library, half imported") from None
+            raise
+
+    monkeypatch.setattr("factdpo.commands.results.main", command)
+    monkeypatch.setattr(sys, "argv", ["factdpo", "results"])
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        assert ended.value.code == 130 and capsys.readouterr().err == "factdpo: interrupted\n"
+        pid = os.fork()
+        if pid == 0:  # another one while it ends
+            signal.raise_signal(signal.SIGINT)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_error_that_ctrl_c_did_not_cause_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(arguments: list[str]) -> None:
+        raise ImportError("a bug")
+
+    monkeypatch.setattr("factdpo.commands.results.main", command)
+    monkeypatch.setattr(sys, "argv", ["factdpo", "results"])
+    with pytest.raises(ImportError, match="a bug"):
+        main.main()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -16,7 +16,7 @@ def test_a_test_imports_helpers_and_no_other_test(path: Path):
 
 
 def test_each_folder_of_tests_is_one_of_the_package():
-    folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("*.py")} - {Path("helpers")}
+    folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("*.py")} - {Path("helpers"), Path("faults")}
     assert [str(folder) for folder in sorted(folders) if not (PACKAGE / folder / "__init__.py").is_file()] == []
 
 

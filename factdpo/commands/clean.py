@@ -1,7 +1,6 @@
 """`factdpo clean`: removes runs by their state, and leftovers of the cache; never what is in use or not ours."""
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -18,9 +17,10 @@ from factdpo.commands.parser import Parser
 from factdpo.config.schema import ConfigError
 from factdpo.console import duration, plural, say
 from factdpo.results import run_status
-from factdpo.store import cache, layout, result, run_lock
+from factdpo.store import cache, layout, result, run_lock, shapes
 
 SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+WRITING_SECONDS = 3600.0  # that a file may take to be written
 LOCK_SECONDS = 0.05  # that `factdpo status` may make us wait for a lock that nobody holds
 STATES_OF = {  # option -> states that it selects
     "failed": ("FAILED", "DIVERGED"), "preempted": ("PREEMPTED",), "killed": (result.KILLED,),
@@ -30,10 +30,10 @@ STATES_OF = {  # option -> states that it selects
 
 @dataclass
 class Target:
-    """A folder to remove, unless it has changed by the time that its lock is held."""
+    """A folder, or a file, to remove, unless it has changed by the time that its lock is held."""
 
     folder: Path
-    lock: Path
+    lock: Path | None  # None: of a file that its writer has left
     kind: str  # a state, or what kind of leftover
     changed: float  # s since the epoch
     size: int  # bytes
@@ -57,14 +57,19 @@ def main(arguments: list[str]) -> None:
     targets = [target for folder in folders for target in runs(folder, states, before)]
     if args.cache:
         targets += [target for folder in folders for target in leftovers(folder, before, args.older is not None)]
-    _remove_all(list({target.folder: target for target in targets}.values()), args.dry_run, args.yes)
+        targets += [target for folder in folders for target in torn_files(folder, before)]
+    unique = list({target.folder: target for target in targets}.values())
+    _remove_all(unique, args.dry_run, args.yes)
+    if args.cache:
+        for folder in folders:
+            _say_what_stays(folder / "cache", {target.folder for target in unique})
 
 
 def _remove_all(targets: list[Target], dry_run: bool, yes: bool) -> None:
     """Lists what is to be removed, asks unless `yes`, and removes it; with `dry_run` only lists it."""
     for target in targets:
         say(_line(target))
-    total = f"{plural(len(targets), 'folder')}, {_megabytes(targets)}"
+    total = f"{plural(len(targets), 'folder' if all(t.lock for t in targets) else 'leftover')}, {_megabytes(targets)}"
     if not targets:
         say("nothing to remove")
     elif dry_run:
@@ -87,8 +92,8 @@ as "to do": its command does them again.
 --cache removes artefacts that a kill left unfinished, and checkpoints that nothing
 will go on from: of batches whose trainings are all done, and with --older also of
 those that nobody came back to in that time. The rest of the cache (reference
-log-probs, adapters, texts, models) stays: nobody can know whether it will be asked
-for again. To be rid of it, delete the folder while nothing runs. Lock files stay:
+log-probs, adapters, texts, models) stays and is counted: nobody can know whether it
+will be asked for again. To be rid of it, delete the folder while nothing runs. Lock files stay:
 they are empty, and without one that another process waits for, two could do one run.
 
 examples:
@@ -154,12 +159,32 @@ def leftovers(folder: Path, before: float, abandoned: bool) -> Iterator[Target]:
             yield Target(path, lock, kind, changed, _size(path))
 
 
+def torn_files(folder: Path, before: float) -> Iterator[Target]:
+    """Files that a kill left half written beside the runs (`cache.write_atomic`, `index`), an hour ago or more."""
+    for home, _ in layout.homes(folder):
+        for path in sorted(home.glob(".*.part")):
+            changed = path.lstat().st_mtime
+            if path.is_file() and not _linked(path, folder) and changed <= min(before, time.time() - WRITING_SECONDS):
+                yield Target(path, None, "unfinished", changed, path.lstat().st_size)
+
+
+def _say_what_stays(cache_folder: Path, gone: set[Path]) -> None:
+    """The entries of the cache by kind, of which nobody can know whether a run will ask for them."""
+    counts = {}
+    for kind in sorted(path for path in cache_folder.iterdir() if path.is_dir()):
+        entries = [path for path in kind.iterdir() if path.is_dir() and path not in gone]
+        if entries:
+            counts[kind.name] = f"{kind.name} {len(entries)} ({sum(map(_size, entries)) / 1e6:.1f} MB)"
+    if counts:
+        say(f"{cache_folder} keeps {', '.join(counts.values())}; delete it while nothing runs to be rid of them")
+
+
 def _is_trained(batch: Path, adapters: Path) -> bool:
     """Whether each run of a batch's checkpoints has its weights in the cache, or there is no checkpoint."""
     states = sorted(batch.glob("[0-9]*/state.json"))
     try:
-        keys = [key for path in states for key in json.loads(path.read_text(encoding="utf-8"))["keys"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        keys = [key for path in states for key in shapes.read(path, shapes.CheckpointShape, "it is left")["keys"]]
+    except (FileNotFoundError, shapes.DamagedFile):
         return False
     return all((adapters / key / cache.MANIFEST).is_file() for key in keys)
 
@@ -179,6 +204,9 @@ def _linked(path: Path, folder: Path) -> bool:
 
 def _removed(target: Target) -> bool:
     """Removes a folder under its lock and returns True; prints the reason if it has to stay."""
+    if target.lock is None:
+        target.folder.unlink(missing_ok=True)
+        return True
     try:
         with FileLock(target.lock).acquire(timeout=LOCK_SECONDS, poll_interval=0.01):
             if run_status.last_change(target.folder) == target.changed:

@@ -3,8 +3,10 @@
 import argparse
 import contextlib
 import errno
+import logging
 import os
 import socket
+import warnings
 import webbrowser
 from pathlib import Path
 
@@ -36,8 +38,13 @@ def main(arguments: list[str]) -> None:
         if args.open:
             webbrowser.open(url)  # it may come before the server is up: the port takes connections already
         app = make_app(root, conf_folders())
-        quiet = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
-        uvicorn.Server(quiet).run(sockets=[listening])
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what anybody may send is no news; a bug is
+        quiet = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1, ws="none"
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of a server that Ctrl-C ended before it began
+            uvicorn.Server(quiet).run(sockets=[listening])
 
 
 def listen(port: int | None) -> socket.socket:

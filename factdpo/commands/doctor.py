@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 import factdpo
@@ -17,6 +16,7 @@ from factdpo.commands.network import no_hub, unreachable
 from factdpo.commands.parser import Parser
 from factdpo.config.folders import conf_folder
 from factdpo.config.schema import ConfigError, ModelConfig, ModelSource, TrackConfig
+from factdpo.console import SafeConsole
 from factdpo.models import weights
 from factdpo.models.devices import pick_device, visible_devices
 from factdpo.store import provenance
@@ -30,7 +30,7 @@ OVERHEAD = 1.3  # memory of a LoRA run over that of the weights alone: adapter, 
 def main(arguments: list[str]) -> None:
     """Prints the report."""
     make_parser().parse_args(arguments)
-    console = Console()
+    console = SafeConsole()
     hub, wandb = _hub_address(), wandb_settings.base_url()
     reached = _reach({"hub": hub, "W&B": wandb})  # while torch is imported
     free_gib, machine = _machine()
@@ -50,7 +50,7 @@ def make_parser() -> Parser:
     return Parser("doctor", "What this machine has, what it reaches, and which models can run on it.")
 
 
-def _print(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> None:
+def _print(console: SafeConsole, title: str, rows: Iterable[tuple[str, str]]) -> None:
     table = Table(title=title, title_justify="left", show_header=False)
     for name, what in rows:
         table.add_row(name, what)

@@ -1,7 +1,6 @@
 """`factdpo eval`: a finished run's weights scored anew, or any weights on other facts."""
 
 import dataclasses
-import json
 import re
 import shlex
 from operator import attrgetter
@@ -19,6 +18,7 @@ from factdpo.config.validate import validate
 from factdpo.runs import summary
 from factdpo.runs.answer import RunFailed
 from factdpo.runs.identity import RunSpec, what_is_asked
+from factdpo.store import layout
 from factdpo.using.evaluate import SCORING, Subject, evaluate
 from factdpo.using.finished import Finished, read_finished
 
@@ -118,7 +118,7 @@ def _composed(words: list[str]) -> Config:
 def rescore(folder: Path) -> None:
     """Scores the weights of a finished run anew on its own facts, and says whether the record holds."""
     run = read_finished(folder)
-    then, now = json.loads((folder / "asked.json").read_text(encoding="utf-8")), what_is_asked(run.cfg)
+    then, now = layout.read_asked(folder), what_is_asked(run.cfg)
     if changed := [key for key in {**then, **now} if then.get(key) != now.get(key)]:
         raise ConfigError(f"{folder}: {', '.join(changed)} changed since the run; its scores cannot be repeated")
     console.quiet_libraries()

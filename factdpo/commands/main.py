@@ -2,7 +2,7 @@
 
 import sys
 
-from factdpo import output
+from factdpo import output, signals
 from factdpo.commands import table
 from factdpo.commands.refusals import or_refuse
 
@@ -10,12 +10,26 @@ INTERRUPTED = 130  # exit code
 
 
 def main() -> None:
-    """Runs one command; exits 0 when done, 1 when the run failed, 2 when it cannot be done as asked, 130 on Ctrl-C."""
+    """Runs one command; exits 0 when done, 1 when the run failed, 2 when it cannot be done as asked, 130 on Ctrl-C.
+
+    After Ctrl-C it is 130 and a line whatever it has torn, a library's import for one, and however often it comes.
+    """
     output.guard()
-    try:
-        or_refuse(lambda: _dispatch(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    with signals.noted():
+        try:
+            or_refuse(lambda: _dispatch(sys.argv[1:]))
+        except KeyboardInterrupt:
+            _end_interrupted()
+        except Exception:
+            if not signals.interrupted():
+                raise
+            _end_interrupted()
+
+
+def _end_interrupted() -> None:
+    signals.end_at_once(INTERRUPTED)
+    print("factdpo: interrupted", file=sys.stderr)
+    sys.exit(INTERRUPTED)
 
 
 def _dispatch(arguments: list[str]) -> None:

@@ -23,7 +23,9 @@ def or_refuse(command: Callable[[], object]) -> None:
         message = str(error) if exit_code else refusal(error)
         if TRACEBACK_WANTED or not message:
             raise
-        print(f"factdpo: {message}", file=sys.stderr)
+        from factdpo.console import printable  # only now: it imports rich
+
+        print(f"factdpo: {printable(message)}", file=sys.stderr)
         sys.exit(exit_code or USAGE)
 
 

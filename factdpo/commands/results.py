@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from factdpo import console as display
 from factdpo.commands.parser import Parser
@@ -14,8 +15,13 @@ from factdpo.results.compare import side
 from factdpo.results.tables import load
 from factdpo.results.views import View, show
 from factdpo.store import sweep_file
+from factdpo.store.shapes import DamagedFile
 from factdpo.store.sweep_file import Metric, metrics_asked
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # OWASP, CSV injection
 FORMATS = ("csv", "json", "markdown", "parquet")
 
 
@@ -33,14 +39,14 @@ def main(arguments: list[str]) -> None:
         view = views.comparison(*(side(results, name) for name in args.compare))
     else:
         by = [results.key(key) for key in _names(args.by)] or results.settings or ["model.name"]
-        asked = _asked(args.folders)
+        asked, problems = _asked(args.folders)
         if metrics:  # ranked by these, each the way the sweep says
             signs = {metric.name: metric for metric in asked}
             asked = [signs.get(name, metric_of(name)) for name in metrics if not name.startswith(NEITHER)]
         measured = [metric.name for metric in asked if metric.name in results.metrics]
         metrics = metrics or list(dict.fromkeys([*measured, *results.default_metrics]))
         view = views.groups(results, by, metrics) if metrics and not args.runs else views.runs(results, metrics)
-        view.below += [*views.caveats(results), *winners.lines(results, asked, conf_folders())]
+        view.below += [*views.caveats(results), *problems, *winners.lines(results, asked, conf_folders())]
         if args.runs and not args.metric:
             view.frame = results.runs
     if kind:
@@ -78,10 +84,16 @@ From Python: factdpo.load("outputs/sweeps/beta") has .runs, .splits, .items and 
     return parser
 
 
-def _asked(folders: list[str]) -> list[Metric]:
-    """The numbers that the sweeps in these folders ask about, each once."""
-    asked = [metric for folder in folders for metric in metrics_asked(sweep_file.read(Path(folder)))]
-    return list({metric.name: metric for metric in reversed(asked)}.values())[::-1]
+def _asked(folders: list[str]) -> tuple[list[Metric], list[str]]:
+    """The numbers that the sweeps in these folders ask about, each once; and what is wrong with a sweep.json."""
+    asked: list[Metric] = []
+    problems = []
+    for folder in folders:
+        try:
+            asked += metrics_asked(sweep_file.read(Path(folder)))
+        except DamagedFile as error:  # of this one, which hides no other
+            problems.append(f"warning: {error}")
+    return list({metric.name: metric for metric in reversed(asked)}.values())[::-1], problems
 
 
 def _names(text: str | None) -> list[str]:
@@ -94,7 +106,8 @@ def _export(view: View, kind: str, file: str) -> None:
         if kind == "parquet":
             view.frame.to_parquet(file, index=False)
         elif file == "-":
-            sys.stdout.write(_text(view, kind))
+            text = _text(view, kind)
+            sys.stdout.write(display.printable(text) if sys.stdout.isatty() else text)
         else:
             Path(file).write_text(_text(view, kind), encoding="utf-8")
     except OSError as error:
@@ -103,9 +116,19 @@ def _export(view: View, kind: str, file: str) -> None:
         display.say(f"{file}: {len(view.frame)} rows")
 
 
+def _without_formulas(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """The table with an apostrophe before what a spreadsheet would compute: text that begins with = + - @ or a tab."""
+    frame = frame.rename(columns=_as_text)
+    return frame.map(_as_text)
+
+
+def _as_text(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+
 def _text(view: View, kind: str) -> str:
     if kind == "csv":
-        return view.frame.to_csv(index=False)
+        return _without_formulas(view.frame).to_csv(index=False)
     if kind == "json":
         cells = view.frame.astype(object).where(view.frame.notna(), None)
         return json.dumps(cells.to_dict("records"), indent=1, ensure_ascii=False) + "\n"

@@ -30,7 +30,9 @@ def main(arguments: list[str], ours: session.Session | None = None) -> None:
     gc.set_threshold(20_000, 20)  # not 700: of 500 composed jobs, millions of small objects, none is garbage
     for_hydra, notes = overrides.for_hydra(arguments)
     for line in notes:
-        print(f"factdpo: {line}", file=sys.stderr)
+        from factdpo.console import printable
+
+        print(f"factdpo: {printable(line)}", file=sys.stderr)
     before, sys.argv = sys.argv, [sys.argv[0], *for_hydra]  # the only place where Hydra reads arguments from
     try:
         with session.opened(ours) as ours:

@@ -104,7 +104,8 @@ def view(groups: list[Runs], console: Console, every: bool = False) -> Renderabl
 
 def _print(drawn: RenderableType, console: Console) -> None:
     """Where there is no screen, nothing is wrapped or cut off."""
-    (console if console.is_terminal else Console(width=UNLIMITED)).print(drawn, soft_wrap=not console.is_terminal)
+    wide = console if console.is_terminal else display.SafeConsole(width=UNLIMITED)
+    wide.print(drawn, soft_wrap=not console.is_terminal)
 
 
 def _detail(group: Runs, rows: int, splits: Iterable[str]) -> RenderableType:
@@ -113,6 +114,8 @@ def _detail(group: Runs, rows: int, splits: Iterable[str]) -> RenderableType:
     above = [Text(str(place), "bold", overflow="fold")]
     if group.question:
         above.append(Text(group.question))
+    if group.problem:
+        above.append(Text(group.problem, "yellow"))
     above.append(Text(f"{display.plural(len(runs), 'run')}: ") + _counted(group.counts()))
     if progress := _progress(group):
         above.append(Text(progress))
@@ -157,8 +160,10 @@ def _overview(groups: list[Runs], rows: int) -> RenderableType:
             "" if left is None else f"~{display.duration(left)}",
             f"{_short(best.metric)} {best.mean:.2f}" if best else "",
         )  # fmt: skip
-    hidden = len(groups) - rows
-    return Group(table, Text(f"and {hidden} older ones; --all shows them", "dim")) if hidden > 0 else table
+    below = [Text(group.problem, "yellow") for group in groups[:rows] if group.problem]
+    if (hidden := len(groups) - rows) > 0:
+        below.append(Text(f"and {hidden} older ones; --all shows them", "dim"))
+    return Group(table, *below)
 
 
 def _short(metric: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+from factdpo.config import secrets
 from factdpo.config.engine_choice import needs_trl
 from factdpo.config.folders import folder_name
 from factdpo.config.schema import (
@@ -55,6 +56,7 @@ def validate(cfg: DictConfig | Config) -> Config:
             "replaces factdpo's own: begin its defaults list with `schema`, as ours does, or start from another folder"
         )
     problems = [*unknown, *_unknown(plain), *_ranges(plain), *_combinations(plain), *_without_effect(plain)]
+    problems += secrets.problems({name: attrgetter(name)(plain) for name in KEYS})
     if problems:
         raise ConfigError("\n".join(problems))
     # A line break and a tab as they are typed, whichever way they came: one meaning has one id.

@@ -9,11 +9,15 @@ from typing import NamedTuple
 from factdpo.config.schema import BadRows, ConfigError
 
 SHOWN = 60  # characters of a text in a message
+LONGEST = 1900  # characters of a message: some quote a column's name, which may be a whole file
 LISTED = 3  # rows of each kind in a message
 
 
 class FactError(ConfigError):
     """Invalid data; the message names file and line, the value, and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= LONGEST else f"{message[:LONGEST]}…")
 
 
 class BadRow(FactError):

@@ -63,6 +63,11 @@ def _clean(fact: Fact, cfg: DataConfig, check: RowCheck) -> Fact:
     for name in ("prompt", "chosen", "rejected"):
         if not getattr(fact, name).strip():
             raise BadRow(f"{name} is empty", f"{fact.where}: {name} is empty")
+    if not all(text is None or text.isascii() or _is_unicode(text) for text in _all_texts(fact)):
+        raise BadRow(
+            "half of a character (a lone surrogate)",
+            f"{fact.where}: holds half of a character (a lone surrogate); write the whole one, or remove it",
+        )
     if unicodedata.normalize("NFC", fact.chosen) == unicodedata.normalize("NFC", fact.rejected):
         forms = "" if fact.chosen == fact.rejected else ", in two Unicode forms"
         raise BadRow(
@@ -90,6 +95,21 @@ def _stripped(fact: Fact, cfg: DataConfig, check: RowCheck) -> Fact:
         return fact
     check.change("white space at the ends of its texts was removed")
     return dataclasses.replace(fact, **{name: value or None for name, value in changed.items()})  # type: ignore
+
+
+def _all_texts(fact: Fact) -> Iterator[str | None]:
+    yield from (fact.prompt, fact.chosen, fact.rejected, fact.reverse_prompt, fact.subject, fact.object, fact.group)
+    for _, probe in fact.probes:
+        yield from (probe.prompt, probe.chosen, probe.rejected)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 has all of its characters: JSON can name halves of some."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_self_pair(fact: Fact, cfg: DataConfig) -> bool:

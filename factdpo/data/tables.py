@@ -31,8 +31,19 @@ def read_rows(path: Path, delimiter: str | None = None) -> Rows:
             f"{', '.join(OPENERS)} after it"
         )
     if reader is _read_csv:
-        return _read_csv(path, "\t" if _is_tsv(path) and delimiter is None else delimiter)
-    return reader(path)
+        return _or_refused(path, _read_csv(path, "\t" if _is_tsv(path) and delimiter is None else delimiter))
+    return _or_refused(path, reader(path))
+
+
+def _or_refused(path: Path, rows: Rows) -> Rows:
+    """The rows; any error of a parser that its reader does not know is a FactError too: the file may be anybody's."""
+    try:
+        yield from rows
+    except FactError:
+        raise
+    except Exception as error:  # dates out of range, integers too long for a number, nesting too deep
+        reason = f"{type(error).__name__}: {cut(str(error))}"
+        raise FactError(f"{path}: cannot be read ({reason}); save it anew, or in another format") from None
 
 
 def ending_decides(path: Path, delimiter: str | None) -> bool:
@@ -107,6 +118,8 @@ def _array(path: Path, text: str) -> list[Any] | None:
         whole = json.loads(text)
     except json.JSONDecodeError as error:
         raise FactError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise FactError(f"{path}: not JSON: {error}") from None
     if isinstance(whole, list):
         return whole
     arrays = [value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
@@ -118,7 +131,7 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         if content.strip():
             try:
                 yield f"{path}:{line}", json.loads(content)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # also an integer of thousands of digits
                 raise FactError(f"{path}:{line}: not JSON: {error}; it begins with {cut(content)!r}") from None
 
 

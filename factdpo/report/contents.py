@@ -23,7 +23,8 @@ from factdpo.results.tables import Results, load, shown
 from factdpo.store import sweep_file
 from factdpo.store.history import HISTORY
 from factdpo.store.index import WITHOUT_RESULT
-from factdpo.store.result import EVALUATION, TRAINING
+from factdpo.store.result import EVALUATION, TRAINING, read_record
+from factdpo.store.shapes import DamagedFile
 
 DETAILED = 200  # runs with curves, graph and generations in the page; if there are more, each setting's in turn
 PER_SPLIT = (
@@ -32,6 +33,7 @@ PER_SPLIT = (
 )  # fmt: skip
 ACROSS = ("across/symmetry_train", "across/symmetry_test", "across/retention_nats_per_token")
 STUDY = "study.journal"  # a search's, by its trials
+LONGEST = 1000  # characters of a label or an error: a crafted record may have megabytes
 ITEMS, GENERATIONS = "items.parquet", "generations.json"
 NOT_SHOWN = {"label", "out", "sweep"}  # keys that only name a run or place it
 
@@ -85,7 +87,8 @@ class Contents:
 def gather(folder: Path, conf_folders: list[Path]) -> Contents:
     """Read everything below a sweep's or a run's folder; ConfigError if no run is there."""
     results = _in_order(load(folder))
-    sweep = sweep_file.read(folder) or {}
+    left_out: list[str] = []
+    sweep = _sweep(folder, left_out)
     splits, asked = results.splits_scored, sweep_file.metrics_asked(sweep)
     metrics = _metrics(results, splits, [metric.name for metric in asked])
     compared = settings(results, metrics)
@@ -97,7 +100,6 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
     for run in runs:
         if run.id in records:
             run.command = _command(records[run.id], conf_folders)
-    left_out: list[str] = []
     beliefs = _details(results, runs, records, left_out)
     return Contents(
         folder=folder,
@@ -123,6 +125,14 @@ def gather(folder: Path, conf_folders: list[Path]) -> Contents:
 def _trained(compared: list[Setting]) -> list[Setting]:
     """The settings that were trained, where evaluations stand beside them: these are never the best."""
     return [setting for setting in compared if setting.values.get("kind") != EVALUATION]
+
+
+def _sweep(folder: Path, left_out: list[str]) -> dict[str, Any]:
+    try:
+        return sweep_file.read(folder) or {}
+    except DamagedFile as error:
+        left_out.append(str(error))
+        return {}
 
 
 def _metrics(results: Results, splits: list[str], asked: list[str]) -> list[str]:
@@ -184,8 +194,9 @@ def _run(row: dict[str, Any], setting: int | None, keys: list[str], metrics: lis
     finished = row["state"] == "FINISHED"
     label = row.get("label")
     return Run(
-        id=row["id"], state=row["state"], label=str(label if isinstance(label, str) and label else row["name"]),
-        error=str(row["error"] or "").strip().split("\n")[0] if not finished else "",
+        id=row["id"], state=row["state"],
+        label=str(label if isinstance(label, str) and label else row["name"])[:LONGEST],
+        error=str(row["error"] or "").strip().split("\n")[0][:LONGEST] if not finished else "",
         setting=setting, values={key: row[key] for key in keys},
         metrics={metric: short(row.get(metric)) if finished else None for metric in [*metrics, "timing/total_seconds"]},
         command="",
@@ -206,7 +217,7 @@ def _tell_apart(runs: list[Run]) -> None:
 def _records(results: Results, runs: list[Run]) -> dict[str, dict[str, Any]]:
     """The result.json of each run that has one, by id."""
     return {
-        run.id: json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
+        run.id: read_record(Path(folder))
         for folder, run in zip(results.table["folder"], runs, strict=True)
         if run.state not in WITHOUT_RESULT
     }

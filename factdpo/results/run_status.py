@@ -11,7 +11,8 @@ from typing import Any
 from factdpo.store import layout, run_lock
 from factdpo.store.history import HISTORY
 from factdpo.store.layout import Stamp, file_stamp, read_json, read_yaml
-from factdpo.store.result import RUNNING, TO_DO, accuracy_metric, headline_row, summary
+from factdpo.store.result import RUNNING, TO_DO, accuracy_metric, headline_row, read_record, summary
+from factdpo.store.shapes import DamagedFile
 
 RATE_SECONDS = 0.5  # least time between the two rows of a rate: rows written together carry the same time
 
@@ -50,11 +51,17 @@ def look(folder: Path, label: str | None, cache: Cache) -> RunStatus:
     cached = cache.get(folder)
     if cached is not None and file_stamp(folder / "result.json") == cached[0]:
         return cached[1]
-    stamp, result = file_stamp(folder / "result.json"), read_json(folder / "result.json")
-    if stamp is not None and result is not None and _is_result(result):
-        cache[folder] = stamp, _ended(folder, label, result)
-        return cache[folder][1]
+    stamp, problem = file_stamp(folder / "result.json"), None
+    try:
+        if stamp is not None:
+            cache[folder] = stamp, _ended(folder, label, read_record(folder))
+            return cache[folder][1]
+    except FileNotFoundError:
+        pass  # done anew, meanwhile
+    except DamagedFile as error:
+        problem = str(error)
     status = _unfinished(folder, label)
+    status.error = problem
     ended_meanwhile = file_stamp(folder / "result.json") != stamp
     return look(folder, label, cache) if ended_meanwhile else status
 
@@ -67,21 +74,6 @@ def last_change(folder: Path) -> float | None:
             return max((entry.stat(follow_symlinks=False).st_mtime for entry in entries), default=made)
     except FileNotFoundError:
         return None
-
-
-def _is_result(result: dict[str, Any]) -> bool:
-    """Whether a JSON object has what is read of a result, each of its type; else it is as if there were none."""
-    if not all(isinstance(result.get(key), str) for key in ("id", "state")) or not isinstance(
-        result.get("config"), dict
-    ):
-        return False
-    flat = [result.get(name) or {} for name in ("timing", "training")]
-    nested = [result.get(name) or {} for name in ("base", "trained", "across", "baselines")]
-    if not all(isinstance(group, dict) for group in (*flat, *nested)):
-        return False
-    if not all(isinstance(scores, dict) for group in nested for scores in group.values()):
-        return False
-    return all(isinstance(scores.get("accuracy"), int | float) for scores in nested[1].values())
 
 
 def _ended(folder: Path, label: str | None, result: dict[str, Any]) -> RunStatus:

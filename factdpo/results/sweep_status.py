@@ -14,6 +14,7 @@ from factdpo.results import best, run_status
 from factdpo.results.run_status import Cache, RunStatus
 from factdpo.store import layout, sweep_file
 from factdpo.store.result import RUNNING, STATES, TO_DO
+from factdpo.store.shapes import DamagedFile
 from factdpo.store.sweep_file import Metric, metrics_asked
 
 _SEED = re.compile(r"(^| )\S*seed=\S+")  # in a label
@@ -38,6 +39,7 @@ class Runs:
     runs: list[RunStatus]
     changed: float  # last write, s since the epoch
     metrics: list[Metric] = field(default_factory=list)  # that the sweep asks about; [] if it does not say
+    problem: str | None = None  # with its sweep.json: its runs are those that lie there
 
     def counts(self) -> dict[str, int]:
         count = Counter(run.state for run in self.runs)
@@ -102,8 +104,13 @@ def look(folders: list[Path], cache: Cache) -> list[Runs]:
         if not homes:
             raise ConfigError(f"{folder}: holds no run and no sweep; give the folder of one, or what they lie in")
         for home, names in homes:
-            sweep = sweep_file.read(home) or {}
+            sweep, problem = {}, None
+            try:
+                sweep = sweep_file.read(home) or {}
+            except DamagedFile as error:  # of this one, which hides no other
+                problem = str(error)
             group = runs_of(home, names, sweep, cache, opened_only=layout.is_run(folder))
+            group.problem = problem
             groups[group.runs[0].folder if len(group.runs) == 1 else home] = group
     return sorted(groups.values(), key=lambda group: -group.changed)
 
@@ -129,6 +136,7 @@ def plain(group: Runs) -> dict[str, Any]:
     return {
         "folder": str(group.folder),
         "question": group.question,
+        "problem": group.problem,
         "counts": group.counts(),
         "left_seconds": group.left_seconds(),
         "metrics": [metric.name for metric in group.metrics],

@@ -26,6 +26,7 @@ class Results:
 
     table: "pd.DataFrame"  # one row per run; columns: ABOUT, config keys, metrics
     repeated: int = 0  # runs left out because the same run lies in another of the folders too
+    unproven: int = 0  # runs whose record is older than its digest: a change of it would not be noticed
 
     @cached_property
     def config_keys(self) -> list[str]:
@@ -194,8 +195,8 @@ class Results:
 def load(*places: str | Path) -> Results:
     """The runs in folders: a run's, a sweep's, or any above (`outputs`, the default).
 
-    Reads result.json only; whether the other files are unchanged is not checked. Raises ConfigError if a folder is
-    missing or holds no run.
+    Reads result.json only, which proves itself; whether the other files are unchanged is not checked. Raises
+    ConfigError if a folder is missing or holds no run.
     """
     import pyarrow as pa
 
@@ -206,12 +207,13 @@ def load(*places: str | Path) -> Results:
         shown = home.relative_to(Path.cwd()) if home.is_relative_to(Path.cwd()) else home
         folders = pa.array([str(shown / name) for name in table["folder"].to_pylist()])
         tables.append(table.set_column(table.schema.get_field_index("folder"), "folder", folders))
-    table = index.concat(tables).drop_columns(["mtime_ns", "size"]).to_pandas()
+    table = index.concat(tables).to_pandas()
     # A run that lies in two folders is one run, and must not count twice.
     finished_first = table.sort_values("state", key=lambda state: state != "FINISHED", kind="stable")
     unique = finished_first.drop_duplicates("id").sort_index().reset_index(drop=True)
-    columns = [*ABOUT, *(name for name in unique.columns if name not in ABOUT)]
-    return Results(unique.loc[:, columns], repeated=len(table) - len(unique))
+    unproven = int((unique["proven"] == False).sum()) if "proven" in unique else 0  # noqa: E712  (missing is not)
+    columns = [*ABOUT, *(name for name in unique.columns if name not in [*ABOUT, *index.HIDDEN])]
+    return Results(unique.loc[:, columns], len(table) - len(unique), unproven)
 
 
 def _find(places: Iterable[Path]) -> tuple[dict[Path, set[str]], set[Path]]:

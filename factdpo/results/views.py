@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LISTED = 10  # runs without metrics, and warnings, that are listed; the rest is counted
+CELL, LINE, COLUMNS = 200, 4000, 100  # most characters of a cell and of a line, and columns: names may be anybody\'s
 
 
 @dataclass
@@ -117,7 +118,13 @@ def _described(letter: str, side: Side) -> str:
 
 def caveats(results: Results) -> list[str]:
     """What a table of means hides: runs without numbers, and warnings."""
-    return [*_without_numbers(results), *_warnings(results)]
+    return [*_without_numbers(results), *_warnings(results), *_unproven(results)]
+
+
+def _unproven(results: Results) -> list[str]:
+    runs = plural(results.unproven, "record")
+    why = f"warning: {runs} of an earlier version without a sha256: a change of it would go unnoticed"
+    return [why] if results.unproven else []
 
 
 def _count(results: Results) -> str:
@@ -163,10 +170,11 @@ def show(view: View, console: Console) -> None:
     """Print the view: on a terminal in as many tables as its width needs, elsewhere in one, unstyled."""
 
     def line(text: str, style: str = "") -> None:  # never wrapped: paths and commands must stay whole
-        console.print(Text(text.rstrip(), style), soft_wrap=True)
+        console.print(Text(_cut(text.rstrip(), LINE), style), soft_wrap=True)
 
-    headings = _wrapped(view.headings)
-    table = [*headings, *view.rows]
+    shown = view.headings[:COLUMNS]
+    headings = _wrapped([_cut(heading, CELL) for heading in shown])
+    table = [*headings, *([_cut(cell, CELL) for cell in row[:COLUMNS]] for row in view.rows)]
     widths = [max(map(cell_len, cells)) for cells in zip(*table, strict=True)]
     room = console.width if console.is_terminal else sys.maxsize
     for text in view.above:
@@ -176,10 +184,16 @@ def show(view: View, console: Console) -> None:
         for place, cells in enumerate(table):
             padded = [_padded(cells[column], widths[column], left=column < view.keys) for column in columns]
             line("  ".join(padded), "bold" if place < len(headings) else "")
+    if len(view.headings) > COLUMNS:
+        line(f"and {len(view.headings) - COLUMNS} more columns; --csv and --json have all")
     if view.below[:1] != [""]:
         line("")
     for text in view.below:
         line(text, "yellow" if text.startswith("warning: ") else "")
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 def _wrapped(headings: list[str]) -> list[list[str]]:

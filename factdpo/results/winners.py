@@ -1,6 +1,5 @@
 """The best settings of a table of results, and the command that repeats each."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from factdpo.results import best
 from factdpo.results.best import Ranked
 from factdpo.results.means import as_cell, means
 from factdpo.results.tables import SEEDS, Results, shown
-from factdpo.store.result import TRAINING
+from factdpo.store.result import TRAINING, read_record
 from factdpo.store.sweep_file import Metric
 
 if TYPE_CHECKING:
@@ -86,8 +85,7 @@ def command_of(runs: "pd.DataFrame", conf_folders: list[Path]) -> str:
     """The command that repeats the finished runs of one setting, with all their seeds; or why there is none."""
     runs = runs.loc[runs["state"] == "FINISHED"]
     try:
-        path = Path(runs["folder"].iloc[0]) / "result.json"
-        config = json.loads(path.read_text(encoding="utf-8"))["config"]
+        config = read_record(Path(runs["folder"].iloc[0]))["config"]
         return repeat(config, {key: list(map(shown, runs[key].unique())) for key in _swept_seeds(runs)}, conf_folders)
     except (OSError, ValueError) as error:  # ConfigError is a ValueError: a key of another version
         return f"no command: {error}"

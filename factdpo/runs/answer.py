@@ -7,7 +7,7 @@ be done reads the tokenizer of its model first, for which transformers is import
 import json
 import resource
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -21,6 +21,7 @@ from factdpo.runs.attempt import Attempt, Outcome
 from factdpo.runs.clock import Clock
 from factdpo.runs.identity import RunSpec, look_up
 from factdpo.runs.session import Session, current
+from factdpo.store import layout
 from factdpo.store import result as record
 from factdpo.store.history import HISTORY, read_history
 from factdpo.store.run_lock import lock
@@ -131,13 +132,14 @@ def _executed(
 
 def _stored(spec: RunSpec) -> Outcome | None:
     """The stored answer, if there is one; says why a stored result is none. The run's lock is held."""
-    path = spec.folder / "asked.json"
-    if path.is_file():
-        try:
-            same = json.loads(path.read_text(encoding="utf-8")) == spec.asked
-        except ValueError as error:
-            raise ConfigError(f"{path}: not JSON ({error}); move the folder away, or give another out=") from None
-        if not same:
+    if spec.folder.is_symlink() and not spec.folder.exists():
+        raise ConfigError(
+            f"{spec.folder}: a link to {spec.folder.readlink()}, which is gone; bring it back, or remove it"
+        )
+    if spec.folder.exists() and not spec.folder.is_dir():
+        raise ConfigError(f"{spec.folder}: a file, where the run's folder is to be; move it away")
+    with suppress(FileNotFoundError):
+        if layout.read_asked(spec.folder) != spec.asked:
             raise ConfigError(
                 f"{spec.folder}: holds another run (see its asked.json); move it away, or give another out="
             )

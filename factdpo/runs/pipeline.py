@@ -25,6 +25,7 @@ from factdpo.runs.session import Session
 from factdpo.runs.stages import Prepared, prepare
 from factdpo.store import cache
 from factdpo.store.history import HISTORY, Row, read_history
+from factdpo.training.batched import checkpoints
 from factdpo.training.batched import engine as batched_engine
 from factdpo.training.engine import Ended, Engine, Member, Trained
 from factdpo.training.schedule import steps_of_run
@@ -39,6 +40,8 @@ def execute(attempts: list[Attempt], session: Session, clock: Clock) -> Generato
     the runs under way are recorded with it and stay resumable; those that have not begun stay as they are.
     """
     logs: list[logging.Handler] = [logging.NullHandler()]  # of the runs under way
+    for folder in {Path(attempt.spec.cfg.out) / "cache" for attempt in attempts}:
+        checkpoints.clear(folder / "batches", folder / "adapters")
     try:
         with console.logging_to(logs):
             of_spec = {attempt.spec: attempt for attempt in attempts}
@@ -162,9 +165,10 @@ class Training:
             go_on=self._check_halving,
             begins_with=run.sft.trained if run.sft else None,
             retained=run.retained,
+            stored=False,
         )
 
-    def keep(self, ending: Trained | Exception) -> None:
+    def keep(self, member: Member, ending: Trained | Exception) -> None:
         """Put the weights into the cache, with the history that a run of them has written."""
         if isinstance(ending, Exception):
             self.error = ending
@@ -172,6 +176,7 @@ class Training:
         try:
             history = self._sound()[0].spec.folder / HISTORY
             cache.fetch(self.run.trained, partial(_save, ending, history))
+            member.stored = True
         except Exception as error:
             self.error = error
 
@@ -287,8 +292,8 @@ def _train(
         bar.end()
         in_training = [training.attempts for training in members.values() if training.begun]
         ended = [members.pop(member) for member, _ in group]
-        for training, (_, ending) in zip(ended, group, strict=True):
-            training.keep(ending)
+        for training, (member, ending) in zip(ended, group, strict=True):
+            training.keep(member, ending)
         clock.charge(in_training)
         return ended
 

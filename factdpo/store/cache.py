@@ -22,7 +22,8 @@ log = logging.getLogger("factdpo")
 STAGE_VERSIONS = {"facts": 1, "splits": 1, "pairs": 1, "logps": 1, "train": 1, "evaluate": 1}
 
 SETTLED_NS = 2 * 10**9  # a file that was changed more recently than this is read again each time
-MANIFEST = "manifest.json"  # file name -> sha256; written last, so a folder with a manifest is whole
+MANIFEST = "manifest.json"  # file name -> sha256, and OF; written last, so a folder with a manifest is whole
+OF = "signature"  # key of a manifest: the name of the folder it belongs to (entries of before have none)
 
 
 def signature(request: Any) -> str:
@@ -84,34 +85,41 @@ def write_atomic(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _fsync_folder(path.parent)
+    _fsync(path.parent)
 
 
 def fetch(folder: Path, make: Callable[[Path], None]) -> bool:
     """Make `folder` by `make` unless it exists undamaged; True if it did.
 
     `make` gets an empty folder beside the final one, which is renamed once it is whole. Two processes that want the
-    same folder compute it once (the lock dies with its holder). A damaged folder is reported and made again.
+    same folder compute it once (the lock dies with its holder). A folder that is damaged, or gone, is reported and made
+    again. All of it is on the disk before it has its name.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(folder.name + ".lock")):
+    lock, problem = folder.with_name(folder.name + ".lock"), None
+    was_begun = lock.exists()
+    with FileLock(lock):
         if folder.exists():
             if (problem := damage(folder)) is None:
                 return True
             log.warning("%s is not whole (%s): it is made again", folder, problem)
-            shutil.rmtree(folder)
+            _remove(folder)
         temporary = folder.with_name(f".{folder.name}.part")  # ours by the lock; a kill may have left one
-        shutil.rmtree(temporary, ignore_errors=True)
+        if was_begun and problem is None and not temporary.exists():
+            log.info("%s is gone, or was never finished: it is made again", folder)
+        _remove(temporary)
         temporary.mkdir()
         try:
             with writing(temporary):
                 make(temporary)
-            write_atomic(temporary / MANIFEST, json.dumps(folder_sha256(temporary), indent=1))
+                hashes = folder_sha256(temporary)
+                _fsync_below(temporary)
+            write_atomic(temporary / MANIFEST, json.dumps({OF: folder.name, **hashes}, indent=1))
             os.replace(temporary, folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        _fsync_folder(folder.parent)
+        _fsync(folder.parent)
         return False
 
 
@@ -125,15 +133,32 @@ def damaged_files(folder: Path, expected: dict[str, str]) -> list[str]:
 def damage(folder: Path) -> str | None:
     """What is wrong with a folder that `fetch` made; None if every file is as it was written."""
     try:
-        expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        wrong = damaged_files(folder, dict(expected))
+        expected = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        if (of := expected.pop(OF, folder.name)) != folder.name:
+            return f"it is {of}"
+        wrong = damaged_files(folder, expected)
     except (OSError, ValueError, TypeError) as error:
         return f"manifest: {error}"
     return f"missing or changed: {', '.join(wrong)}" if wrong else None
 
 
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _remove(path: Path) -> None:
+    """Remove a folder, or what lies in its place; no error if nothing does."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _fsync_below(folder: Path) -> None:
+    """Have all files and folders below a folder on the disk."""
+    for where, _, names in os.walk(folder):
+        for path in (*(Path(where, name) for name in names), Path(where)):
+            _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,10 +1,11 @@
 """results.parquet: a cache of many result.json, in the folder that the runs lie in.
 
-One row per run with everything that tables show, and the time and size of the result.json that it was read from, so
-that only new and changed ones are read again. Deleting the file is harmless: it is rebuilt.
+One row per run with everything that tables show, and the time, size and sha256 of the result.json that it was read
+from, so that only new and changed ones are read again. Deleting the file is harmless: it is rebuilt. It is used only
+if its own sha256, in a hidden file beside it, is that of all its bytes: Parquet's checksums leave out its names.
 """
 
-import json
+import hashlib
 import logging
 import os
 import uuid
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from factdpo.config.overrides import flat, typed
 from factdpo.store.history import Row
-from factdpo.store.layout import Stamp, file_stamp, read_json, read_yaml, run_names
-from factdpo.store.result import KILLED, RUNNING, TRAINING, summary
+from factdpo.store.layout import file_stamp, read_json, read_yaml, run_names
+from factdpo.store.result import KILLED, REMEDY, RUNNING, TRAINING, is_proven, parse_record, summary
 from factdpo.store.run_lock import running_or_killed
+from factdpo.store.shapes import DamagedFile, read_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("factdpo")
 
 FILE = "results.parquet"
-VERSION = b"2"  # bump when _read returns other columns or values
+VERSION = b"3"  # bump when _read returns other columns or values
+HIDDEN = ["proven", "mtime_ns", "ctime_ns", "size", "sha256"]  # columns of the index alone
 ABOUT = [  # columns besides config keys and metrics
     "id", "name", "kind", "folder", "state", "error", "started", "warnings",
 ]  # fmt: skip
@@ -36,29 +39,41 @@ def update_index(home: Path) -> None:
     """Update the index of the folder that runs lie in; any error is logged as a warning."""
     try:
         if names := run_names(home):
-            read_home(home, names, write=True)
+            read_home(home, names, write=True, trust_times=True)
     except Exception as error:  # called as the runs of a sweep finish: an index is not worth failing one of them
         _warn(home, error)
 
 
-def read_home(home: Path, names: list[str], write: bool) -> "pa.Table":
-    """One row per run of a folder, from its index where that is up to date; `folder` holds the run's name alone."""
+def finished(home: Path) -> set[str]:
+    """The names of the runs that the index of a folder has as finished, whatever has become of them."""
+    table = _read_index(home / FILE) if (home / FILE).is_file() else None
+    rows = [] if table is None else table.select(["folder", "state"]).to_pylist()
+    return {row["folder"] for row in rows if row["state"] == "FINISHED"}
+
+
+def read_home(home: Path, names: list[str], write: bool, trust_times: bool = False) -> "pa.Table":
+    """One row per run of a folder, from its index where that is up to date; `folder` holds the run's name alone.
+
+    A row of the index counts if result.json has the sha256 that it was read with; with `trust_times` if it has the
+    same size and times, which is quicker and misses what a failing disk changes.
+    """
     import pyarrow as pa
     import pyarrow.compute
 
-    stamps = {name: file_stamp(f"{home}/{name}/result.json") for name in names}
+    known = _known(home, names, trust_times)
     index = _read_index(home / FILE)
     tables: list[pa.Table] = []
     indexed: set[str] = set()
     if index is not None:
-        entries = zip(*(index[name].to_pylist() for name in ("folder", "mtime_ns", "size")), strict=True)
-        fresh = [stamps.get(folder) == (mtime_ns, size) for folder, mtime_ns, size in entries]
+        columns = ["mtime_ns", "ctime_ns", "size"] if trust_times else ["sha256"]
+        entries = zip(index["folder"].to_pylist(), *(index[name].to_pylist() for name in columns), strict=True)
+        fresh = [known.get(folder) == (*rest,) for folder, *rest in entries]
         tables = [index if all(fresh) else index.filter(pa.array(fresh, pa.bool_()))]
         indexed = {*tables[0]["folder"].to_pylist()}
     unfinished: list[Row] = []
     missing = [name for name in names if name not in indexed]
     for chunk in (missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)):
-        rows = [_read(home / name, stamps[name]) for name in chunk]
+        rows = [_read(home / name) for name in chunk]
         unfinished += [row for row in rows if row["state"] in WITHOUT_RESULT]
         ended = [row for row in rows if row["state"] not in WITHOUT_RESULT]
         if ended:
@@ -73,28 +88,47 @@ def read_home(home: Path, names: list[str], write: bool) -> "pa.Table":
     return concat(tables).sort_by("folder")
 
 
-def _read(folder: Path, stamp: Stamp | None) -> Row:
-    """One run as a flat row; without a readable result.json its state, and its config if that can be read."""
+def _known(home: Path, names: list[str], trust_times: bool) -> dict[str, tuple[Any, ...] | None]:
+    """What each run's result.json must agree with in the index; None without a file that can be read."""
+    if trust_times:
+        return {name: file_stamp(f"{home}/{name}/result.json") for name in names}
+    return {name: _sha256(f"{home}/{name}/result.json") for name in names}
+
+
+def _sha256(path: str) -> tuple[str] | None:
     try:
-        result = json.loads((folder / "result.json").read_bytes())
-        row: Row = {name: result.get(name) for name in ABOUT}
-        row |= {"id": str(result["id"]), "state": str(result["state"]), "kind": result.get("kind", TRAINING)}
+        with open(path, "rb", buffering=0) as file:
+            return (hashlib.sha256(file.read()).hexdigest(),)
+    except OSError:
+        return None
+
+
+def _read(folder: Path) -> Row:
+    """One run as a flat row; without a sound result.json its state, and its config if that can be read."""
+    stamp = file_stamp(folder / "result.json")  # of the bytes read after it, or of older ones: then it is read again
+    row: Row = {}
+    try:
+        data = read_bytes(folder / "result.json", REMEDY)
+        result = parse_record(folder, data)
+        row = {key: _cell(value) for key, value in flat(result["config"]).items()} | summary(result)
+        row |= {name: result.get(name) for name in ABOUT} | {"proven": is_proven(result)}
+        row["kind"] = result.get("kind", TRAINING)
         row["warnings"] = "\n".join(result.get("warnings") or []) or None
-        row |= {key: _cell(value) for key, value in flat(result["config"]).items()} | summary(result)
+        row["sha256"] = hashlib.sha256(data).hexdigest()
     except FileNotFoundError:
         row = _without_result(folder, None)
-        if (now := file_stamp(folder / "result.json")) != stamp:  # the run ended meanwhile
-            return _read(folder, now)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        row = _without_result(folder, f"result.json: not a result ({type(error).__name__}: {error})")
-    mtime_ns, size = stamp or (None, None)
-    return row | {"folder": folder.name, "mtime_ns": mtime_ns, "size": size}
+        if (folder / "result.json").exists():  # the run ended meanwhile
+            return _read(folder)
+    except DamagedFile as error:
+        row = _without_result(folder, str(error))
+    mtime_ns, ctime_ns, size = stamp or (None, None, None)
+    return row | {"folder": folder.name, "mtime_ns": mtime_ns, "ctime_ns": ctime_ns, "size": size}
 
 
 def _without_result(folder: Path, reason: str | None) -> Row:
     """The row of a run that is running or was killed, or whose result.json is damaged (`reason`)."""
-    row: Row = dict.fromkeys(ABOUT)
-    row |= {key: _cell(value) for key, value in flat(read_yaml(folder / "config.yaml")).items()}
+    row: Row = {key: _cell(value) for key, value in flat(read_yaml(folder / "config.yaml")).items()}
+    row |= dict.fromkeys(ABOUT)
     state, asked = running_or_killed(folder), read_json(folder / "asked.json") or {}
     error = reason or (None if state == RUNNING else "no result, and no process is at work on it")
     return (
@@ -145,10 +179,17 @@ def _read_index(path: Path) -> "pa.Table | None":
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException):
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != _proof(path).read_text(encoding="ascii"):
+            return None
+        table = pyarrow.parquet.read_table(pa.BufferReader(data))
+    except (OSError, ValueError, pa.ArrowException):
         return None
     return table if (table.schema.metadata or {}).get(b"factdpo_index") == VERSION else None
+
+
+def _proof(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
 
 
 def _write_index(path: Path, table: "pa.Table") -> None:
@@ -156,12 +197,16 @@ def _write_index(path: Path, table: "pa.Table") -> None:
     import pyarrow.parquet
 
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    proof = temporary.with_suffix(".sha256.part")
     try:
         marked = table.replace_schema_metadata({b"factdpo_index": VERSION})
-        pyarrow.parquet.write_table(marked, temporary, write_page_checksum=True)
+        pyarrow.parquet.write_table(marked, temporary)
+        proof.write_text(hashlib.sha256(temporary.read_bytes()).hexdigest(), encoding="ascii")
         os.replace(temporary, path)
+        os.replace(proof, _proof(path))
     finally:
         temporary.unlink(missing_ok=True)
+        proof.unlink(missing_ok=True)
 
 
 def _warn(home: Path, error: Exception) -> None:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from factdpo.config.schema import ConfigError
-from factdpo.store import sweep_file
+from factdpo.store import shapes, sweep_file
 
 PLAN = "plan.json"  # in a run's folder once its training begins: {"steps": its optimizer steps}
-SPEC_KEYS = {"config", "data", "model", "versions"}  # of every asked.json (runs.identity.what_is_asked)
 SWEEPS = "sweeps"  # the folder of all sweeps, in out=
 DEPTH = 2  # levels below a folder that are searched for runs: outputs/sweeps/<name>
-Stamp = tuple[int, int]  # time (ns) and size of a file
+Stamp = tuple[int, int, int]  # times (ns) of a file's content and of its entry, and its size
 
 
 def has_record(folder: Path | str) -> bool:
@@ -23,8 +22,16 @@ def has_record(folder: Path | str) -> bool:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder surely is a run's: its asked.json has the keys of ours. Needed before anything is deleted."""
-    spec = read_json(folder / "asked.json")
-    return spec is not None and spec.keys() >= SPEC_KEYS
+    try:
+        read_asked(folder)
+    except (FileNotFoundError, ConfigError):
+        return False
+    return True
+
+
+def read_asked(folder: Path) -> dict[str, Any]:
+    """What a run's id is a hash of; raises FileNotFoundError without its asked.json, and DamagedFile for another."""
+    return shapes.read(folder / "asked.json", shapes.AskedShape, "move the folder away, or give another out=")
 
 
 def homes(folder: Path) -> list[tuple[Path, list[str]]]:
@@ -38,6 +45,8 @@ def homes(folder: Path) -> list[tuple[Path, list[str]]]:
     for depth in range(DEPTH + 1):
         for path in folder.glob("*/" * depth + sweep_file.FILE):
             names_of.setdefault(path.parent, [])
+    if not names_of and has_record(folder):  # a run's, and damaged: its reader says how
+        return [(folder.parent, [folder.name])]
     return sorted(names_of.items())
 
 
@@ -62,12 +71,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def file_stamp(path: Path | str) -> Stamp | None:
-    """Time (ns) and size of a file, which change when it is replaced; None if it is not there."""
+    """Times (ns) and size of a file, which change when it is written; None if it is not there."""
     try:
         stat = os.stat(path)
     except OSError:
         return None
-    return stat.st_mtime_ns, stat.st_size
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

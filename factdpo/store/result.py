@@ -1,5 +1,6 @@
-"""result.json: read back and proven by its files, flattened, and documented key by key."""
+"""result.json: written with its own digest, read back and proven, flattened, and documented key by key."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,8 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from factdpo.config.overrides import flat
+from factdpo.store import shapes
 from factdpo.store.cache import damaged_files, write_atomic
 from factdpo.store.history import Row
+from factdpo.store.shapes import DamagedFile
 
 Result = dict[str, Any]
 
@@ -16,6 +19,10 @@ RUNNING, KILLED, TO_DO = "running", "killed", "to do"  # of runs without a resul
 STATES = ("FINISHED", "STOPPED", RUNNING, "FAILED", "DIVERGED", "PREEMPTED", KILLED, TO_DO)
 
 TRAINING, EVALUATION = "training", "eval"  # kinds of runs
+
+VERSION = 2  # of the record; one without a version is older, and has no digest
+DIGEST = "sha256"  # key of the record's own
+REMEDY = "move the folder away, or put a sound copy there; the run's command redoes it"
 
 AS_TRAINED = "train_as_trained"  # a split that only runs with data.boundary=none have
 ACCURACY_GAP = 0.2  # accuracies that should agree and differ by more are reported (D6, D8)
@@ -118,6 +125,8 @@ KEYS: dict[str, str] = {
     "command, or of each of its workers, these add up to its time on the clock",
     "timing.batch_seconds": "training of the batch as a whole until this run ended, s; also if the cache had it",
     "files.<rest>": "sha256 of a file in the run's folder",
+    "record_version": "version of this file's format; without it (older records) there is no sha256",
+    "sha256": "of this record without this key, as JSON with sorted keys and no white space, in UTF-8",
 }
 
 
@@ -130,22 +139,62 @@ class Stored:
 
 
 def write_result(folder: Path, result: Result) -> None:
-    """Write result.json so that a reader sees it whole or not at all; raises OSError."""
-    write_atomic(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
+    """Write result.json, with its digest, so that a reader sees it whole or not at all; raises OSError."""
+    record = json.loads(json.dumps(result | {"record_version": VERSION}))  # as it will be read back
+    record[DIGEST] = digest(record)
+    write_atomic(folder / "result.json", json.dumps(record, indent=1, ensure_ascii=False))
+
+
+def digest(result: Result) -> str:
+    """sha256 of a record's content, whatever its layout: of all its keys but `sha256`."""
+    content = {key: value for key, value in result.items() if key != DIGEST}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def read_record(folder: Path) -> Result:
+    """The result.json of a run's folder, which proves itself and belongs to the folder; its files are not looked at.
+
+    A record without `record_version` was written before records had a digest, and is taken as it is: `is_proven`.
+    Raises FileNotFoundError without one, and DamagedFile for any other than the run wrote.
+    """
+    return parse_record(folder, shapes.read_bytes(folder / "result.json", REMEDY))
+
+
+def parse_record(folder: Path, data: bytes) -> Result:
+    """As `read_record`, of the bytes of result.json."""
+    path = folder / "result.json"
+    result = shapes.parsed(path, data, shapes.ResultShape, REMEDY)
+    if result.get("record_version", VERSION) > VERSION:
+        raise DamagedFile(f"{path}: written by a newer factdpo; use that one")
+    if is_proven(result) and result.get(DIGEST) != digest(result):
+        raise DamagedFile(f"{path}: changed since the run wrote it (its sha256 is another); {REMEDY}")
+    if not _belongs(result["id"], folder):
+        raise DamagedFile(f"{path}: the record of run {result['id']}, which is not this folder's; {REMEDY}")
+    return result
+
+
+def is_proven(result: Result) -> bool:
+    """Whether a record that was read has a digest; either key says that it was written with one."""
+    return "record_version" in result or DIGEST in result
+
+
+def _belongs(id: str, folder: Path) -> bool:
+    """A run's folder is called after its id at the end; a link to it, or `.`, is not."""
+    return id in (folder.name.rpartition("-")[2], folder.resolve().name.rpartition("-")[2])
 
 
 def read_result(folder: Path) -> Stored:
     """The result of a run's folder; a FINISHED one only if each of its files still has the sha256 written down."""
     path = folder / "result.json"
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        state, files = result["state"], dict(result.get("files") or {})
+        result = read_record(folder)
     except FileNotFoundError:
         return Stored(None, f"{path}: not there")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Stored(None, f"{path}: not a result ({type(error).__name__}: {error})")
-    if state == "FINISHED":
-        if not files:
+    except DamagedFile as error:
+        return Stored(None, str(error))
+    if result["state"] == "FINISHED":
+        if not (files := result.get("files")):
             return Stored(None, f"{path}: FINISHED, but names no files")
         if wrong := damaged_files(folder, files):
             return Stored(None, f"{folder}: missing, or changed since the run wrote it: {', '.join(wrong)}")

@@ -1,12 +1,12 @@
 """sweep.json: the question, axes, runs and commands of a sweep."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from factdpo.config.schema import ConfigError
+from factdpo.store import shapes
 
 FILE = "sweep.json"
+REMEDY = "move it away and rerun the sweep's command, which writes a new one"
 
 
 class Metric(NamedTuple):
@@ -17,16 +17,14 @@ class Metric(NamedTuple):
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The sweep.json in a folder; None if there is none. Raises ConfigError for one that cannot be read."""
-    path = folder / FILE
+    """The sweep.json in a folder, of the shape `shapes.SweepShape`; None if there is none.
+
+    Raises DamagedFile, a ConfigError, for one that cannot be read or is of another shape.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return shapes.read(folder / FILE, shapes.SweepShape, REMEDY)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error}); move it away and rerun the sweep's command, which writes a new one"
-        ) from None
 
 
 def metrics_asked(sweep: dict[str, Any] | None) -> list[Metric]:

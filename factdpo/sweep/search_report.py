@@ -11,6 +11,7 @@ from factdpo import console
 from factdpo.results.best import EQUAL, FLATTERED, is_test
 from factdpo.results.winners import repeat
 from factdpo.store import cache, sweep_file
+from factdpo.store.result import read_record
 from factdpo.sweep.search import STARTUP, Search
 from factdpo.sweep.search_space import words
 
@@ -76,9 +77,7 @@ def keep_importance(search: Search) -> None:
 def _command(search: Search, trial: FrozenTrial, conf_folders: list[Path]) -> str | None:
     """The command that runs a trial again, outside the search; None if its first run has no result any more."""
     results = list(search.folder.glob(f"*-{search.runs_of(trial)[0]}/result.json"))
-    if not results:
-        return None
-    return repeat(json.loads(results[0].read_text(encoding="utf-8"))["config"], search.seeds, conf_folders)
+    return repeat(read_record(results[0].parent)["config"], search.seeds, conf_folders) if results else None
 
 
 def _count_answered(search: Search) -> int:

@@ -17,7 +17,7 @@ from filelock import FileLock
 from factdpo import console
 from factdpo.runs.answer import ended_well
 from factdpo.runs.identity import RunSpec
-from factdpo.store import cache, provenance, result
+from factdpo.store import cache, index, provenance, result
 from factdpo.store.sweep_file import FILE, Metric, metrics_asked, read
 
 NAMED = 10  # runs that are not there, before the rest is only counted
@@ -36,6 +36,7 @@ class Sweep:
     before: dict[str, str] = field(default_factory=dict)  # id -> state before this command
     jobs: int = 0  # that ask for these runs
     metrics: list[Metric] = field(default_factory=list)  # that it asks about, the deciding one first
+    missed: set[str] = field(default_factory=set)  # ids of runs that were told to be done again
     names_best: bool = True  # at its end; a search does so itself
     started: float = field(default_factory=time.monotonic)
     at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
@@ -54,14 +55,17 @@ class Sweep:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f".{FILE}.lock"):
-            record = read(self.folder) or {"name": self.folder.name, "question": None, "axes": {}, "runs": {}}
+            record = {"name": self.folder.name, "question": None, "axes": {}} | (read(self.folder) or {"runs": {}})
             for key, values in self.axes.items():
                 record["axes"][key] = list(dict.fromkeys([*record["axes"].get(key, []), *values]))
             record.setdefault("id", uuid.uuid4().hex[:12])  # of the sweep in W&B, where another may have its name
             record["question"] = self.question or record["question"]
             if self.metrics:
                 record["metrics"] = [metric._asdict() for metric in self.metrics]
-            record["runs"] |= {id: {"folder": run.folder.name, "label": run.cfg.label} for id, run in self.runs.items()}
+            self._tell_lost(record["runs"])
+            for id, run in self.runs.items():
+                is_finished = {"finished": True} if self.before[id] == "FINISHED" else {}
+                record["runs"][id] = {"folder": run.folder.name, "label": run.cfg.label, **is_finished}
             this = self._command()
             others = [
                 command
@@ -70,6 +74,27 @@ class Sweep:
             ]
             record["commands"] = [*others, this]
             cache.write_atomic(self.folder / FILE, json.dumps(record, indent=1, ensure_ascii=False))
+
+    def _tell_lost(self, known: dict[str, Any]) -> None:
+        """Say of each run that was finished once, and is no longer, why it is redone."""
+        indexed = index.finished(self.folder)
+        for id, run in self.runs.items():
+            was = known.get(id, {}).get("finished") or run.folder.name in indexed
+            if was and id not in self.missed and self.before[id] != "FINISHED":
+                self.missed.add(id)
+                if not run.folder.is_dir():
+                    reason = f"its folder is gone ({run.folder})"
+                else:
+                    reason = result.read_result(run.folder).reason or f"it is now {self.before[id]}"
+                console.say(f"{run.cfg.label or run.name}: was FINISHED, and is redone: {reason}", "yellow")
+
+    def _keep_finished(self, states: dict[str, str]) -> None:
+        """Into sweep.json, which of its runs are finished."""
+        with FileLock(self.folder / f".{FILE}.lock"):
+            if (record := read(self.folder)) is not None:
+                for id in states.keys() & record["runs"].keys():
+                    record["runs"][id]["finished"] = states[id] == "FINISHED"
+                cache.write_atomic(self.folder / FILE, json.dumps(record, indent=1, ensure_ascii=False))
 
     def _command(self) -> dict[str, Any]:
         """This command as sweep.json lists it."""
@@ -98,6 +123,7 @@ class Sweep:
             self._print_table(opened)
         for id in [id for id in states if id not in opened][:NAMED]:
             console.say(f"{result.TO_DO}  {self.runs[id].folder}")
+        self._keep_finished(states)
         duration = console.duration(time.monotonic() - self.started)
         console.say(f"{self.folder.name}: {_counts(list(states.values()))}; {duration}")
         self._publish(states)

@@ -3,12 +3,12 @@
 import configparser
 import netrc
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from factdpo.config import secrets
 from factdpo.config.schema import Config, ConfigError, TrackConfig, TrackMode
 from factdpo.tracking.wandb_process import process
 
@@ -16,7 +16,6 @@ DEFAULT_BASE_URL = "https://api.forge.coreweave.com"  # wandb's own, since 0.31
 DEFAULT = TrackConfig()
 LONGEST, LONGEST_TAG = 128, 64  # characters of a name and of a tag
 NOT_IN_A_PROJECT = "/\\#?%:"
-SECRET_NAME = re.compile(r"key|token(?!s)|passw|secret|credential", re.IGNORECASE)  # max_new_tokens is no secret
 
 
 def wandb_mode(track: TrackConfig, env: Mapping[str, str] = os.environ) -> tuple[str, str]:
@@ -146,14 +145,14 @@ def setting(key: str, env: Mapping[str, str]) -> str | None:
 
 def without_secrets(config: Any, env: Mapping[str, str]) -> Any:
     """The config without keys that are named like secrets, and without values that hold a secret of the environment."""
-    secrets = [value for name, value in env.items() if SECRET_NAME.search(name) and len(value) >= 8]
+    values = secrets.in_environment(env).values()
 
     def holds_secret(value: Any) -> bool:
-        return isinstance(value, str) and any(secret in value for secret in secrets)
+        return isinstance(value, str) and any(secret in value for secret in values)
 
     def clean(node: Any) -> Any:
         if isinstance(node, dict):
-            return {k: clean(v) for k, v in node.items() if not (SECRET_NAME.search(str(k)) or holds_secret(v))}
+            return {k: clean(v) for k, v in node.items() if not (secrets.NAME.search(str(k)) or holds_secret(v))}
         if isinstance(node, list):
             return [clean(item) for item in node if not holds_secret(item)]
         return node

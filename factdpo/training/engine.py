@@ -25,6 +25,7 @@ class Member:
     describe: Callable[[dict[str, PairLogps]], Row]  # these scores as a row of the history
     record: Callable[..., None]  # gets the rows of the history as they arise, many at a time
     start: Callable[[], None] = lambda: None  # called when its training starts; again if that begins again
+    stored: bool | None = None  # are its weights on the disk? Its checkpoint stays while False; None: nobody stores it
     recorded: int = 0  # rows that were recorded: a training that begins again does not repeat them
     go_on: Callable[[Row], None] = lambda row: None  # called with each row of scores; what it raises ends the training
     begins_with: Path | None = None  # folder of trained weights that it starts from; they are its reference too
@@ -59,6 +60,7 @@ Ended = list[tuple[Member, Trained | Exception]]  # members that ended at the sa
 class Engine(Protocol):
     """`fit` trains all members, yields those that ended together, and leaves a checkpoint if it keeps any.
 
+    A checkpoint is removed only once all that it could restore is `stored`.
     Signals are held (`signals.held`) while it runs. Closing the generator early stops the members still in training.
     """
 

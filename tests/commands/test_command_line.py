@@ -295,7 +295,7 @@ def test_a_sweep_file_starts_all_its_runs(factdpo: Run):
     [
         ("raise job.RunFailed('DIVERGED', 'the loss is not finite', 1)", 1, "factdpo: the loss is not finite\n"),
         ("raise ConfigError('data.path=x: no such file')", 2, "factdpo: data.path=x: no such file\n"),
-        ("raise KeyboardInterrupt", 130, ""),
+        ("raise KeyboardInterrupt", 130, "factdpo: interrupted\n"),
         ("raise job.RunFailed('PREEMPTED', 'interrupted', 130)", 130, "factdpo: interrupted\n"),
     ],
 )

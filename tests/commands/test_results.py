@@ -1,3 +1,4 @@
+import csv
 import json
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ from factdpo.commands.results import main
 from factdpo.config.schema import ConfigError
 from factdpo.results import views
 from factdpo.results.tables import load
+from factdpo.store.result import write_result
 from tests.helpers.stored import answers, store
 
 
@@ -64,7 +66,7 @@ def test_seeds_are_collapsed_and_nothing_is_lost_silently(sweep: Path, results):
 def test_what_a_sweep_asks_about_comes_first(sweep: Path, results):
     names = ["timing/total_seconds", "accuracy/test", "accuracy/portability"]
     asked = [{"name": name, "lower_is_better": False} for name in names]
-    Path("sweeps/beta/sweep.json").write_text(json.dumps({"metrics": asked}))
+    Path("sweeps/beta/sweep.json").write_text(json.dumps({"runs": {}, "metrics": asked}))
     headings = results("sweeps/beta").splitlines()[4].split()
     assert headings == ["beta", "runs", "total_seconds", "test", "train"]
 
@@ -84,7 +86,7 @@ def test_the_validation_facts_choose_and_test_is_reported_once_for_what_they_cho
         folder = store(tmp_path, id, 2 * test, dpo_beta=beta)
         result = json.loads((folder / "result.json").read_text())
         result["trained"]["validation"] = {"n": 100, "accuracy": validation}
-        (folder / "result.json").write_text(json.dumps(result))
+        write_result(folder, result)
     lines = results(f"{tmp_path} --metric accuracy/test,accuracy/validation").splitlines()
     assert lines[-3:] == [
         "best accuracy/validation 0.90 [0.83, 0.94] (worst 0.800, dpo.beta=0.5): dpo.beta=0.1",
@@ -106,7 +108,7 @@ def test_splits_of_any_name_are_shown_after_those_that_are_known(tmp_path: Path,
     result = json.loads((folder / "result.json").read_text())
     for split in ("my own", "test_reversed"):
         result["trained"][split] = {"n": 10, "accuracy": 0.5}
-    (folder / "result.json").write_text(json.dumps(result))
+    write_result(folder, result)
     assert results(str(tmp_path)).splitlines()[3].split() == [
         "name",
         "runs",
@@ -232,8 +234,9 @@ def test_what_cannot_be_done_is_said(sweep: Path, results):
 
 
 def test_a_best_run_of_another_version_has_no_command(sweep: Path, results):
-    path = sweep / "run-2a" / "result.json"
-    path.write_text(path.read_text().replace('"beta": 0.5', '"beta": 0.5, "gamma": 1'))
+    result = json.loads((sweep / "run-2a" / "result.json").read_text())
+    result["config"]["dpo"]["gamma"] = 1
+    write_result(sweep / "run-2a", result)
     assert "  no command: " in results("sweeps/beta") and "gamma" in results("sweeps/beta")
 
 
@@ -249,3 +252,15 @@ def test_the_command_line_prints_and_refuses(sweep: Path, tmp_path: Path):
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("factdpo: nowhere: no such folder")
     done = factdpo("results --help")
     assert done.returncode == 0 and "--compare A B" in done.stdout and "pandas" in done.stdout
+
+
+def test_no_cell_of_a_csv_is_a_formula(sweep: Path, results):
+    folder = store(Path("sweeps/beta"), "9z")
+    record = json.loads((folder / "result.json").read_text())
+    record["name"], record["warnings"] = '=HYPERLINK("http://evil")', ["@SUM(1)"]
+    record["trained"]["=1+1"] = record["trained"]["test"]
+    write_result(folder, record)
+    text = results("sweeps/beta --runs --csv")
+    cells = [cell for row in csv.reader(text.splitlines()) for cell in row]
+    assert '\'=HYPERLINK("http://evil")' in cells and "'@SUM(1)" in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@"))]

@@ -17,6 +17,7 @@ from rich.console import Console
 from factdpo.commands import status
 from factdpo.config.schema import ConfigError
 from factdpo.results import run_status, sweep_status
+from factdpo.store.result import write_result
 from factdpo.store.run_lock import lock_file
 from tests.helpers.stored import store
 
@@ -27,7 +28,7 @@ def finished(home: Path, id: str, accuracy: float = 0.5) -> Path:
     result = json.loads((folder / "result.json").read_text())
     result["training"] = {"steps": 20}
     result["timing"] = {"reference_seconds": 1.0, "train_seconds": 8.0, "score_seconds": 3.0, "total_seconds": 12.5}
-    (folder / "result.json").write_text(json.dumps(result))
+    write_result(folder, result)
     return folder
 
 
@@ -124,7 +125,7 @@ def test_a_result_with_other_types_is_none_and_a_fault_of_ours_is_no_damage(
 
 def test_a_result_of_another_version_has_the_state_that_it_says(home: Path) -> None:
     config = {"label": "old"}
-    (home / "run-aa/result.json").write_text(json.dumps({"id": "aa", "state": "FINISHED", "config": config}))
+    write_result(home / "run-aa", {"id": "aa", "state": "FINISHED", "config": config})
     (home / "run-aa/plan.json").unlink()
     run = run_status.look(home / "run-aa", None, {})
     assert (run.state, run.label, run.steps, run.accuracies, run.error) == ("FINISHED", "old", None, {}, None)
@@ -147,13 +148,12 @@ def test_the_planned_steps_are_those_that_the_run_wrote_down_and_of_a_finished_r
 def test_a_result_is_read_again_only_when_it_was_written_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known: run_status.Cache = {}
     before = [run.state for one in sweep_status.look([home], known) for run in one.runs]
-    read, parse = [], run_status.read_json
-    monkeypatch.setattr(run_status, "read_json", lambda path: read.append(path.name) or parse(path))
+    read, parse = [], run_status.read_record
+    monkeypatch.setattr(run_status, "read_record", lambda folder: read.append(folder.name) or parse(folder))
     assert [run.state for one in sweep_status.look([home], known) for run in one.runs] == before
-    assert read.count("result.json") == 2, "of the two that have none"
-    finished(home, "zz")
-    (home / "run-zz/result.json").rename(home / "run-dd/result.json")
-    assert sweep_status.look([home], known)[0].runs[3].state == "FINISHED"
+    assert read == []
+    write_result(home / "run-dd", {"id": "dd", "state": "FINISHED", "config": {}})
+    assert sweep_status.look([home], known)[0].runs[3].state == "FINISHED" and read == ["run-dd"]
 
 
 def test_settings_are_ranked_by_their_means_on_what_the_sweep_asks_about(
@@ -176,7 +176,7 @@ def test_settings_are_ranked_by_their_means_on_what_the_sweep_asks_about(
         path = tmp_path / f"run-{id}/result.json"
         result = json.loads(path.read_text())
         result["across"]["trained"]["retention_nats_per_token"] = {"a": 3.0, "b": 4.0}[id[0]]
-        path.write_text(json.dumps(result))
+        write_result(path.parent, result)
     assert looked_at(tmp_path)[0].best() == ("beta=a", "across/retention_nats_per_token", 3.0, 2, True)
     assert "best across/retention_nats_per_token 3.00  beta=a" in told(capsys, str(tmp_path))
 
@@ -287,8 +287,7 @@ def test_on_a_terminal_it_is_live_until_no_run_is_being_done(home: Path) -> None
     said = ""
     while "1 running" not in said.replace("\x1b[0m", "").replace("\x1b[1;36m", ""):
         said += os.read(master, 10_000).decode()
-    finished(home, "zz")
-    (home / "run-zz/result.json").rename(home / "run-ee/result.json")
+    write_result(home / "run-ee", {"id": "ee", "state": "FINISHED", "config": {}})
     held.lock.release()
     end = time.monotonic() + 60
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from factdpo.store.result import write_result
 from tests.helpers.stored import finished
 
 COMMAND = "from factdpo.commands.main import main; import sys; sys.argv[1:] = {}; main()"
@@ -24,9 +25,8 @@ def sweep(tmp_path: Path) -> Path:
     """27 runs with names that take two lines on 80 columns."""
     for number in range(27):
         path = finished(tmp_path / "sweep", f"{number:02}", seed=number) / "result.json"
-        path.write_text(
-            path.read_text().replace(f"run {number:02}", f"beta=0.05 learning_rate=0.0003 seed={number:05}")
-        )
+        name = f"beta=0.05 learning_rate=0.0003 seed={number:05}"
+        write_result(path.parent, json.loads(path.read_text()) | {"name": name})
     return tmp_path / "sweep"
 
 

@@ -304,3 +304,17 @@ def _another(value: Any) -> Any:
     if isinstance(value, int | float):
         return value + 1
     return next((e for e in type(value) if e is not value), "another")  # EngineName has one member, for now
+
+
+@pytest.mark.parametrize("key", ["label", "model_name", "track_entity", "track_tags", "data_path", "out"])
+def test_a_secret_of_the_environment_is_refused_and_not_told(monkeypatch: pytest.MonkeyPatch, key: str):
+    secret = "hf_canary0123456789"
+    monkeypatch.setenv("HF_TOKEN", secret)
+    cfg = Config()
+    group, _, name = key.partition("_")
+    setattr(getattr(cfg, group) if name else cfg, name or key, [secret] if name == "tags" else f"my {secret}")
+    with pytest.raises(ConfigError, match=rf"{key.replace('_', '.')}: holds the value of \$HF_TOKEN, and ") as refused:
+        validate(cfg)
+    assert secret not in str(refused.value)
+    monkeypatch.setenv("HF_TOKEN", "short")
+    validate(Config(label="a short label"))

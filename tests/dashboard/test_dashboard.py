@@ -1,6 +1,7 @@
 """The dashboard's server, asked in this process."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -267,6 +268,13 @@ def test_ctrl_c_ends_it_quietly(root: Path):
         said = process.stdout.readline()
         while not said.startswith("http://127.0.0.1:"):  # the usual port may be taken
             said = process.stdout.readline()
+        port = int(re.match(r"http://127.0.0.1:(\d+)", said)[1])  # type: ignore[index]
+        upgrade = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        for sent in (b"\x16\x03\x01 no HTTP\r\n\r\n", upgrade, b"GET / HTTP/9\r\n\r\n", b"GET"):
+            with socket.create_connection(("127.0.0.1", port)) as visitor:
+                visitor.sendall(sent)
+                if sent != b"GET":
+                    assert visitor.recv(100)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "", "")

@@ -12,6 +12,7 @@ import yaml
 
 from factdpo.config.schema import Config, to_dict
 from factdpo.config.validate import validate
+from factdpo.store.result import write_result
 
 NAMES = ["Ann", "Ben", "Cy", "Di", "Ed", "Flo", "Gus", "Hal", "Ida", "Jo", "Kim"]
 FACTS = [f"{a} is {b}'s" for a, b in itertools.pairwise(NAMES)]
@@ -67,7 +68,7 @@ def store(home: Path, id: str, accuracy: float = 0.5, state: str = "FINISHED", w
     elif state != "killed":
         result["error"] = "loss is nan at step 3\nand more"
     if state != "killed":
-        (folder / "result.json").write_text(json.dumps(result))
+        write_result(folder, result)
     return folder
 
 
@@ -112,7 +113,7 @@ def finished(home: Path, id: str, accuracy: float = 0.5, **changes: Any) -> Path
     path = folder / "result.json"
     result = json.loads(path.read_text())
     result["timing"] = {"reference_seconds": 0.5, "train_seconds": 1.0, "score_seconds": 0.5, "total_seconds": 2.0}
-    path.write_text(json.dumps(result))
+    write_result(folder, result)
     return folder
 
 

@@ -14,6 +14,7 @@ from factdpo.report.contents import Contents, gather
 from factdpo.report.difference import difference
 from factdpo.report.settings import Setting, axes
 from factdpo.results import curves
+from factdpo.store.result import write_result
 from tests.helpers.stored import EVIL, answers, leave, store
 
 
@@ -83,7 +84,7 @@ def with_scores(folder: Path, **scores: Any) -> Path:
         result["across"]["trained"]["retention_nats_per_token"] = nats
     for split, accuracy in scores.items():
         result["trained"][split] = {"n": 561, "accuracy": accuracy}
-    (folder / "result.json").write_text(json.dumps(result))
+    write_result(folder, result)
     return folder
 
 
@@ -157,7 +158,7 @@ def test_answers_are_paired_fact_by_fact_and_only_within_the_same_data(tmp_path:
         for folder, data in zip(sorted(sweep_of(home, b1=[0.5], b5=[0.5]).glob("run-*")), ("x", other), strict=True):
             answers(folder, "++--", split="test")
             result = json.loads((folder / "result.json").read_text())
-            (folder / "result.json").write_text(json.dumps(result | {"asked": {"data_sha256": data}}))
+            write_result(folder, result | {"asked": {"data_sha256": data}})
         found = gather(home, [])
         a, b = found.settings
         gap = difference(found.results, [a, b], a, b, "accuracy/test")
@@ -171,7 +172,7 @@ def test_splits_of_any_name_and_accuracies_per_token_are_shown(tmp_path: Path):
     for model in ("base", "trained"):
         result[model]["test"]["accuracy_per_token"] = 0.125
         result[model]["train"]["accuracy_per_token"] = result[model]["train"]["accuracy"]
-    (folder / "result.json").write_text(json.dumps(result))
+    write_result(folder, result)
     found = said(tmp_path)
     assert found.accuracies == ["accuracy/train", "accuracy/test", "accuracy_per_token/test", "accuracy/my own"]
     html = rendered(tmp_path)
@@ -190,7 +191,7 @@ def test_reward_accuracy_that_says_what_accuracy_does_not_is_counted(tmp_path: P
         folder = store(tmp_path, id, accuracy=0.5, seed=int(id, 16))
         result = json.loads((folder / "result.json").read_text())
         result["trained"]["train"]["reward_accuracy"] = reward
-        (folder / "result.json").write_text(json.dumps(result))
+        write_result(folder, result)
     assert said(tmp_path).answer.more[-1].startswith("In 1 of 2 runs reward accuracy on the training facts")
 
 
@@ -332,7 +333,7 @@ def test_text_from_data_stays_text(tmp_path: Path):
     folder = store(tmp_path, "a", warnings=[f"warns {EVIL}"])
     result = json.loads((folder / "result.json").read_text())
     result["config"]["label"] = f"../../x {EVIL}"
-    (folder / "result.json").write_text(json.dumps(result))
+    write_result(folder, result)
     leave(folder, "+", names=(EVIL, "</script><!--\u2028"))
     sweep = {"name": EVIL, "question": f"Is it {EVIL}?", "runs": {"f": {"label": EVIL}}, "commands": []}
     (tmp_path / "sweep.json").write_text(json.dumps(sweep))

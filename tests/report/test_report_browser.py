@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from factdpo.commands.report import main
+from factdpo.store.result import write_result
 from tests.helpers.stored import EVIL, leave, store
 
 pytestmark = pytest.mark.browser
@@ -35,7 +36,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
             result["across"][model]["retention_nats_per_token"] = 1.0 + (seed if model == "trained" else 0)
         for scores in result["trained"].values():
             scores |= {"reward_accuracy": 1.0, "wrong_to_right": 9, "right_to_wrong": 1}
-        (folder / "result.json").write_text(json.dumps(result))
+        write_result(folder, result)
     store(home, "e", state="FAILED", dpo_beta=0.5, seed=2)
     main([str(home)])
     return home / "report.html"

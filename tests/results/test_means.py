@@ -9,6 +9,7 @@ from pytest import approx
 from factdpo.results.intervals import wilson
 from factdpo.results.means import Facts, means
 from factdpo.results.tables import load
+from factdpo.store.result import write_result
 from tests.helpers.stored import answers, store
 
 
@@ -19,12 +20,7 @@ def row_of(folder: Path, metric: str = "accuracy/train", by: str = "dpo.beta") -
 def test_a_number_that_is_no_share_has_students_interval(tmp_path: Path):
     for seed, nats in enumerate((2.0, 3.0, 4.0)):
         folder = store(tmp_path, f"{seed}", seed=seed)
-        text = (
-            (folder / "result.json")
-            .read_text()
-            .replace('"timing": {"total_seconds": 2.0}', f'"timing": {{"total_seconds": {nats}}}')
-        )
-        (folder / "result.json").write_text(text)
+        write_result(folder, json.loads((folder / "result.json").read_text()) | {"timing": {"total_seconds": nats}})
     row = row_of(tmp_path, "timing/total_seconds")
     # mean 3, sd 1; t(0.975, 2 degrees of freedom) = 4.302653; 4.302653 / sqrt(3) = 2.484138
     assert list(row[["n", "mean", "sd", "low", "high"]]) == approx([3, 3, 1, 0.515862, 5.484138], abs=1e-6)
@@ -63,7 +59,7 @@ def test_the_facts_of_the_runs_narrow_the_interval_if_they_are_there_and_say_the
 def test_the_same_position_in_other_data_is_another_fact(tmp_path: Path):
     for id, data in (("a", "x"), ("b", "x"), ("c", "y")):
         path = answers(store(tmp_path, id), "+-") / "result.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"asked": {"data_sha256": data}}))
+        write_result(path.parent, json.loads(path.read_text()) | {"asked": {"data_sha256": data}})
     runs = load(tmp_path).finished.sort_values("id")
     a, b, c = ([*one.facts] for one in Facts(runs).of("accuracy/train", runs) or [])
     assert a == b == [0, 1] and not {*a} & {*c}
@@ -117,6 +113,6 @@ def test_each_share_is_counted_in_its_own_column_and_model(tmp_path: Path, kind:
         result = json.loads((folder / "result.json").read_text())
         result["trained"]["train"] |= {"n": 4, "greedy_accuracy": 0.75}
         result["base"]["train"] |= {"n": 4, "accuracy": 0.25}
-        (folder / "result.json").write_text(json.dumps(result))
+        write_result(folder, result)
     row = row_of(tmp_path, f"{kind}/train")
     assert row["over"] == "facts and seeds" and row["mean"] == rights[kind].count("+") / 4

@@ -16,6 +16,7 @@ from factdpo.config.schema import ConfigError
 from factdpo.results.best import choosing
 from factdpo.results.tables import load, or_none
 from factdpo.store import index
+from factdpo.store.result import write_result
 from factdpo.store.run_lock import lock_file
 from tests.helpers.stored import answers, store
 
@@ -114,7 +115,8 @@ def test_a_run_without_a_readable_result_is_shown_as_killed_while_nobody_does_it
         ]  # fmt: skip
         assert late["error"].tolist()[:2] == [
             "no result, and no process is at work on it",
-            "result.json: not a result (JSONDecodeError: Unterminated string starting at: line 1 column 11 (char 10))",
+            f"{sweep / 'run-5a/result.json'}: not JSON (Unterminated string starting at: line 1 column 11 (char 10)); "
+            "move the folder away, or put a sound copy there; the run's command redoes it",
         ]
         assert late["id"].tolist()[3] == "7a" and results.keys == ["dpo.beta", "seed"]
         assert len(results.finished) == 4
@@ -185,14 +187,14 @@ def test_importing_factdpo_stays_light():
 def test_only_new_and_changed_results_are_read_again(sweep: Path, monkeypatch: pytest.MonkeyPatch):
     read: list[str] = []
     original = index._read
-    monkeypatch.setattr(index, "_read", lambda folder, stamp: read.append(folder.name) or original(folder, stamp))
+    monkeypatch.setattr(index, "_read", lambda folder: read.append(folder.name) or original(folder))
     first = load(sweep).table
     assert len(read) == 4 and (sweep / "results.parquet").is_file()
     assert load(sweep).table.equals(first) and len(read) == 4
     store(sweep, "4a")
     changed = json.loads((sweep / "run-0a" / "result.json").read_text())
     changed["trained"]["train"]["accuracy"] = 0.125
-    (sweep / "run-0a" / "result.json").write_text(json.dumps(changed))
+    write_result(sweep / "run-0a", changed)
     assert load(sweep).table["accuracy/train"].tolist() == [0.125, 0.6, 0.7, 0.8, 0.5]
     assert sorted(read[4:]) == ["run-0a", "run-4a"]
 
@@ -237,7 +239,7 @@ def test_many_may_write_the_index_at_once(sweep: Path):
         list(pool.map(add, range(12)))
     assert len(load(sweep).table) == 16
     assert len(pyarrow.parquet.read_table(sweep / "results.parquet")) == 16
-    assert not list(sweep.glob(".*"))
+    assert [path.name for path in sweep.glob(".*")] == [".results.parquet.sha256"]
 
 
 def test_an_index_that_cannot_be_written_costs_one_warning(sweep: Path, caplog: pytest.LogCaptureFixture):
@@ -255,8 +257,9 @@ def test_an_index_that_cannot_be_written_costs_one_warning(sweep: Path, caplog: 
 def test_a_value_that_is_text_in_one_run_and_a_number_in_another_is_text(sweep: Path):
     load(sweep)
     folder = store(sweep, "4a")
-    text = (folder / "result.json").read_text().replace('"beta": 0.2', '"beta": "warm"')
-    (folder / "result.json").write_text(text)
+    result = json.loads((folder / "result.json").read_text())
+    result["config"]["dpo"]["beta"] = "warm"
+    write_result(folder, result)
     assert load(sweep).table["dpo.beta"].tolist() == ["0.1", "0.1", "0.5", "0.5", "warm"]
     os.remove(sweep / "results.parquet")
     assert load(sweep).table["dpo.beta"].tolist() == ["0.1", "0.1", "0.5", "0.5", "warm"]
@@ -269,7 +272,7 @@ def test_the_headline_is_per_token_where_lengths_differ_and_the_run_asks_for_it(
         result["config"]["eval"]["score"] = asked
         for model in ("base", "trained"):
             result[model]["test"] |= {"accuracy_per_token": 0.75, "n_equal": 100}
-        (folder / "result.json").write_text(json.dumps(result))
+        write_result(folder, result)
     mean, summed = load(tmp_path / "mean"), load(tmp_path / "sum")
     assert (mean.accuracy, summed.accuracy) == ("accuracy_per_token", "accuracy")
     assert mean.default_metrics == ["accuracy/train", "accuracy_per_token/test", "accuracy/test"]

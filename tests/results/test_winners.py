@@ -8,6 +8,7 @@ import pytest
 from factdpo.results import winners
 from factdpo.results.best import FLATTERED, RETENTION
 from factdpo.results.tables import load
+from factdpo.store.result import write_result
 from factdpo.sweep import question
 from tests.helpers.stored import store
 
@@ -28,7 +29,7 @@ def sweep(tmp_path: Path) -> Path:
             trained["test"]["accuracy"] = accuracy
             trained["test_reversed"] = trained["test"] | {"accuracy": 1 - accuracy}
             result["across"]["trained"]["retention_nats_per_token"] = 10 * beta
-            path.write_text(json.dumps(result))
+            write_result(path.parent, result)
     return tmp_path
 
 
@@ -62,7 +63,7 @@ def test_without_a_question_the_numbers_that_disagree_with_the_held_out_facts_ar
         result = json.loads(path.read_text())
         result["trained"]["test_reversed"]["accuracy"] = result["trained"]["test"]["accuracy"]
         result["across"]["trained"]["retention_nats_per_token"] *= -1
-        path.write_text(json.dumps(result))
+        write_result(path.parent, result)
     assert len(told(sweep)) == 3
 
 
@@ -78,7 +79,7 @@ def test_facts_set_aside_to_decide_by_decide_and_the_held_out_ones_are_told_once
         result["trained"]["validation"] = result["trained"]["test"] | {
             "accuracy": 0.2 if "run-2" in path.parent.name else 0.7
         }
-        path.write_text(json.dumps(result))
+        write_result(path.parent, result)
     assert told(sweep, "accuracy/test") == [
         "best accuracy/validation 0.70 [0.66, 0.74] (mean of 3 runs; worst 0.200, dpo.beta=0.2): dpo.beta=0.1",
         "  factdpo -m dpo.beta=0.1 seed=0,1,2",

@@ -123,6 +123,36 @@ def test_a_signal_while_figures_are_drawn_costs_no_training(tmp_path: Path, monk
     assert states(cfgs) == ["FINISHED"] * 3
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "stopped"]
+)
+@pytest.mark.parametrize("steps", [(12, 12), (12, 16)], ids=["all end", "one goes on"])
+def test_a_training_that_could_not_be_stored_goes_on_from_its_last_checkpoint(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: BaseException,
+    steps: Any,
+) -> None:
+    """Of its checkpoints none is removed, or replaced by one without it, before its weights are in the cache."""
+    cfgs = [tiny(tmp_path, dpo_beta=beta, dpo_max_steps=number) for beta, number in zip((0.1, 0.2), steps, strict=True)]
+    for cfg in cfgs:
+        cfg.engine.save_every = 4
+    with monkeypatch.context() as faulty:
+
+        def save(*_: Any) -> None:
+            raise fault
+
+        faulty.setattr("factdpo.runs.pipeline._save", save)
+        with suppress(KeyboardInterrupt):
+            sweep(cfgs)
+    assert states(cfgs)[0] == ("FAILED" if isinstance(fault, OSError) else "PREEMPTED")
+    sweep(cfgs)
+    assert states(cfgs) == ["FINISHED"] * 2
+    assert "going on from step 8 of a batch of 2 runs" in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------------------------------------------------- failures
 
 

@@ -18,6 +18,7 @@ from factdpo.data.splits import TRAIN
 from factdpo.runs import identity
 from factdpo.runs.identity import RunSpec, can_train_together, look_up, run_id, run_name
 from factdpo.store import cache, result
+from factdpo.store.result import write_result
 from tests.helpers.runs import FACTS as READ
 
 Compose = Callable[..., Config]
@@ -288,5 +289,6 @@ def finish(folder: Path, asked: dict[str, object]) -> None:
     (folder / "asked.json").write_text(json.dumps(asked))
     (folder / "items.parquet").write_text("")
     files = {"items.parquet": cache.file_sha256(folder / "items.parquet")}
-    (folder / "result.json").write_text(json.dumps({"state": "FINISHED", "files": files}))
+    id = folder.name.rpartition("-")[2]
+    write_result(folder, {"id": id, "state": "FINISHED", "config": {}, "files": files})
     assert result.read_result(folder).reason is None

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from factdpo.store.cache import MANIFEST, damaged_files, fetch, file_sha256, folder_sha256, signature, write_atomic
+from factdpo.store.cache import (
+    MANIFEST,
+    damage,
+    damaged_files,
+    fetch,
+    file_sha256,
+    folder_sha256,
+    signature,
+    write_atomic,
+)
 
 # Artefacts and runs of users are found under these: a change here orphans all of them.
 GOLDEN = [
@@ -159,15 +169,15 @@ print(fetch(folder, make), (folder / "a.txt").read_text())
     assert (tmp_path / "made").read_text() == "once\n"
 
 
-@pytest.mark.parametrize("damage", ["a byte", "a file", "the manifest", "half of the manifest"])
-def test_what_was_damaged_is_reported_and_made_again(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize("wrong", ["a byte", "a file", "the manifest", "half of the manifest"])
+def test_what_was_damaged_is_reported_and_made_again(tmp_path: Path, wrong: str, caplog: pytest.LogCaptureFixture):
     folder = tmp_path / "abc"
     fetch(folder, hello)
-    if damage == "a byte":
+    if wrong == "a byte":
         (folder / "deep" / "a.txt").write_text("hallo")
-    elif damage == "a file":
+    elif wrong == "a file":
         (folder / "b.txt").unlink()
-    elif damage == "the manifest":
+    elif wrong == "the manifest":
         (folder / MANIFEST).unlink()
     else:
         (folder / MANIFEST).write_text((folder / MANIFEST).read_text()[:20])
@@ -176,3 +186,52 @@ def test_what_was_damaged_is_reported_and_made_again(tmp_path: Path, damage: str
     assert "made again" in caplog.text and str(folder) in caplog.text
     assert fetch(folder, never) is True
     assert (folder / "deep" / "a.txt").read_text() == "hello"
+
+
+def test_entries_that_changed_places_are_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    for name in ("abc", "def"):
+        fetch(tmp_path / name, hello)
+    (tmp_path / "abc").rename(tmp_path / "x")
+    (tmp_path / "def").rename(tmp_path / "abc")
+    (tmp_path / "x").rename(tmp_path / "def")
+    assert (damage(tmp_path / "abc"), damage(tmp_path / "def")) == ("it is def", "it is abc")
+    assert fetch(tmp_path / "abc", hello) is False
+    assert f"{tmp_path / 'abc'} is not whole (it is def): it is made again" in caplog.text
+    manifest = json.loads((tmp_path / "abc" / MANIFEST).read_text())
+    del manifest["signature"]  # of an earlier version
+    (tmp_path / "abc" / MANIFEST).write_text(json.dumps(manifest))
+    assert fetch(tmp_path / "abc", never) is True
+
+
+def test_an_entry_that_vanished_is_told_and_one_of_another_kind_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, logger="factdpo")
+    fetch(tmp_path / "abc", hello)
+    assert caplog.text == ""
+    shutil.rmtree(tmp_path / "abc")
+    fetch(tmp_path / "abc", hello)
+    assert caplog.messages == [f"{tmp_path / 'abc'} is gone, or was never finished: it is made again"]
+    shutil.rmtree(tmp_path / "abc")
+    (tmp_path / "abc").write_text("a file")
+    assert fetch(tmp_path / "abc", hello) is False and damage(tmp_path / "abc") is None
+
+
+def test_what_has_its_name_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced, replace = [], os.replace
+    fsync = os.fsync
+
+    def spy(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def named(source: Path, target: Path) -> None:
+        if target == tmp_path / "abc":
+            written = {str(path) for path in source.rglob("*") if path.name != MANIFEST} | {str(source)}
+            assert written <= {*synced}
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    monkeypatch.setattr(os, "replace", named)
+    fetch(tmp_path / "abc", hello)
+    assert synced[-1] == str(tmp_path)

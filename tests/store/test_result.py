@@ -13,6 +13,7 @@ from factdpo.store.result import (
     read_result,
     summary,
     without_equal_lengths,
+    write_result,
 )
 from tests.helpers.results import result, undocumented
 
@@ -31,29 +32,29 @@ def stored(folder, state="FINISHED"):
     (folder / "adapter").mkdir(parents=True)
     (folder / "adapter" / "weights").write_text("weights")
     files = {"adapter/weights": file_sha256(folder / "adapter" / "weights")}
-    (folder / "result.json").write_text(json.dumps({"state": state, "files": files}))
-    return {"state": state, "files": files}
+    write_result(folder, {"id": "a1", "state": state, "config": {}, "files": files})
+    return json.loads((folder / "result.json").read_text())
 
 
 def test_a_finished_result_is_read_back_when_its_files_are_whole(tmp_path):
-    written = stored(tmp_path)
-    assert read_result(tmp_path) == Stored(written, None)
+    written = stored(tmp_path / "run-a1")
+    assert read_result(tmp_path / "run-a1") == Stored(written, None)
 
 
 def test_a_changed_or_missing_file_is_the_reason_to_redo_a_run(tmp_path):
-    stored(tmp_path)
-    file = tmp_path / "adapter" / "weights"
-    reason = f"{tmp_path}: missing, or changed since the run wrote it: adapter/weights"
+    stored(tmp_path / "run-a1")
+    file = tmp_path / "run-a1" / "adapter" / "weights"
+    reason = f"{tmp_path / 'run-a1'}: missing, or changed since the run wrote it: adapter/weights"
     file.write_text("weightz")
-    assert read_result(tmp_path) == Stored(None, reason)
+    assert read_result(tmp_path / "run-a1") == Stored(None, reason)
     file.unlink()
-    assert read_result(tmp_path) == Stored(None, reason)
+    assert read_result(tmp_path / "run-a1") == Stored(None, reason)
 
 
 def test_a_failed_result_needs_no_files(tmp_path):
-    written = stored(tmp_path, "FAILED")
-    (tmp_path / "adapter" / "weights").unlink()
-    assert read_result(tmp_path) == Stored(written, None)
+    written = stored(tmp_path / "run-a1", "FAILED")
+    (tmp_path / "run-a1" / "adapter" / "weights").unlink()
+    assert read_result(tmp_path / "run-a1") == Stored(written, None)
 
 
 @pytest.mark.parametrize(

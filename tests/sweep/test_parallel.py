@@ -16,6 +16,7 @@ from factdpo.runs.attempt import Outcome
 from factdpo.runs.identity import RunSpec, look_up
 from factdpo.runs.session import Session
 from factdpo.store import result
+from factdpo.store.result import write_result
 from factdpo.sweep import executors, parallel, worker
 from tests.helpers.runs import small
 
@@ -81,7 +82,7 @@ def fail(share: Path) -> None:
     for spec in specs:
         spec.folder.mkdir(parents=True, exist_ok=True)
         state = {"id": spec.id, "state": "FAILED", "error": "no reason", "config": {"label": spec.cfg.label}}
-        (spec.folder / "result.json").write_text(json.dumps(state))
+        write_result(spec.folder, state)
         with (share / worker.ENDED).open("a") as ended:
             ended.write(json.dumps({"id": spec.id, "exit_code": 1}) + "\n")
 

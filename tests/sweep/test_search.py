@@ -25,6 +25,7 @@ from factdpo.runs.attempt import Outcome
 from factdpo.runs.identity import RunSpec
 from factdpo.runs.session import Session
 from factdpo.store.cache import file_sha256
+from factdpo.store.result import write_result
 from factdpo.store.sweep_file import Metric
 from factdpo.sweep import jobs
 from factdpo.sweep.search import FILE, Objective, Search
@@ -116,10 +117,10 @@ def answered(search: Search, trial: FrozenTrial, state: str = "FINISHED", seeds:
         (folder / "items.parquet").write_text("")
         accuracy = 0.9 - (math.log10(float(settings["dpo.beta"])) + 1) ** 2 / 10 - seed / 10
         trained = {"test": {"accuracy": accuracy} | more, "validation": {"accuracy": accuracy / 2} | more}
-        config = {"config": {"eval": {"score": "mean"}}} if more else {}
-        scores = {"trained": trained if more else {"test": trained["test"]}} | config if state == "FINISHED" else {}
+        config = {"config": {"eval": {"score": "mean"} if more else {}}}
+        scores = {"trained": trained if more else {"test": trained["test"]}} if state == "FINISHED" else {}
         files = {"items.parquet": file_sha256(folder / "items.parquet")}
-        (folder / "result.json").write_text(json.dumps({"state": state, "files": files, **scores}))
+        write_result(folder, {"id": id, "state": state, "files": files, **config, **scores})
         runs.append(RunSpec(Config(), "", {"config": settings}, id, "", folder))
     return runs
 
@@ -332,7 +333,7 @@ def fake_run(state: str, run: RunSpec) -> None:
         accuracy = 0.9 - (math.log10(run.cfg.dpo.beta) + 1) ** 2 / 10 - run.cfg.dpo.seed / 10
         result |= {"trained": {"test": {"n": 561, "accuracy": accuracy}}, "base": {"test": {"n": 561, "accuracy": 0.5}}}
     result["files"] = {"items.parquet": file_sha256(run.folder / "items.parquet")}
-    (run.folder / "result.json").write_text(json.dumps(result))
+    write_result(run.folder, result)
 
 
 class Done(NamedTuple):

@@ -19,6 +19,7 @@ from factdpo.config.validate import validate
 from factdpo.runs import answer
 from factdpo.runs.identity import RunSpec, look_up
 from factdpo.store import sweep_file
+from factdpo.store.result import write_result
 from factdpo.sweep import grid, jobs, sweep
 from factdpo.sweep.estimates import Example, Work, estimate, read_stored, work_of
 from tests.helpers.command_line import in_process
@@ -243,7 +244,7 @@ def finished(run: RunSpec, name: str, **changes: object) -> None:
     for key, value in changes.items():
         group, _, name = key.partition("__")
         result |= {group: result[group] | {name: value}} if name else {key: value}
-    (folder / "result.json").write_text(json.dumps(result))
+    write_result(folder, result)
     (folder / "asked.json").write_text(json.dumps(run.asked))
 
 
@@ -357,9 +358,26 @@ def test_sweep_json_adds_up_what_all_commands_asked(asked: Callable[..., RunSpec
     ]
 
 
+@pytest.mark.parametrize("opened", [False, True], ids=["gone", "emptied"])
+def test_a_finished_run_that_vanished_is_told_once_with_the_reason(
+    asked: Callable[..., RunSpec], tmp_path: Path, capsys: pytest.CaptureFixture[str], opened: bool
+) -> None:
+    run, folder = asked(sweep="s", label="seed=0"), tmp_path / "sweeps" / "s"
+    before = a_sweep(folder, [run], "-m seed=0", {})
+    before.before = {run.id: "FINISHED"}
+    before.write()
+    if opened:
+        run.folder.mkdir()
+    now = a_sweep(folder, [run], "-m seed=0", {})
+    now.write()
+    now.write()
+    reason = f"{run.folder / 'result.json'}: not there" if opened else f"its folder is gone ({run.folder})"
+    assert capsys.readouterr().out == f"seed=0: was FINISHED, and is redone: {reason}\n"
+
+
 def test_a_damaged_sweep_json_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"sweep\.json: cannot be read .* move it away"):
+    with pytest.raises(ConfigError, match=r"sweep\.json: not JSON .* move it away"):
         sweep_file.read(tmp_path)
 
 

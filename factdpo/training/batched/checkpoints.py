@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from factdpo.store import cache
+from factdpo.store import cache, shapes
 
 log = logging.getLogger("factdpo")
 
@@ -44,12 +44,16 @@ class Home:
         cache.fetch(self.folder / f"{state['step']:08d}", make)
         for old in self.steps()[:-KEPT]:
             shutil.rmtree(old)
+            old.with_name(f"{old.name}.lock").unlink(missing_ok=True)  # of `cache.fetch`; the folder is ours alone
 
     def steps(self) -> list[Path]:
         """The folders of its checkpoints, the oldest first."""
         return sorted(p for p in self.folder.iterdir() if p.is_dir() and p.name.isdigit())
 
     def release(self) -> None:
+        """Let others have it; without any checkpoint it goes."""
+        if self._lock.is_locked and self.folder.is_dir() and not self.steps():
+            shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
 
     def forget(self) -> None:
@@ -80,6 +84,9 @@ def find(folder: Path, wanted: set[str]) -> list[Checkpoint]:
             home = Home(path)
         except Timeout:
             continue
+        except OSError as error:
+            log.warning("%s: cannot be used (%s); remove it while nothing runs", path, error)
+            continue
         if not home.steps():  # it was killed before its first checkpoint
             home.forget()
         elif (checkpoint := _newest(home)) is None:
@@ -96,9 +103,27 @@ def find(folder: Path, wanted: set[str]) -> list[Checkpoint]:
     return used
 
 
+def clear(folder: Path, adapters: Path) -> None:
+    """Remove the checkpoints of cohorts whose weights are all stored below `adapters`, as a kill may leave them.
+
+    Locks only what it removes, since who looks for a checkpoint passes a locked one over.
+    """
+    for path in sorted(p for p in folder.glob("*") if p.is_dir()):
+        try:
+            states = [shapes.read(p, shapes.CheckpointShape, "it is left") for p in path.glob("[0-9]*/state.json")]
+            keys = {key for state in states for key in state["keys"]}
+            if keys and all((adapters / key / cache.MANIFEST).is_file() for key in keys):
+                Home(path).forget()
+        except (OSError, Timeout, shapes.DamagedFile):
+            continue
+
+
 def _newest(home: Home) -> Checkpoint | None:
     for path in reversed(home.steps()):
-        if (damage := cache.damage(path)) is None:
-            return Checkpoint(home, json.loads((path / "state.json").read_text(encoding="utf-8")), path)
+        try:
+            if (damage := cache.damage(path)) is None:
+                return Checkpoint(home, shapes.read(path / "state.json", shapes.CheckpointShape, "it is left"), path)
+        except shapes.DamagedFile as error:
+            damage = str(error)
         log.warning("%s is not whole (%s): resuming from an older checkpoint, or from the start", path, damage)
     return None

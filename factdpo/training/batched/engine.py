@@ -22,7 +22,7 @@ from factdpo.training.batched.capacity import is_out_of_memory, runs_at_once
 from factdpo.training.batched.cohort import Cohort
 from factdpo.training.batched.member import packed_pairs
 from factdpo.training.batched.stacked_lora import stacked
-from factdpo.training.engine import Ended, Member
+from factdpo.training.engine import Ended, Member, Trained
 from factdpo.training.schedule import planned_steps
 
 log = logging.getLogger("factdpo")
@@ -48,15 +48,16 @@ def fit_many(base: Base, members: list[Member], folder: Path) -> Generator[Ended
             home = saved.home
         else:  # a checkpoint with more members stays for whoever wants the others
             home = checkpoints.Home.new(folder, [member.key for member in cohort])
-        ended = set()
+        ended: set[str] = set()
+        trained: list[Member] = []  # of these
         try:
             for member in cohort:
                 member.start()
             with closing(_fit_cohort(base, cohort, saved, home)) as groups:
                 for group in groups:
                     ended.update(member.key for member, _ in group)
+                    trained += [member for member, ending in group if isinstance(ending, Trained)]
                     yield group
-            home.forget()
         except Exception as error:
             left = [member for member in cohort if member.key not in ended]
             if is_out_of_memory(error) and len(left) > 1:
@@ -68,11 +69,18 @@ def fit_many(base: Base, members: list[Member], folder: Path) -> Generator[Ended
                 traceback.clear_frames(error.__traceback__)  # which hold the cohort's memory
                 yield [(member, error) for member in left]
         finally:
+            if len(ended) == len(cohort) and _can_go(trained):
+                home.forget()
             home.release()
             if saved is not None:
                 saved.home.release()
         if base.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _can_go(trained: list[Member]) -> bool:
+    """Whether no checkpoint is needed for these members, which were handed out with their weights."""
+    return all(member.stored is not False for member in trained)
 
 
 Queued = tuple[list[Member], checkpoints.Checkpoint | None]  # a cohort to train, and what it resumes from
@@ -103,6 +111,7 @@ def _fit_cohort(
     rank = saved.state["rank"] if saved else max(adapter.config.r for adapter in fresh)
     with stacked(base, fresh, rank, bf16_products=members[0].cfg.dpo.bf16) as stack:
         cohort = Cohort(stack, members, fresh, saved)
+        trained: list[Member] = []
         while cohort.active:
             cohort.step()
             stop = signals.waiting()
@@ -111,10 +120,12 @@ def _fit_cohort(
                 stack.take_off()
             try:
                 if gone:
+                    trained += [state.member for state in gone if isinstance(state.outcome, Trained)]
                     yield [(state.member, state.outcome) for state in gone if state.outcome is not None]
             finally:  # also if whoever was handed these does not come back
                 # When some have ended, a checkpoint without them: who goes on from here has fewer to train.
-                if cohort.active and (gone or stop or cohort.steps % cohort.save_every == 0):
+                is_due = gone or stop or cohort.steps % cohort.save_every == 0
+                if cohort.active and is_due and _can_go(trained):
                     _save(home, cohort)
             if gone:
                 stack.put_on()

@@ -4,12 +4,19 @@ import json
 import logging
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
-from factdpo.training.batched.checkpoints import KEPT, Home, find
+from factdpo.models.scoring import pair_logps
+from factdpo.store import cache
+from factdpo.training.batched.checkpoints import KEPT, Home, clear, find
+from factdpo.training.batched.engine import fit_many
+from factdpo.training.engine import Member
+from tests.helpers.tiny import tiny_base, tiny_config, tiny_pairs
 
 TENSORS = {"masters": torch.arange(6.0).view(2, 3).T, "dropout.0": torch.tensor([1, 2], dtype=torch.uint8)}
 
@@ -133,9 +140,57 @@ def test_the_same_runs_again_lie_elsewhere_and_forgetting_one_leaves_the_other(t
 
 
 def test_what_was_killed_before_its_first_checkpoint_is_cleared_away(tmp_path: Path) -> None:
-    at = write(tmp_path, ["a"])
-    assert at.is_dir() and found_by(tmp_path, {"a"}) == []
+    (tmp_path / "killed").mkdir()
+    Home.new(tmp_path, ["a"]).release()  # as after a signal before it
+    assert [path.name for path in tmp_path.iterdir()] == ["killed"] and found_by(tmp_path, {"a"}) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("interrupted", [True, False], ids=["stopped", "could not be stored"])
+@pytest.mark.parametrize("others", [[4], [6]], ids=["it was the last", "another goes on"])
+def test_what_was_handed_out_and_not_stored_goes_on_from_its_checkpoint(
+    tmp_path: Path, interrupted: bool, others: list[int]
+) -> None:
+    """A kill, a second Ctrl-C or a full disk between the last step and the cache costs no training."""
+    base, pairs = tiny_base(), tiny_pairs(4, longest=2)
+    members = [
+        Member(str(steps), tiny_config(dpo_max_steps=steps, engine_save_every=2), pairs,
+               pair_logps(base.model, pairs, 8), {}, lambda scores: {}, lambda *rows: None, stored=False)
+        for steps in [4, *others]
+    ]  # fmt: skip
+    members[-1].key = "other"
+    groups = fit_many(base, members, tmp_path)
+    with closing(groups):
+        for group in groups:
+            for member, _ in group:
+                member.stored = member.key != "4"
+            if interrupted:
+                break
+    ((keys, step),) = found_by(tmp_path, {"4"})
+    assert ({*keys}, step) == ({"4", "other"}, 2)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "null", '{"keys": 1, "step": 3}', '{"step": 3}', '{"keys": ["a"], "step": "3"}']
+)
+def test_a_state_of_another_shape_is_passed_over(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Under a manifest that fits: somebody wrote it."""
+    at = write(tmp_path, ["a"], 3, 6)
+    (at / "00000006/state.json").write_text(text)
+    manifest = cache.folder_sha256(at / "00000006")
+    (at / "00000006/manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != cache.MANIFEST}))
+    assert found_by(tmp_path, {"a"}) == [(["a"], 3)]
+    assert "00000006/state.json: " in caplog.text
+
+
+def test_a_lock_that_is_a_folder_and_a_file_among_the_cohorts_are_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, ["a"], 3)
+    (tmp_path / "x").write_text("a file")
+    (tmp_path / "y" / "lock").mkdir(parents=True)
+    assert found_by(tmp_path, {"a"}) == [(["a"], 3)]
+    assert f"{tmp_path / 'y'}: cannot be used" in caplog.text
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
@@ -146,3 +201,15 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     found.home.release()
     assert found_by(tmp_path, {"a"}) == [(["a"], 3)]
     assert sorted(p.name for p in at.iterdir() if p.is_dir()) == ["00000003"]
+
+
+def test_what_a_kill_left_of_trainings_that_are_stored_is_cleared_away(tmp_path: Path) -> None:
+    done, partly = write(tmp_path / "batches", ["a", "b"], 3), write(tmp_path / "batches", ["b", "c"], 3)
+    held = write(tmp_path / "batches", ["a"], 6)
+    for key in ("a", "b"):
+        cache.fetch(tmp_path / "adapters" / key, lambda folder: None)
+    with FileLock(held / "lock"):
+        clear(tmp_path / "batches", tmp_path / "adapters")
+        assert not done.exists() and partly.exists() and held.exists()
+    clear(tmp_path / "batches", tmp_path / "adapters")
+    assert [path.name for path in (tmp_path / "batches").iterdir()] == [partly.name]
