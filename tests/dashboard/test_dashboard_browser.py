@@ -166,3 +166,17 @@ def test_the_theme_is_that_of_the_report_too_and_is_kept(page: Any):
     page.get_by_role("link", name="All runs").click()
     page.get_by_role("link", name=FOLDER).wait_for()
     assert page.locator("html").get_attribute("data-theme") == "dark"
+
+
+def test_a_sweep_that_is_over_begins_with_its_results_and_is_not_so_far(page: Any, home: Path):
+    open_sweep(page)
+    assert page.locator("#answer").inner_text().startswith("Best so far on held-out facts: label of run-aaa, 0.25")
+    assert page.locator("#results-h").inner_text() == "Results so far"
+    for folder in (home / "run-ccc", home / "run-ddd"):
+        shutil.rmtree(folder)
+    (home / "sweep.json").unlink()
+    planned(home)
+    page.get_by_role("heading", name="Results", exact=True).wait_for()
+    assert page.locator("#answer").inner_text().startswith("Best on held-out facts")
+    tops = page.evaluate("['results', 'runs'].map(id => document.getElementById(id).getBoundingClientRect().top)")
+    assert tops[0] < tops[1] and page.locator("#curves").is_hidden()
