@@ -30,8 +30,8 @@ def export(run: Finished, to: Path | None = None, merge: bool = False, push: str
         raise ConfigError("merge=true: has no effect on full fine-tuning, which has no adapter; leave it out")
     if merge and (how := run.cfg.model.quantization) is not Quantization.none:
         raise ConfigError(
-            f"merge=true: model.quantization={how.name} rounds the base, and would round the adapter with it; export "
-            "the adapter, without merge=true"
+            f"merge=true: model.quantization={how.name} rounds the base, and would round the adapter with it; leave it "
+            "out"
         )
     if target.exists() and not (target / RECORD).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"to={target}: is there already, and is no export; remove it, or give another to=")
