@@ -109,10 +109,18 @@ def _accuracies(result: dict[str, Any]) -> dict[str, float]:
     return accuracies | {f"{s}, {name}": value for s, value in others.items() if value != accuracies[s]}
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _numbers(result: dict[str, Any]) -> dict[str, float]:
     """The summary of a run that was scored: what tables have of it too."""
     scored = result.get("trained")
-    return {name: float(value) for name, value in summary(result).items() if "/" in name} if scored else {}
+    return (
+        {name: float(value) for name, value in summary(result).items() if "/" in name and _is_number(value)}
+        if scored
+        else {}
+    )
 
 
 def _unfinished(folder: Path, label: str | None) -> RunStatus:

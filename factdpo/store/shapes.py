@@ -51,8 +51,7 @@ class _Checked:
 
 PlainName = Annotated[str, _Checked(_plain_name)]
 NameInside = Annotated[str, _Checked(_name_inside)]
-Number = float | None
-Scores = dict[str, Number | dict[str, Number]]  # answer_shares has one per answer
+Scores = dict[str, Any]
 
 
 class ResultShape(TypedDict, total=False):
@@ -71,12 +70,12 @@ class ResultShape(TypedDict, total=False):
     hardware: dict[str, Any]
     base: dict[str, Scores]
     trained: dict[str, Annotated[Scores, _Checked(_with_accuracy)]]
-    baselines: dict[str, dict[str, float | None]]
-    coverage: dict[str, dict[str, int | None]]
-    across: dict[str, dict[str, float | None]]
+    baselines: dict[str, dict[str, Any]]
+    coverage: dict[str, dict[str, Any]]
+    across: dict[str, dict[str, Any]]
     warnings: list[str]
     training: dict[str, Any]
-    timing: dict[str, float | None]
+    timing: dict[str, Any]
     files: dict[NameInside, str]
     record_version: int
     sha256: str
