@@ -60,7 +60,7 @@ class ResultShape(TypedDict, total=False):
     id: Required[str]
     name: str
     kind: str
-    state: Required[Literal["FINISHED", "FAILED", "DIVERGED", "PREEMPTED"]]
+    state: Required[Literal["FINISHED", "STOPPED", "FAILED", "DIVERGED", "PREEMPTED"]]
     config: Required[dict[str, Any]]
     error: str | None
     started: str | None
