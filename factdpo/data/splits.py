@@ -261,7 +261,7 @@ def _own(facts: list[Fact], cfg: SplitConfig) -> tuple[Splits, list[str]]:
 
 def _told(facts: list[Fact]) -> set[object]:
     """What tells whether a row is about one of these facts: its key, and its prompts."""
-    return {("key", fact.key) for fact in facts} | {prompt for fact in facts for prompt in fact.prompts}
+    return {*(("key", fact.key) for fact in facts), *(prompt for fact in facts for prompt in fact.prompts)}
 
 
 def _overlaps(splits: Splits, trained: set[object]) -> Iterator[str]:

@@ -72,7 +72,7 @@ class Results:
     @property
     def has_both_kinds(self) -> bool:
         """Whether there are trainings and evaluations."""
-        return self.table["kind"].nunique() > 1
+        return len(set(self.table["kind"])) > 1
 
     @cached_property
     def shared(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def lines(results: Results, asked: Sequence[Metric], conf_folders: list[Path]) -
     Of numbers that nobody asked about only the first, and those that put another setting first. With one setting there
     is only the command. Evaluations are no settings: there is nothing to say of them.
     """
-    if results.finished["kind"].ne(TRAINING).all():  # or nothing has finished
+    if TRAINING not in set(results.finished["kind"]):  # or nothing has finished
         return []
     if not results.settings:
         return ["", "to repeat it:", f"  {command_of(results.finished, conf_folders)}"]
