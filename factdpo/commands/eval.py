@@ -6,9 +6,6 @@ import shlex
 from operator import attrgetter
 from pathlib import Path
 
-import hydra
-from hydra.core.config_store import ConfigStore
-
 from factdpo import console
 from factdpo.commands.parser import Parser, folder
 from factdpo.config.folders import conf_folder, conf_folders, options
@@ -21,8 +18,6 @@ from factdpo.runs.identity import RunSpec, what_is_asked
 from factdpo.store import layout
 from factdpo.using.evaluate import SCORING, Subject, evaluate
 from factdpo.using.finished import Finished, read_finished
-
-ConfigStore.instance().store(name="schema", node=Config)
 
 EVAL_TOLERANCE_NATS = 1e-3  # between two scorings of the same weights; another device rounds otherwise
 # What can be chosen of an evaluation; of weights of other origin the model too.
@@ -111,6 +106,10 @@ def _check(words: list[str], allowed: str) -> None:
 
 
 def _composed(words: list[str]) -> Config:
+    import hydra  # half a second, which `--help` must not take
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=Config)
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return validate(hydra.compose("config", overrides=for_hydra(words)[0]))
 

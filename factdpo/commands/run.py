@@ -23,7 +23,7 @@ from factdpo.runs import session
 ConfigStore.instance().store(name="schema", node=Config)
 
 
-def main(arguments: list[str], ours: session.Session | None = None) -> None:
+def main(arguments: list[str], ours: "session.Session | None" = None) -> None:
     """Composes and runs, in a session if one is given; raises ConfigError for what cannot be done as asked."""
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands us its errors instead of printing them itself

@@ -166,6 +166,7 @@ def _read_arrow(path: Path) -> Rows:
 def _numbered(path: Path, batches: Any) -> Rows:
     number = 0
     for batch in batches:
+        batch.validate(full=True)  # else offsets that a damaged file has lead outside of its memory
         for row in batch.to_pylist():
             number += 1
             yield f"{path}:{number}", row

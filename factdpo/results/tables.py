@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from factdpo.config.help import did_you_mean
 from factdpo.config.overrides import decides, typed
-from factdpo.config.schema import ConfigError
+from factdpo.config.schema import KEYS, ConfigError, to_dict
 from factdpo.store import index, layout
 from factdpo.store.history import HISTORY, read_history
 from factdpo.store.index import ABOUT
@@ -213,7 +213,20 @@ def load(*places: str | Path) -> Results:
     unique = finished_first.drop_duplicates("id").sort_index().reset_index(drop=True)
     unproven = int((unique["proven"] == False).sum()) if "proven" in unique else 0  # noqa: E712  (missing is not)
     columns = [*ABOUT, *(name for name in unique.columns if name not in [*ABOUT, *index.HIDDEN])]
-    return Results(unique.loc[:, columns], len(table) - len(unique), unproven)
+    return Results(_completed(unique.loc[:, columns]), len(table) - len(unique), unproven)
+
+
+def _completed(table: "pd.DataFrame") -> "pd.DataFrame":
+    """The table with defaults for the keys that a training's record lacks since they came after it.
+
+    At its default such a key is in no id, so the run is the same as one whose record has it.
+    """
+    of_trainings = table["kind"].ne(EVALUATION) & table.get("seed", table["id"]).notna()
+    for name in [name for name in table.columns if name in KEYS and KEYS[name].in_id is not True]:
+        default = to_dict(KEYS[name].default)
+        if isinstance(default, str | int | float):
+            table.loc[of_trainings & table[name].isna(), name] = default
+    return table
 
 
 def _find(places: Iterable[Path]) -> tuple[dict[Path, set[str]], set[Path]]:

@@ -46,7 +46,8 @@ def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Meas
     if attempt.trackers.rows == 0:
         log_inputs(run)
         log.info("training: found in %s", run.trained)
-    attempt.log(*read_history(run.trained / HISTORY)[attempt.trackers.rows :])
+    if missing := read_history(run.trained / HISTORY)[attempt.trackers.rows :]:
+        attempt.log(*missing)
     before, after, refs, pairs = base_texts(run), ending.texts, run.inputs.refs, run.pairs
     items = [
         row

@@ -139,10 +139,13 @@ class Stored:
 
 
 def write_result(folder: Path, result: Result) -> None:
-    """Write result.json, with its digest, so that a reader sees it whole or not at all; raises OSError."""
-    record = json.loads(json.dumps(result | {"record_version": VERSION}))  # as it will be read back
-    record[DIGEST] = digest(record)
-    write_atomic(folder / "result.json", json.dumps(record, indent=1, ensure_ascii=False))
+    """Write result.json so that a reader sees it whole or not at all; raises OSError.
+
+    `result` gets what the file has besides: `record_version`, and its digest.
+    """
+    result["record_version"] = VERSION
+    result[DIGEST] = digest(json.loads(json.dumps(result)))  # as it will be read back
+    write_atomic(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
 
 
 def digest(result: Result) -> str:

@@ -258,7 +258,7 @@ def test_the_users_own_options_come_first(factdpo: Run, tmp_path: Path):
     assert "id: EleutherAI/pythia-70m" in factdpo("model=mine", "--cfg", "job").stdout
     assert "\nseed: 11" in factdpo("sweeps=mine", "--cfg", "job").stdout
     listed = factdpo("--help").stdout
-    assert "lora        default, mine, none" in listed and ", lora_vs_full, loss, mine, optuna," in listed
+    assert "lora        default, mine, none" in listed and ", lora_vs_full, loss, methods, mine, optuna," in listed
 
 
 def test_a_mistake_in_the_users_own_option_names_the_file(factdpo: Run, tmp_path: Path):

@@ -206,8 +206,8 @@ NOT_IN_ID = {
     "out", "sweep", "label", "dry_run", "retries", "retry_diverged", "fail_fast", "seed", "model.name", "model.id",
     "model.revision", "data.path", "data.files", "data.triples.templates_path", "data.graph.nodes", "engine.max_runs",
     "engine.max_tokens", "engine.save_every", "data.hub.id", "data.hub.config", "data.hub.split", "data.hub.revision",
-    "data.preference.draw_rejected", "dpo.retain_path", "halving.keep", "halving.rungs", "engine.executor",
-    "engine.workers",
+    "data.preference.draw_rejected", "dpo.retain_path", "eval.figures", "halving.keep", "halving.rungs",
+    "engine.executor", "engine.workers",
     *(key for key in KEYS if key.startswith(("engine.submitit.", "engine.ray."))),
     *(f"track.{f.name}" for f in dataclasses.fields(TrackConfig)),
 }  # fmt: skip

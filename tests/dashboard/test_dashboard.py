@@ -172,7 +172,7 @@ def test_a_sweep_json_that_cannot_be_read_is_said_and_its_runs_are_shown(root: P
     home = sweep_in(root)
     (home / "sweep.json").write_text("{")
     (sweep,) = asked.get("/api/overview").json()["sweeps"]
-    assert "sweep.json: cannot be read" in sweep["problem"]
+    assert "sweep.json: not JSON" in sweep["problem"]
     assert sweep["total"] == 4
 
 

@@ -207,7 +207,8 @@ def test_runs_that_did_not_finish_are_told_with_the_first_line_of_their_error(tm
 
 def test_runs_that_were_never_begun_are_missed(tmp_path: Path):
     store(tmp_path, "a")
-    known = {"name": "two", "question": "Why?", "runs": {"a": {"label": "first"}, "f": {"label": "second"}}}
+    known = {"name": "two", "question": "Why?", "runs": {}}
+    known["runs"] = {id: {"folder": f"run-{id}", "label": label} for id, label in (("a", "first"), ("f", "second"))}
     (tmp_path / "sweep.json").write_text(json.dumps(known))
     found = said(tmp_path)
     assert (found.title, found.question, found.never_begun) == ("two", "Why?", ["second"])
@@ -447,7 +448,7 @@ def test_a_search_has_its_trials_in_their_order_what_mattered_and_the_scale_they
     sweep_of(tmp_path, b1=[0.1, 0.2], b7=[0.1], b5=[0.3], b6=[0.3])
     sweep = {
         "name": "s",
-        "runs": {id: {"label": id} for id in ("b5s0", "b1s0", "b1s1", "never", "b7s0")},
+        "runs": {id: {"folder": f"run-{id}", "label": id} for id in ("b5s0", "b1s0", "b1s1", "never", "b7s0")},
         "commands": [],
     }
     sweep |= {"axes": {"dpo.beta": ["0.01 to 3, log"]}, "importance": {"dpo.beta": 0.75, "lora.rank": 0.25}}
@@ -464,7 +465,7 @@ def test_runs_that_are_called_alike_are_told_apart_by_what_differs(tmp_path: Pat
     for id, beta in (("a", 0.1), ("b", 0.5)):
         folder = store(tmp_path, id, dpo_beta=beta)
         result = json.loads((folder / "result.json").read_text()) | {"name": "nano"}
-        (folder / "result.json").write_text(json.dumps(result))
+        write_result(folder, result)
     assert [run.label for run in said(tmp_path).runs] == ["nano beta=0.1", "nano beta=0.5"]
 
 

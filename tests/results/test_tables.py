@@ -278,3 +278,10 @@ def test_the_headline_is_per_token_where_lengths_differ_and_the_run_asks_for_it(
     assert mean.default_metrics == ["accuracy/train", "accuracy_per_token/test", "accuracy/test"]
     assert summed.default_metrics == ["accuracy/train", "accuracy/test", "accuracy_per_token/test"]
     assert choosing(mean.metrics, mean.accuracy)[0].name == "accuracy_per_token/test"
+
+
+def test_a_key_that_came_after_a_record_is_at_its_default_there(tmp_path: Path):
+    for number, config in enumerate(({"beta": 0.1}, {"beta": 0.1, "retain_weight": 0.0}, {"beta": 0.2})):
+        store(tmp_path, f"{number:012x}", config={"seed": 0, "dpo": config})
+    results = load(tmp_path)
+    assert results.keys == ["dpo.beta"] and set(results.table["dpo.retain_weight"]) == {0.0}

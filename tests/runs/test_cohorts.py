@@ -183,7 +183,7 @@ def test_what_only_trl_does_is_left_to_its_own_job(tmp_path: Path) -> None:
 def test_a_run_whose_folder_is_anothers_stops_no_other(tmp_path: Path) -> None:
     mine, theirs = small(tmp_path), small(tmp_path, dpo_beta=0.5)
     place(theirs).mkdir(parents=True)
-    (place(theirs) / "asked.json").write_text("{}")
+    (place(theirs) / "asked.json").write_text('{"config": {}, "data": "", "model": {}, "versions": {}}')
     outcomes = {spec.folder: outcome for spec, outcome in answers([spec_of(mine), spec_of(theirs)], new_session())}
     assert outcomes[place(mine)].state == "FINISHED"  # type: ignore[union-attr]
     assert isinstance(outcomes[place(theirs)], ConfigError)
@@ -373,9 +373,9 @@ def test_every_run_of_a_sweep_is_one_run_of_wandb(tmp_path: Path, monkeypatch: p
         folder = folder_of(tmp_path, result)
         assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
         shown = [record["history"]["item"] for record in records(folder) if record["type"] == "history"]
-        for key, count in (("loss", 3), ("eval/train/accuracy", 1)):
+        for key, there, count in (("loss", "train/loss", 3), ("eval/train/accuracy", "eval/train/accuracy", 1)):
             told = [row[key] for row in read_history(folder / "history.jsonl") if key in row]
-            assert [row[key] for row in shown if key in row] == pytest.approx(told) and len(told) == count
+            assert [row[there] for row in shown if there in row] == pytest.approx(told) and len(told) == count
 
 
 @pytest.mark.slow

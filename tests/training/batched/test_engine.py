@@ -659,13 +659,15 @@ def test_who_wants_one_run_of_a_checkpoint_goes_on_with_it_and_leaves_it_for_the
 
 
 def test_a_kill_between_two_runs_that_end_together_costs_no_more_than_any_other(tmp_path: Path) -> None:
-    """One is in its cache and not asked for again; the other goes on from the last checkpoint, at step 6."""
+    """One is on the disk and not asked for again; the other goes on from the last checkpoint, at step 6."""
     runs, base = long_runs(), tiny_base()
     refs = references(base, runs)
 
     def members(*numbers: int) -> list[batched.Member]:
         return [
-            batched.Member(str(i), runs[i].cfg, runs[i].pairs, refs[i], runs[i].curves, describe, lambda *rows: None)
+            batched.Member(
+                str(i), runs[i].cfg, runs[i].pairs, refs[i], runs[i].curves, describe, lambda *rows: None, stored=i == 0
+            )
             for i in numbers
         ]
 
