@@ -240,7 +240,7 @@ def train_with_trl(way: str, pairs: Pairs, refs: PairLogps, cfg: Config, scratch
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
 
-    from factdpo.training.trl_engine import _Arguments, _PairsTrainer
+    from factdpo.training.trl_trainers import _DPOArguments, _PairsTrainer
 
     gc.collect()  # the base of the run before
     base = model.load_base(cfg.model, pick_device(cfg.engine.device), Path(scratch))
@@ -249,7 +249,7 @@ def train_with_trl(way: str, pairs: Pairs, refs: PairLogps, cfg: Config, scratch
     if way != "trl-defaults":
         columns |= {"ref_chosen_logps": refs.chosen.tolist(), "ref_rejected_logps": refs.rejected.tolist()}
         tuned = {"bf16": way == "trl-bf16", "gradient_checkpointing": False, "precompute_ref_log_probs": True}
-    arguments = _Arguments(
+    arguments = _DPOArguments(
         output_dir=scratch, beta=cfg.dpo.beta, learning_rate=cfg.dpo.learning_rate, max_steps=cfg.dpo.max_steps or 0,
         per_device_train_batch_size=BATCH, seed=cfg.dpo.seed, use_cpu=base.device.type == "cpu",
         dataloader_pin_memory=base.device.type == "cuda", report_to=[], save_strategy="no", disable_tqdm=True, **tuned,

@@ -111,8 +111,8 @@ def test_an_answer_that_is_true_in_one_row_and_false_in_another_of_its_prompt_is
     rows = [ROW, ROW | {"chosen": "Rome", "rejected": "Bern"}]
     (line, cure) = refusal(tmp_path, rows)
     assert line == (
-        "own.jsonl:2: 'The capital of France is Rome', not 'Bern': own.jsonl:1 has one of these the other way "
-        "round, 'Paris', not 'Rome'; keep one, or data=preference for rankings"
+        "own.jsonl:2: 'The capital of France is Rome', not 'Bern': own.jsonl:1 has one of these answers the other "
+        "way round, 'Paris', not 'Rome'; keep one, or data=preference for rankings"
     )
     assert "data.bad_rows=drop" in cure
     assert "other way round" in refusal(tmp_path, rows[::-1])[0]

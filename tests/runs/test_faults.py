@@ -300,7 +300,9 @@ def test_a_signal_that_compiled_code_made_an_error_of_its_own_is_named(
         raise RuntimeError("interrupted in a kernel")
 
     monkeypatch.setattr(belief_graph, "write_graphs", mangled)
+    cfg = tiny(tmp_path)
+    cfg.eval.figures = Figures.always
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else signals.Preempted):
-        sweep([tiny(tmp_path)])
+        sweep([cfg])
     why = "interrupted from the keyboard" if number == signal.SIGINT else f"ended by {number.name}"
-    assert result_of(tiny(tmp_path))["error"].startswith(why)
+    assert result_of(cfg)["error"].startswith(why)

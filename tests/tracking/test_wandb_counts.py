@@ -62,7 +62,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out")
     factdpo(
         out,
-        ["seed=3", "track.tags=[tiny,'${oc.env:CANARY_TOKEN}']", "track.log_adapter=true"],
+        ["seed=3", "track.tags=[tiny]", "track.log_adapter=true"],
         ["-m", "dpo.beta=0.1,0.4", "lora.alpha=8", "sweep=ours", "track.log_adapter=true"],
         ["-m", "dpo.loss=[hinge],[sigmoid]", "sweep=basic", "hydra/launcher=basic"],
     )

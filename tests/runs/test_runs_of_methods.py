@@ -171,7 +171,7 @@ def test_english_is_kept_by_the_text_that_is_retained(tmp_path: Path) -> None:
 
 
 def test_validation_facts_decide_and_without_them_it_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"eval\.keep=best: decides by the validation facts, and there are none"):
+    with pytest.raises(ConfigError, match=r"eval\.keep=best: decides by validation facts, and there are none"):
         spec_of(small(tmp_path, eval_keep=Keep.best))
     result = answer.ask(
         small(tmp_path, eval_keep=Keep.best, eval_patience=1, eval_every="3", split_validation=20, dpo_max_steps=60)
