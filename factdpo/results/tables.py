@@ -221,7 +221,8 @@ def _completed(table: "pd.DataFrame") -> "pd.DataFrame":
 
     At its default such a key is in no id, so the run is the same as one whose record has it.
     """
-    of_trainings = table["kind"].ne(EVALUATION) & table.get("seed", table["id"]).notna()
+    has_config = table["seed" if "seed" in table else "id"].notna()
+    of_trainings = table["kind"].ne(EVALUATION) & has_config
     for name in [name for name in table.columns if name in KEYS and KEYS[name].in_id is not True]:
         default = to_dict(KEYS[name].default)
         if isinstance(default, str | int | float):
