@@ -32,13 +32,13 @@ def check(spec: RunSpec, row: Row) -> None:
     cfg = spec.cfg.halving
     if cfg.keep is None:
         return
-    folders = {path.parent for path in spec.folder.parent.glob(f"*/{HISTORY}")} | {spec.folder}
-    runs = [found for folder in sorted(folders) if (found := _read(folder, cfg, spec.cfg.eval.score))]
-    (own,) = (run for run in runs if run.folder == spec.folder)
-    reached = [rung for rung in cfg.rungs if rung in own.places]
-    if not reached or own.steps_at[reached[-1]] != row["step"]:
-        return  # it is not at a rung
-    rung = reached[-1]
+    own = _read(spec.folder, cfg, spec.cfg.eval.score)
+    assert own is not None, "a run that is scored has been planned"
+    rung = next((rung for rung in reversed(cfg.rungs) if own.steps_at.get(rung) == row["step"]), None)
+    if rung is None:
+        return  # most scores are taken between the rungs
+    others = {path.parent for path in spec.folder.parent.glob(f"*/{HISTORY}")} - {spec.folder}
+    runs = [own, *(run for folder in sorted(others) if (run := _read(folder, cfg, spec.cfg.eval.score)))]
     by_setting: dict[str, list[Place]] = defaultdict(list)
     for run in runs:
         if rung in run.places:
@@ -57,8 +57,8 @@ def check(spec: RunSpec, row: Row) -> None:
 class _Run:
     """What a run's folder says of it: its setting, and how it did at each rung that it has come to."""
 
-    def __init__(self, folder: Path, setting: str, steps: int, rows: list[Row], cfg: HalvingConfig, score: Score):
-        self.folder, self.setting = folder, setting
+    def __init__(self, setting: str, steps: int, rows: list[Row], cfg: HalvingConfig, score: Score):
+        self.setting = setting
         self.places: dict[float, Place] = {}
         self.steps_at: dict[float, int] = {}
         for rung in cfg.rungs:
@@ -74,7 +74,7 @@ def _read(folder: Path, cfg: HalvingConfig, score: Score) -> _Run | None:
     asked, plan = read_json(folder / "asked.json"), read_json(folder / PLAN)
     if asked is None or plan is None:
         return None
-    return _Run(folder, _setting(asked), plan["steps"], read_history(folder / HISTORY), cfg, score)
+    return _Run(_setting(asked), plan["steps"], read_history(folder / HISTORY), cfg, score)
 
 
 def _setting(asked: dict[str, Any]) -> str:

@@ -245,8 +245,8 @@ def _train_and_score(
     trainings: dict[Path, Training] = {}
     yield from _begin_with_sft(prepared, session, logs, clock)
     for attempt, run in prepared.items():
-        if attempt.error is not None or (run.sft is not None and run.sft_logps is None):
-            continue  # it is yielded with what ended it
+        if run.sft is not None and run.sft_logps is None:
+            continue  # its SFT failed, and it was yielded with what ended it
         trainings.setdefault(run.trained, Training(run, logs)).attempts.append(attempt)
     missing = [training for path, training in trainings.items() if cache.damage(path) is not None]
     yield from _scored([training for training in trainings.values() if training not in missing], prepared, clock)
