@@ -21,7 +21,7 @@ from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.models.weights import fetch_template, locate
 from factdpo.runs.attempt import Attempt, Measured
 from factdpo.runs.identity import is_chat
-from factdpo.runs.scoring import Scores, Texts, base_texts
+from factdpo.runs.scoring import Scores, base_texts
 from factdpo.runs.stages import Prepared, splits_of, tokenised
 from factdpo.store import cache
 from factdpo.store.history import HISTORY, Row, read_history
@@ -49,12 +49,7 @@ def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Meas
     if missing := read_history(run.trained / HISTORY)[attempt.trackers.rows :]:
         attempt.log(*missing)
     before, after, refs, pairs = base_texts(run), ending.texts, run.inputs.refs, run.pairs
-    items = [
-        row
-        for name, of_split in pairs.items()
-        for label, values in (("base", refs[name]), ("trained", ending.logps[name]))
-        for row in metrics.items(label, name, of_split, values, refs[name])
-    ]
+    items = item_rows(pairs, {"base": refs, "trained": ending.logps}, refs)
     generations: list[Row] = [
         {"prompt": prompt, "split": split, "fact": fact, "base": of_base, "trained": of_trained}
         for (prompt, split, fact), of_base, of_trained in zip(run.prompts, before.said, after.said, strict=True)
@@ -65,10 +60,13 @@ def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Meas
     rules = baselines(run.inputs.splits["train"], {name: pairs[name] for name in run.inputs.splits}, count)
     scores: Row = {
         "device": str(run.base.device),
-        **_scores(pairs, refs, ending.logps, run.reference),
+        **scores_of(pairs, refs, ending.logps, run.reference),
         "baselines": rules.accuracies,
         "coverage": rules.coverage,
-        "across": {"base": _across(pairs, refs, before), "trained": _across(pairs, ending.logps, after)},
+        "across": {
+            "base": across(pairs, refs, before.retention_nats_per_token),
+            "trained": across(pairs, ending.logps, after.retention_nats_per_token),
+        },
         "rows": run.inputs.checked.record(),
         "adjusted": run.base.adjusted,
         "canaries": run.fit["canaries"],
@@ -92,7 +90,7 @@ def rescore(cfg: Config, folder: Path) -> Row:
     model = adapters.load_trained(base, folder)
     with console.stage(f"scoring {total} pairs with the trained model", total) as advance:
         logps = {name: pair_logps(model, of_split, size, advance) for name, of_split in pairs.items()}
-    return _scores(pairs, refs, logps, refs)
+    return scores_of(pairs, refs, logps, refs)
 
 
 def _training(run: Prepared) -> Row:
@@ -103,23 +101,37 @@ def _training(run: Prepared) -> Row:
     return {"steps": before + fit["steps"], "kept_step": before + kept, **of_training}
 
 
-def _scores(
+def scores_of(
     pairs: dict[str, Pairs], refs: dict[str, PairLogps], logps: dict[str, PairLogps], start: dict[str, PairLogps]
 ) -> Row:
+    """`base` and `trained` of result.json, by split; `refs` is empty where the base is no other model."""
     return {
-        "base": {name: metrics.score(of_split, refs[name]) for name, of_split in pairs.items()},
+        "base": {name: metrics.score(pairs[name], of_base) for name, of_base in refs.items()},
         "trained": {
-            name: metrics.score(of_split, logps[name], refs[name], start[name]) for name, of_split in pairs.items()
+            name: metrics.score(of_split, logps[name], refs.get(name), start.get(name))
+            for name, of_split in pairs.items()
         },
     }
 
 
-def _across(pairs: dict[str, Pairs], logps: dict[str, PairLogps], texts: Texts) -> Row:
+def item_rows(
+    pairs: dict[str, Pairs], models: dict[str, dict[str, PairLogps]], refs: dict[str, PairLogps]
+) -> list[Row]:
+    """The rows of items.parquet: of each split, of each of the models by its label."""
+    return [
+        row
+        for name, of_split in pairs.items()
+        for label, logps in models.items()
+        for row in metrics.items(label, name, of_split, logps[name], refs[name])
+    ]
+
+
+def across(pairs: dict[str, Pairs], logps: dict[str, PairLogps], retention_nats_per_token: float) -> Row:
     """What is measured across splits."""
     return {
         "symmetry_train": metrics.symmetry(pairs, logps, "train"),
         "symmetry_test": metrics.symmetry(pairs, logps, "test"),
-        "retention_nats_per_token": texts.retention_nats_per_token,
+        "retention_nats_per_token": retention_nats_per_token,
     }
 
 
@@ -129,12 +141,17 @@ def _write_artefacts(folder: Path, run: Prepared, items: list[Row], generations:
     (folder / weights.name).mkdir()
     for file in weights.iterdir():
         shutil.copyfile(file, folder / weights.name / file.name)
-    with cache.writing(folder / "items.parquet"):
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(items), folder / "items.parquet")
-    cache.write_atomic(folder / "generations.json", json.dumps(generations, indent=1, ensure_ascii=False))
+    write_rows(folder, items, generations)
     if draws_figures(run.cfg):
         with cache.writing(folder / "figures"), console.stage("drawing figures"):
             belief_graph.write_graphs(items, sides(run.cfg.data), folder / "figures")
+
+
+def write_rows(folder: Path, items: list[Row], generations: list[Row]) -> None:
+    """items.parquet and generations.json."""
+    with cache.writing(folder / "items.parquet"):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(items), folder / "items.parquet")
+    cache.write_atomic(folder / "generations.json", json.dumps(generations, indent=1, ensure_ascii=False))
 
 
 def draws_figures(cfg: Config) -> bool:

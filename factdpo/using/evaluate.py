@@ -1,7 +1,6 @@
 """Trained weights scored on other facts: a run of kind `eval`, with an id, a folder and a record of its own."""
 
 import dataclasses
-import json
 import logging
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -155,6 +154,7 @@ def _measure(spec: RunSpec, subject: Subject, kept: dict[str, Any]) -> Measured:
         from factdpo.evaluation.warnings import warnings
         from factdpo.models.base import load_base
         from factdpo.models.devices import pick_device
+        from factdpo.runs import record
         from factdpo.runs.rejected import with_rejected
         from factdpo.runs.stages import tokenised
     cfg = spec.cfg
@@ -168,12 +168,17 @@ def _measure(spec: RunSpec, subject: Subject, kept: dict[str, Any]) -> Measured:
     before = None if alone else _score(base.model, base, pairs, cfg)
     after = _score(_load(base, subject), base, pairs, cfg)
     rules = baselines(subject.facts, pairs)
-    items, generations = _rows(pairs, before, after)
-    _write(spec, items, generations)
+    models = {label: model for label, model in (("base", before), ("trained", after)) if model is not None}
+    logps = {label: model.logps for label, model in models.items()}
+    refs = logps.get("base", {})
+    items = record.item_rows(pairs, logps, refs or after.logps)
+    generations = _generations(pairs, before, after)
+    record.write_rows(spec.folder, items, generations)
     scores = {
         "device": str(base.device),
         "config": _config(cfg, subject),
-        **_scores(pairs, before, after),
+        **record.scores_of(pairs, refs, after.logps, refs),
+        "across": {label: record.across(pairs, model.logps, model.retention) for label, model in models.items()},
         "baselines": rules.accuracies, "coverage": rules.coverage,
         "rows": checked.record(), "adjusted": base.adjusted, "scored": subject.record(), "timing": {},
         "warnings": [*notes, *checked.warnings(), *more],
@@ -211,42 +216,9 @@ def _load(base: "Base", subject: Subject) -> "nn.Module":
     return adapters.load_adapter(base, subject.adapter) if subject.adapter else base.model
 
 
-def _scores(pairs: "dict[str, Pairs]", before: _Scored | None, after: _Scored) -> Row:
-    """`base`, `trained` and `across` of result.json; nothing of a base that is no other model."""
-    from factdpo.evaluation import metrics
-
-    refs = before.logps if before else {}
-    across = {
-        model: {
-            "symmetry_train": metrics.symmetry(pairs, scored.logps, "train"),
-            "symmetry_test": metrics.symmetry(pairs, scored.logps, "test"),
-            "retention_nats_per_token": scored.retention,
-        }
-        for model, scored in (("base", before), ("trained", after))
-        if scored is not None
-    }
-    return {
-        "base": {name: metrics.score(pairs[name], logps) for name, logps in refs.items()},
-        "trained": {
-            name: metrics.score(of_split, after.logps[name], refs.get(name)) for name, of_split in pairs.items()
-        },
-        "across": across,
-    }
-
-
-def _rows(pairs: "dict[str, Pairs]", before: _Scored | None, after: _Scored) -> tuple[list[Row], list[Row]]:
-    """The rows of items.parquet, and the continuations."""
-    from factdpo.evaluation import metrics
-
-    refs = (before or after).logps
-    models = [(name, scored) for name, scored in (("base", before), ("trained", after)) if scored is not None]
-    items = [
-        row
-        for split, of_split in pairs.items()
-        for name, scored in models
-        for row in metrics.items(name, split, of_split, scored.logps[split], refs[split])
-    ]
-    generations: list[Row] = [
+def _generations(pairs: "dict[str, Pairs]", before: _Scored | None, after: _Scored) -> list[Row]:
+    """The continuations of both models, by prompt."""
+    return [
         {
             "prompt": fact.prompt, "split": split, "fact": fact.chosen,
             "base": before.said[split][number] if before else None, "trained": text,
@@ -254,17 +226,6 @@ def _rows(pairs: "dict[str, Pairs]", before: _Scored | None, after: _Scored) -> 
         for split, texts in after.said.items()
         for number, (fact, text) in enumerate(zip(pairs[split].facts, texts, strict=False))
     ]  # fmt: skip
-    return items, generations
-
-
-def _write(spec: RunSpec, items: list[Row], generations: list[Row]) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    with cache.writing(spec.folder / "items.parquet"):
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(items), spec.folder / "items.parquet")
-    text = json.dumps(generations, indent=1, ensure_ascii=False)
-    cache.write_atomic(spec.folder / "generations.json", text)
 
 
 def _config(cfg: Config, subject: Subject) -> Row:
