@@ -1,17 +1,14 @@
 """What a run is: everything that decides its numbers, hashed into an id, and the folder where it lies."""
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from factdpo.config.engine_choice import choose_engine, with_trl
 from factdpo.config.folders import folder_name
-from factdpo.config.overrides import flat, typed
 from factdpo.config.schema import (
     KEYS,
     Config,
@@ -21,11 +18,9 @@ from factdpo.config.schema import (
     DpoConfig,
     EngineName,
     Keep,
-    MethodName,
     Template,
     to_dict,
 )
-from factdpo.config.validate import validate
 from factdpo.data import hub
 from factdpo.data.chat import in_template
 from factdpo.data.encoder import Encoder
@@ -40,6 +35,7 @@ from factdpo.models.devices import check_device
 from factdpo.models.encoder import load_encoder
 from factdpo.runs import verdict
 from factdpo.runs.data_shape import shape_of
+from factdpo.runs.naming import run_name, usual_name
 from factdpo.store import cache, result
 from factdpo.store.run_lock import running_or_killed
 from factdpo.tracking.trackio_tracker import check_installed
@@ -276,57 +272,13 @@ def config_in_id(cfg: Config) -> dict[str, Any]:
     return nested
 
 
-def run_name(cfg: Config) -> str:
-    """How people call the run in tables and in W&B: the settings that most sweeps vary, then what else its own does.
-
-    A run alone says what it has other than the default. Facts of one's own are named after their file.
-    """
-    alone = _not_default(cfg) if cfg.label is None and cfg.sweep is None else []
-    return " ".join([_usual_name(cfg), *alone])
-
-
-def _usual_name(cfg: Config) -> str:
-    lora = f"r={cfg.lora.rank}" if cfg.lora.method.name == "lora" else "full"
-    said = {
-        "model": cfg.model.name, "method": cfg.method.name.name, "beta": f"{cfg.dpo.beta:g}",
-        "rank": str(cfg.lora.rank), "seed": str(cfg.dpo.seed),
-    }  # fmt: skip
-    swept = [pair.split("=", 1) for pair in re.split(r" (?=\S+=)", cfg.label or "") if "=" in pair]
-    more = [f"{key}={value}" for key, value in swept if said.get(key.rsplit(".", 1)[-1]) != value]
-    own = [] if is_built_in(cfg.data) else [data_name(cfg.data)]
-    method = [] if cfg.method.name is MethodName.dpo else [cfg.method.name.name]
-    beta = [] if cfg.method.name is MethodName.sft else [f"b={cfg.dpo.beta:g}"]
-    return " ".join([cfg.model.name, *method, *beta, lora, f"s={cfg.dpo.seed}", *own, *more])
-
-
-IN_THE_NAME = {"dpo.beta", "lora.rank", "lora.method", "dpo.seed", "split.seed", "seed", "method.name"}
-
-
-def _not_default(cfg: Config) -> list[str]:
-    """`train=150 epochs=4`: what a run alone has other than the default, beyond what its name says already."""
-    default, own = _default(), flat(to_dict(cfg))
-    decisive = [key for key in own if key in KEYS and KEYS[key].in_id and key not in IN_THE_NAME]
-    keys = [key for key in decisive if not key.startswith(("data.", "model.", "engine."))]
-    differing = [key for key in keys if _typed(own[key]) != _typed(default[key])]
-    return [f"{key.rpartition('.')[2]}={_typed(own[key])}" for key in differing]
-
-
-def _typed(value: Any) -> str:
-    return value if isinstance(value, str) else typed(value)
-
-
-@lru_cache(maxsize=1)
-def _default() -> dict[str, Any]:
-    return flat(to_dict(validate(Config())))
-
-
 def slug(cfg: Config) -> str:
     """The readable half of a folder's name, never a path: in a sweep what is swept, else the run's name."""
     if cfg.label:
         return folder_name(cfg.label)
     built_in = [data_name(cfg.data)] if is_built_in(cfg.data) else []
     order = [cfg.split.orientation.name] if shape_of(cfg, data_identity(cfg.data)).reverses else []
-    return folder_name(" ".join([_usual_name(cfg), *built_in, *order]))
+    return folder_name(" ".join([usual_name(cfg), *built_in, *order]))
 
 
 def run_folder(cfg: Config, asked: dict[str, Any]) -> Path:

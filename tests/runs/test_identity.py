@@ -16,7 +16,8 @@ from factdpo.config.validate import validate
 from factdpo.data import files
 from factdpo.data.splits import TRAIN
 from factdpo.runs import identity
-from factdpo.runs.identity import RunSpec, can_train_together, look_up, run_id, run_name
+from factdpo.runs.identity import RunSpec, can_train_together, look_up, run_id
+from factdpo.runs.naming import run_name
 from factdpo.store import cache, result
 from factdpo.store.result import write_result
 from tests.helpers.runs import FACTS as READ
