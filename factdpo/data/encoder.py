@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from factdpo.data.chat import Writer, writer
@@ -62,9 +63,21 @@ class Encoder:
             return self._encode_whole(texts)
         parted = [_parted(text) for text in texts]
         whole = iter(self._encode_whole([text for text, words in zip(texts, parted, strict=True) if words is None]))
-        self._learn({word for words in parted if words is not None for word in words})
-        known = self.words
-        return [next(whole) if words is None else [i for word in words for i in known[word]] for words in parted]
+        self._learn(set(chain.from_iterable(words for words in parted if words is not None)))
+        of = self.words.__getitem__
+        return [next(whole) if words is None else list(chain.from_iterable(map(of, words))) for words in parted]
+
+    def encode_after(self, prompts: list[str], encoded: list[list[int]], ends: list[str]) -> list[list[int]]:
+        """`encode` of each prompt followed by its end, given that of the prompts, most of which is not done again."""
+        apart = [
+            self.parts_at_spaces and end[:1] == " " and " " not in end[1:] and end[1:].isprintable() and len(end) > 1
+            and not prompt[-1:].isspace()
+            for prompt, end in zip(prompts, ends, strict=True)
+        ]  # fmt: skip
+        rows = list(zip(prompts, encoded, ends, apart, strict=True))
+        whole = iter(self.encode([prompt + end for prompt, _, end, is_apart in rows if not is_apart]))
+        self._learn({end for _, _, end, is_apart in rows if is_apart})
+        return [ids + self.words[end] if is_apart else next(whole) for _, ids, end, is_apart in rows]
 
     def _encode_whole(self, texts: list[str]) -> list[list[int]]:
         encoded = self.encode_all(texts)
@@ -89,10 +102,9 @@ class Encoder:
 
 def _parted(text: str) -> list[str] | None:
     """The words of a text, each with the space before it; None for a text with other white space, or at its ends."""
-    words = text.split(" ")
-    if text.split() != words:
+    if not text.isprintable() or "  " in text or text != text.strip(" ") or not text:
         return None
-    return [words[0], *[f" {word}" for word in words[1:]]]
+    return text.replace(" ", "\n ").split("\n")  # printable, it has no line break of its own
 
 
 def parts_at_spaces(tokenizer: "Tokenizer") -> bool:

@@ -71,14 +71,14 @@ def encoded_rows(
     shape = _Shape(encoder, cfg, boundary, separator(cfg) if boundary is Boundary.space else "", encoder.end())
     facts = iter(facts)
     while part := list(itertools.islice(facts, AT_ONCE)):
-        texts = [
-            fact.prompt + (shape.between if fact.separator is None else fact.separator) + answer
-            for fact in part
-            for answer in (fact.chosen, fact.rejected)
-        ]
-        prompts, answers = encoder.encode([fact.prompt for fact in part]), encoder.encode(texts)
-        for number, (fact, prompt) in enumerate(zip(part, prompts, strict=True)):
-            yield _row(fact, prompt, answers[2 * number], answers[2 * number + 1], shape)
+        prompts = [fact.prompt for fact in part]
+        encoded = encoder.encode(prompts)
+        between = [shape.between if fact.separator is None else fact.separator for fact in part]
+        chosen = [space + fact.chosen for space, fact in zip(between, part, strict=True)]
+        rejected = [space + fact.rejected for space, fact in zip(between, part, strict=True)]
+        answers = encoder.encode_after(prompts, encoded, chosen), encoder.encode_after(prompts, encoded, rejected)
+        for fact, prompt, true, false in zip(part, encoded, *answers, strict=True):
+            yield _row(fact, prompt, true, false, shape)
 
 
 class _Shape(NamedTuple):

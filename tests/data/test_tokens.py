@@ -56,6 +56,8 @@ def test_words_that_are_tokenised_once_have_the_tokens_that_they_have_in_every_t
     letters = ["<|endoftext|>", "it's ", *ALPHABET, " ", " ", " "]
     texts = ["", *("".join(rng.choices(letters, k=rng.randint(1, 9))) for _ in range(5000))]
     assert apart.encode(texts) == whole.encode(texts) == apart.encode(texts)
+    ends, encoded = [rng.choice(["", " ", " "]) + end for end in reversed(texts)], apart.encode(texts)
+    assert apart.encode_after(texts, encoded, ends) == whole.encode([a + b for a, b in zip(texts, ends, strict=True)])
     assert len(apart.words) > 100, "some are parted"
 
 
