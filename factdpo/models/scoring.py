@@ -102,6 +102,10 @@ def reference_logps(base: Base, pairs: Pairs, batch_size: int, cache_dir: Path) 
 
     def make() -> PairLogps:
         with console.stage(f"scoring {len(pairs)} pairs with the base", total=len(pairs)) as advance:
-            return pair_logps(base.model, pairs, batch_size, advance)
+            try:
+                return pair_logps(base.model, pairs, batch_size, advance)
+            except Diverged as error:
+                causes = "its weights have NaN or Inf, or are too large for model.dtype"
+                raise Diverged(f"the base itself, before any training: {error}; {causes}") from None
 
     return kept_logps(base.identity, base.device, pairs, batch_size, cache_dir, make)

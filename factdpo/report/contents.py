@@ -32,6 +32,7 @@ PER_SPLIT = (
     "rejected_logp_nats", "p_other", "wrong_to_right", "right_to_wrong", "n",
 )  # fmt: skip
 ACROSS = ("across/symmetry_train", "across/symmetry_test", "across/retention_nats_per_token")
+SPENT = ("training/steps", "training/peak_gib", "timing/total_seconds")
 STUDY = "study.journal"  # a search's, by its trials
 LONGEST = 1000  # characters of a label or an error: a crafted record may have megabytes
 ITEMS, GENERATIONS = "items.parquet", "generations.json"
@@ -198,7 +199,7 @@ def _run(row: dict[str, Any], setting: int | None, keys: list[str], metrics: lis
         label=str(label if isinstance(label, str) and label else row["name"])[:LONGEST],
         error=str(row["error"] or "").strip().split("\n")[0][:LONGEST] if not finished else "",
         setting=setting, values={key: row[key] for key in keys},
-        metrics={metric: short(row.get(metric)) if finished else None for metric in [*metrics, "timing/total_seconds"]},
+        metrics={metric: short(row.get(metric)) if finished else None for metric in [*metrics, *SPENT]},
         command="",
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from factdpo.report.beliefs import NAMED
-from factdpo.report.contents import Contents, Run
+from factdpo.report.contents import SPENT, Contents, Run
 from factdpo.report.ranking import number
 from factdpo.report.settings import Score, Setting
 from factdpo.results.best import RETENTION
@@ -181,7 +181,7 @@ def _columns(contents: Contents) -> list[Column]:
     metrics += [
         ("across/symmetry_test", "order consistency, held-out facts", True),
         ("across/retention_nats_per_token", "retention, nats per token", False),
-        ("timing/total_seconds", "seconds", True),
+        *((name, words(name), True) for name in SPENT),
     ]
     measured = {name for run in contents.runs for name, value in run.metrics.items() if value is not None}
     columns += [Column(key, title, True, hidden) for key, title, hidden in metrics if key in measured]

@@ -14,7 +14,7 @@ from factdpo.store.sweep_file import Metric
 
 Setting = TypeVar("Setting", bound=Hashable)
 
-LOWER_IS_BETTER = ("p_other/", "rejected_logp_nats/", "right_to_wrong/", "across/retention", "timing/")
+LOWER_IS_BETTER = ("p_other/", "rejected_logp_nats/", "right_to_wrong/", "across/retention", "training/", "timing/")
 # Not of the trained model, or neither good nor bad.
 NEITHER = ("base/", "baseline/", "n/", "n_", "chosen_tokens/", "rejected_tokens/", "answer_shares.")
 RETENTION = "across/retention_nats_per_token"

@@ -12,7 +12,7 @@ from factdpo.config.schema import KEYS, ConfigError, to_dict
 from factdpo.store import index, layout
 from factdpo.store.history import HISTORY, read_history
 from factdpo.store.index import ABOUT
-from factdpo.store.result import EVALUATION, accuracy_metric
+from factdpo.store.result import EVALUATION, OF_NO_SPLIT, accuracy_metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ class Results:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Every metric, named as in W&B: `accuracy/test`, `base/accuracy/test`, `across/...`, `timing/...`."""
+        """Every metric, named as in W&B: `accuracy/test`, `base/accuracy/test`, `across/...`, `training/...`."""
         return [name for name in self.table.columns if "/" in name]
 
     @cached_property
@@ -153,7 +153,7 @@ class Results:
             if metric.startswith("baseline/"):
                 for model in ("base", "trained"):
                     parts.setdefault((split, model), {})[name] = metric
-            elif metric not in ("across", "timing"):
+            elif not name.removeprefix("base/").startswith(OF_NO_SPLIT):
                 parts.setdefault((split, "base" if name.startswith("base/") else "trained"), {})[name] = metric
         runs = self.finished.loc[:, ["id", *self.keys]]
         tables = [
@@ -294,6 +294,7 @@ _WORDS = {
     "across/retention_nats_per_token": "retention, nats per token of neutral text",
     "across/symmetry_train": "order consistency, training facts",
     "across/symmetry_test": "order consistency, held-out facts",
+    "training/steps": "optimizer steps", "training/peak_gib": "most memory, GiB", "timing/total_seconds": "seconds",
 }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("factdpo")
 
 FILE = "results.parquet"
-VERSION = b"3"  # bump when _read returns other columns or values
+VERSION = b"4"  # bump when _read returns other columns or values
 HIDDEN = ["proven", "mtime_ns", "ctime_ns", "size", "sha256"]  # columns of the index alone
 ABOUT = [  # columns besides config keys and metrics
     "id", "name", "kind", "folder", "state", "error", "started", "warnings",

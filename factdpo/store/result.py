@@ -130,6 +130,10 @@ KEYS: dict[str, str] = {
 }
 
 
+# What a summary has that is not of a split, by how its names begin.
+OF_NO_SPLIT = ("across/", "training/", "timing/")
+
+
 @dataclass(frozen=True)
 class Stored:
     """What a folder holds: a result, or the reason why it has none that can be trusted; the other is None."""
@@ -244,7 +248,8 @@ def summary(result: Row) -> Row:
         row |= {f"{prefix}across/{name}": value for name, value in _present(across)}
     for split, scores in (result.get("baselines") or {}).items():
         row |= {f"baseline/{rule}/{split}": value for rule, value in _present(scores)}
-    row |= {f"timing/{name}": value for name, value in _present(result.get("timing") or {})}
+    for group in ("training", "timing"):
+        row |= {f"{group}/{name}": value for name, value in _present(result.get(group) or {})}
     return row
 
 

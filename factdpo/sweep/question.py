@@ -38,7 +38,7 @@ def unanswered(metrics: list[Metric], runs: list[RunSpec]) -> list[str]:
     splits = {*RESERVED} | {split for run in runs for split in run.sizes}
     if not all(run.sizes for run in runs):  # one is finished, and its splits are not looked up again
         return []
-    of_a_split = (metric.name for metric in metrics if not metric.name.startswith(("across/", "timing/")))
+    of_a_split = (metric.name for metric in metrics if not metric.name.startswith(result.OF_NO_SPLIT))
     return [name for name in of_a_split if name.rpartition("/")[2] not in splits]
 
 
@@ -61,6 +61,6 @@ def _names() -> list[str]:
     for key in result.KEYS:
         if key.startswith("trained.<split>."):
             names += [f"{key.removeprefix('trained.<split>.')}/{split}" for split in SPLITS]
-        elif key.startswith(("across.trained.", "timing.")):
+        elif key.startswith(("across.trained.", "training.", "timing.")):
             names.append(f"{key.split('.')[0]}/{key.rsplit('.', 1)[-1]}")
     return names

@@ -5,7 +5,7 @@ from typing import Any
 from factdpo.config.overrides import decides
 from factdpo.config.schema import Config, to_dict
 from factdpo.store.history import Row
-from factdpo.store.result import accuracy_metric, headline_row, summary, without_equal_lengths
+from factdpo.store.result import OF_NO_SPLIT, accuracy_metric, headline_row, summary, without_equal_lengths
 
 STEP = "train/global_step"  # the axis of every curve, as transformers' callback has it
 AXES = (STEP, "train/epoch")  # to draw curves over, and no curves themselves
@@ -56,11 +56,8 @@ def compared(result: Row) -> Row:
         names += [f"{prefix}{metric}/{split}" for metric in sorted(accuracies) for prefix in ("", "base/")]
         names += [f"{metric}/{split}" for metric in COMPARED if split in SPLITS]
     names += [name for name in every if name.startswith("across/")]
-    names += ["base/across/retention_nats_per_token", "timing/total_seconds"]
-    row = {name: every[name] for name in names if name in every}
-    if (peak := (result.get("training") or {}).get("peak_gib")) is not None:
-        row["training/peak_gib"] = peak
-    return row
+    names += ["base/across/retention_nats_per_token", "timing/total_seconds", "training/peak_gib"]
+    return {name: every[name] for name in names if name in every}
 
 
 def scores(result: Row) -> list[list[Any]]:
@@ -75,7 +72,7 @@ def scores(result: Row) -> list[list[Any]]:
 
 def _number_and_split(name: str) -> tuple[str, str]:
     number, _, split = name.rpartition("/")
-    return (name, "") if number in ("across", "timing") else (number, split)
+    return (name, "") if name.startswith(OF_NO_SPLIT) else (number, split)
 
 
 SCORES = ["number", "split", "base", "trained"]  # columns of `scores`

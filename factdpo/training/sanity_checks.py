@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 # The policy's first loss against the loss at zero margin, and its first rewards against 0: float32 differs by rounding,
 # half precision by rounding of log-probs around 10 nats, 2^-8 relative; a quantised base rounds by what is in a batch.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.02}
-NOTHING_CHANGED = "an optimizer step with a learning rate above 0 changed no weight"
 
 
 class SanityCheckError(RuntimeError):
@@ -48,7 +47,7 @@ def check_first_step(member: "Member", row: Row, router_loss: float = 0.0) -> di
     if expected is not None:
         expected += router_loss + cfg.dpo.retain_weight * row.get("retain_nats_per_token", 0.0)
         compared |= {"first_loss": row["loss"], "expected_first_loss": expected}
-        if abs(row["loss"] - expected) > tolerance * max(1.0, abs(expected)):
+        if abs(row["loss"] - expected) > tolerance * max(1.0, abs(expected), cfg.dpo.beta):  # which multiplies nats
             problems.append(f"the loss is {row['loss']:.6g} and not {expected:.6g}")
     if problems:
         raise SanityCheckError(
@@ -63,6 +62,14 @@ def check_finite(row: Row) -> None:
     for key in ("loss", "grad_norm"):
         if not math.isfinite(row.get(key, 0.0)):
             raise Diverged(f"{key} is {row[key]} at step {row['step']}")
+
+
+def check_changed(changed: bool, grad_norm: float) -> None:
+    """Raises SanityCheckError if the first step with a rate above 0 changed no weight; `grad_norm` is what it had."""
+    if not changed:
+        raise SanityCheckError(
+            f"an optimizer step with a learning rate above 0 changed no weight (its gradient's norm is {grad_norm:.3g})"
+        )
 
 
 def check_end(passed: dict[str, Any]) -> None:

@@ -94,6 +94,7 @@ class _Watch(TrainerCallback):
         self.selection = Selection()
         self.best: list[Tensor] = []  # the parameters of selection.best_step, where these may be kept
         self.canaries: dict[str, Any] = {}
+        self.changed = True  # whether the first step with a rate above 0 changed anything
         self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]  # type: ignore[union-attr]
         self.trainable = sum(p.numel() for p in self.parameters)
         if self.trainable == 0:
@@ -108,8 +109,8 @@ class _Watch(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if (before := self.__dict__.pop("before", None)) is None:
             return
-        if all(torch.equal(old, new) for old, new in zip(before, self.parameters, strict=True)):
-            raise sanity_checks.SanityCheckError(sanity_checks.NOTHING_CHANGED)
+        pairs = zip(before, self.parameters, strict=True)
+        self.changed = not all(torch.equal(old, new) for old, new in pairs)  # judged with its gradient, once logged
         self.canaries["weights_changed_at_step"] = state.global_step + 1
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -118,6 +119,7 @@ class _Watch(TrainerCallback):
         row = {"step": state.global_step, **logs, "time_seconds": time.monotonic() - self.started}
         self.member.record(row)
         sanity_checks.check_finite(row)
+        sanity_checks.check_changed(self.changed, row["grad_norm"])
         if state.global_step == 1:  # logged whatever log_every is
             router_loss = self.trainer.router_aux_loss_coef * logs.get("aux_loss", 0.0)
             self.canaries |= sanity_checks.check_first_step(self.member, row, router_loss)

@@ -137,6 +137,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(fit: Callable[..., F
         fit(config(), spoil)
 
 
+def test_a_gradient_that_overflows_diverges_and_a_large_beta_does_not(fit: Callable[..., Fit]) -> None:
+    with pytest.raises(Diverged, match="grad_norm is inf at step 1"):  # clipped by it, nothing changes
+        fit(config(beta=1e38))
+    _, history = fit(config(beta=1e6))
+    assert len(history) == 4 and all(math.isfinite(row["loss"]) for row in history)
+
+
 def test_a_reference_of_another_model_fails_the_first_step_check(fit: Callable[..., Fit]) -> None:
     def shift(base: Base, refs: PairLogps) -> None:
         refs.chosen.sub_(1.0)

@@ -122,7 +122,7 @@ class MemberState:
         self.sums, self.loss = [a + b for a, b in zip(self.sums, sums, strict=True)], self.loss + loss
         row = self._due_row(step, norm, seconds)
         try:
-            self._check(step, bool(changed), row)
+            self._check(step, bool(changed), norm, row)
         except (Diverged, SanityCheckError) as error:
             self.outcome = error
         return row
@@ -137,14 +137,15 @@ class MemberState:
         self.sums, self.loss, self.steps, self.batches = [0.0] * len(METRICS), 0.0, 0, 0
         return [row]
 
-    def _check(self, step: int, changed: bool, due: list[Row]) -> None:
+    def _check(self, step: int, changed: bool, norm: float, due: list[Row]) -> None:
         """Run the sanity checks of a step; raises Diverged or SanityCheckError."""
-        if self.must_change(step):
-            if not changed:
-                raise SanityCheckError(sanity_checks.NOTHING_CHANGED)
-            self.checks["weights_changed_at_step"] = step
         for row in due:
             sanity_checks.check_finite(row)
+        if self.must_change(step):
+            sanity_checks.check_finite({"step": step, "grad_norm": norm})
+            sanity_checks.check_changed(changed, norm)
+            self.checks["weights_changed_at_step"] = step
+        for row in due:
             if step == 1:
                 self.checks |= sanity_checks.check_first_step(self.member, row)
 

@@ -369,6 +369,17 @@ def test_rates_that_are_all_0_or_nothing_in_float32_fail_the_sanity_check(tmp_pa
     assert late.ending.facts["canaries"]["weights_changed_at_step"] == 2
 
 
+def test_a_gradient_that_overflows_diverges_and_a_large_beta_does_not(tmp_path: Path) -> None:
+    """Clipped by its norm, a gradient of infinite norm changes nothing: that is no fault of the training."""
+    changes = [{"dpo_beta": 1e38}, {"lora_alpha": 1e30}, {"dpo_beta": 1e6}]
+    *infinite, large = train_together(
+        tiny_base(), [Run(tiny_config(track_log_every=5, **change), tiny_pairs(8)) for change in changes], tmp_path
+    )
+    for one in infinite:
+        assert isinstance(one.ending, Diverged) and str(one.ending) == "grad_norm is inf at step 1"
+    assert isinstance(large.ending, Trained)  # its first loss is off by a million times a rounding error
+
+
 def test_runs_of_different_length_leave_the_cohort_as_they_end(tmp_path: Path) -> None:
     lengths = (2, 30, 5)  # 30: beyond the 25 steps after which metrics are fetched
     runs = [Run(tiny_config(dpo_max_steps=steps), tiny_pairs(6, 2)) for steps in lengths]
