@@ -28,7 +28,7 @@ from factdpo.runs.session import Session
 from factdpo.signals import Preempted
 from factdpo.store import layout
 from factdpo.store.history import HISTORY, read_history
-from factdpo.store.result import Result, read_result
+from factdpo.store.result import Result, read_result, record_or_none
 from factdpo.using.ask import Chat, Reply
 from factdpo.using.export import export
 from factdpo.using.finished import load_models, read_finished
@@ -145,7 +145,7 @@ class Run:
     @property
     def name(self) -> str:
         """What people call it."""
-        return (layout.read_json(self.folder / "result.json") or {}).get("name", self.folder.name)
+        return (record_or_none(self.folder) or {}).get("name", self.folder.name)
 
     @property
     def config(self) -> dict[str, Any]:

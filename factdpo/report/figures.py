@@ -1,6 +1,5 @@
 """`factdpo report --figures`: the graphs of runs that drew none when they ended (eval.figures), from their record."""
 
-import json
 from pathlib import Path
 
 from factdpo.config.schema import ConfigError
@@ -8,6 +7,7 @@ from factdpo.config.validate import from_dict
 from factdpo.data import load
 from factdpo.evaluation.belief_graph import write_graphs
 from factdpo.results.tables import Results
+from factdpo.store.result import read_record
 
 
 def draw(results: Results) -> list[Path]:
@@ -28,8 +28,8 @@ def draw(results: Results) -> list[Path]:
 
 def _sides(folder: Path) -> dict[str, int] | None:
     """Name -> its camp; None where the data, or what this version needs of the config, is gone: all share a circle."""
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    config = read_record(folder)["config"]
     try:
-        return load.sides(from_dict(result["config"]).data)
+        return load.sides(from_dict(config).data)
     except ConfigError:
         return None

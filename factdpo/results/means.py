@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from factdpo.results.intervals import NONE, Answers, share_interval, student_interval, with_interval
 from factdpo.results.tables import Results, shown
-from factdpo.store.layout import read_json
+from factdpo.store.result import record_or_none
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,7 +126,7 @@ class Facts:
 
 def _data(folder: Path) -> str:
     """sha256 of the data of a run; empty for an older record, which does not say it."""
-    return str(((read_json(folder / "result.json") or {}).get("asked") or {}).get("data_sha256", ""))
+    return str(((record_or_none(folder) or {}).get("asked") or {}).get("data_sha256", ""))
 
 
 def _items(folder: Path) -> "pd.DataFrame | None":

@@ -21,7 +21,7 @@ from factdpo.runs.attempt import Attempt, Outcome
 from factdpo.runs.clock import Clock
 from factdpo.runs.identity import RunSpec, look_up
 from factdpo.runs.session import Session, current
-from factdpo.store import layout
+from factdpo.store import index, layout
 from factdpo.store import result as record
 from factdpo.store.history import HISTORY, read_history
 from factdpo.store.run_lock import lock
@@ -147,6 +147,8 @@ def _stored(spec: RunSpec) -> Outcome | None:
     if stored.result is None:
         if (spec.folder / "result.json").exists():
             console.say(f"run again: {stored.reason}")
+        elif spec.cfg.sweep is None and spec.folder.name in index.finished(spec.folder.parent):  # a sweep says it
+            console.say(f"{spec.name}: was FINISHED when it was last listed, and is redone: {stored.reason}", "yellow")
         return None
     if _is_answer(spec, stored.result["state"]):
         _check_engine(spec, stored.result)

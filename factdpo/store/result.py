@@ -168,6 +168,14 @@ def read_record(folder: Path) -> Result:
     return parse_record(folder, shapes.read_bytes(folder / "result.json", REMEDY))
 
 
+def record_or_none(folder: Path) -> Result | None:
+    """As `read_record`; None for a folder without a record, or with one that cannot be trusted."""
+    try:
+        return read_record(folder)
+    except (FileNotFoundError, DamagedFile):
+        return None
+
+
 def parse_record(folder: Path, data: bytes) -> Result:
     """As `read_record`, of the bytes of result.json."""
     path = folder / "result.json"

@@ -11,7 +11,7 @@ from typing import Any
 from factdpo.config.schema import Boundary, DpoConfig, EvalConfig, to_dict
 from factdpo.runs.identity import RunSpec
 from factdpo.store import cache
-from factdpo.store.result import AS_TRAINED
+from factdpo.store.result import AS_TRAINED, record_or_none
 from factdpo.training.schedule import planned_steps, steps_of_run, steps_per_epoch
 
 LATEST = 300  # finished runs that estimates are made from
@@ -65,8 +65,8 @@ def read_stored(out: Path) -> list[Stored]:
     runs = []
     for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)[:LATEST]:
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            if result["state"] == "FINISHED":
+            result = record_or_none(path.parent)
+            if result is not None and result["state"] == "FINISHED":
                 asked = json.loads((path.parent / "asked.json").read_text(encoding="utf-8"))
                 runs.append(Stored(asked, _example(result), result["config"]["track"]["log_every"], _weights(result)))
         except (OSError, ValueError, KeyError, TypeError):

@@ -87,7 +87,7 @@ def _by_workers(to_do: list[RunSpec], home: Path) -> Generator[Ending, None, Non
 
 
 def _print_preempted(to_do: list[RunSpec]) -> None:
-    stored = {spec: layout.read_json(spec.folder / "result.json") for spec in to_do}
+    stored = {spec: result.record_or_none(spec.folder) for spec in to_do}
     outcomes = {spec: Outcome(row, 1) for spec, row in stored.items() if row is not None}
     answer.print_preempted(outcomes, alone=len(to_do) == 1, screen=console.console)
 
@@ -124,7 +124,7 @@ class Share:
 
 
 def _outcome(spec: RunSpec, line: Row) -> Outcome:
-    stored = layout.read_json(spec.folder / "result.json")
+    stored = result.record_or_none(spec.folder)
     return _lost(spec) if stored is None else Outcome(stored, line["exit_code"])
 
 

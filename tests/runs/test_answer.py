@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from factdpo.commands import eval
 from factdpo.config.engine_choice import choose_engine
 from factdpo.config.schema import Config, ConfigError, to_dict
 from factdpo.config.validate import validate
+from factdpo.results import tables
 from factdpo.runs import answer, identity
 from factdpo.store import cache
 from factdpo.training.batched import engine
@@ -99,6 +101,17 @@ def test_a_failing_run_leaves_its_traceback_and_the_next_call_redoes_it(
     log = (folder_of(tmp_path, result) / "run.log").read_text()
     assert "Traceback" in log
     assert answer.ask(small(tmp_path))["state"] == "FINISHED"
+
+
+def test_a_listed_run_that_vanished_is_redone_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cfg = small(tmp_path)
+    folder = folder_of(tmp_path, first := answer.ask(cfg))
+    tables.load(tmp_path)
+    shutil.rmtree(folder)
+    capsys.readouterr()
+    assert answer.ask(cfg)["trained"] == first["trained"]
+    said = f"was FINISHED when it was last listed, and is redone: {folder / 'result.json'}: not there\n"
+    assert capsys.readouterr().out.count(said) == 1
 
 
 def test_a_diverging_run_is_recorded_as_diverged(tmp_path: Path) -> None:
