@@ -56,7 +56,8 @@ def means(results: Results, by: list[str], metrics: list[str]) -> "pd.DataFrame"
         for metric in metrics:
             values = runs[metric].dropna().astype(float)
             row = {**keys, "metric": metric, "n": len(values), "mean": values.mean(), "sd": values.std()}
-            low, high, over = _interval(metric, runs.loc[values.index], values, facts) if comparable else (*NONE, "")
+            measured = runs if len(values) == len(runs) else runs.loc[values.index]
+            low, high, over = _interval(metric, measured, values, facts) if comparable else (*NONE, "")
             columns[metric].append(row | {"low": low, "high": high, "over": over})
     return pd.DataFrame([row for rows in columns.values() for row in rows])
 
@@ -88,7 +89,8 @@ def sizes_of(metric: str, runs: "pd.DataFrame") -> list[int] | None:
     split = metric.rpartition("/")[2].removeprefix("symmetry_" if "across/" in metric else "")
     base = "base/" if metric.startswith("base/") else ""
     columns = [f"{base}{n}/{split}" for n in ("n_facts", "n")]  # older records have the second one only
-    sizes = runs.reindex(columns=columns).bfill(axis="columns")[columns[0]].tolist()
+    known = [runs[column] for column in columns if column in runs]
+    sizes = known[0].fillna(known[-1]).astype(float).tolist() if known else [math.nan]
     return None if any(math.isnan(size) for size in sizes) else [int(size) for size in sizes]
 
 

@@ -85,7 +85,7 @@ class Results:
         """The config columns of the runs whose config could be read."""
         return self.table.loc[:, self.config_keys].dropna(how="all")
 
-    @property
+    @cached_property
     def finished(self) -> "pd.DataFrame":
         """The rows of `table` that have numbers."""
         return self.table.loc[self.table["state"] == "FINISHED"]

@@ -25,6 +25,7 @@ from factdpo.store import index, layout
 from factdpo.store import result as record
 from factdpo.store.history import HISTORY, read_history
 from factdpo.store.run_lock import lock
+from factdpo.store.shapes import DamagedFile
 from factdpo.tracking import wandb_settings, wandb_tracker
 
 SPARE_FILES = 512  # that a process has open beside the locks of its runs
@@ -138,7 +139,7 @@ def _stored(spec: RunSpec) -> Outcome | None:
         )
     if spec.folder.exists() and not spec.folder.is_dir():
         raise ConfigError(f"{spec.folder}: a file, where the run's folder is to be; move it away")
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, DamagedFile):  # damaged, it is still this run's by the folder's name
         if layout.read_asked(spec.folder) != spec.asked:
             raise ConfigError(
                 f"{spec.folder}: holds another run (see its asked.json); move it away, or give another out="

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import scipy.stats  # noqa: F401  (forks have all of these then)
 
+import factdpo.report.contents
+import factdpo.results.tables
 import factdpo.runs.pipeline
-import factdpo.training.trl_engine  # noqa: F401  (forks have both then)
+import factdpo.training.trl_engine  # noqa: F401
 from tests.helpers import faults
 
 

@@ -71,10 +71,10 @@ def mended(out: Path, peace: Path) -> str:
     again = faults.in_child(out, lambda: faults.do(cfgs))
     if again.code == faults.UNCAUGHT:
         return f"the command: {again.said[-600:]}"
+    if again.code:  # refused: it has to name the place, and leaves it as it is
+        return "" if str(out) in again.said else f"refused without a name: {again.said[-600:]}"
     if wrong := faults.falsely_finished(cfgs):
         return f"falsely FINISHED: {wrong}"
-    if again.code:  # refused: it has to name the place
-        return "" if str(out) in again.said else f"refused without a name: {again.said[-600:]}"
     return "" if faults.numbers(cfgs) == faults.numbers(faults.sweep_of(peace)) else "other numbers"
 
 
