@@ -7,7 +7,7 @@ be done reads the tokenizer of its model first, for which transformers is import
 import json
 import resource
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -139,15 +139,22 @@ def _stored(spec: RunSpec) -> Outcome | None:
         )
     if spec.folder.exists() and not spec.folder.is_dir():
         raise ConfigError(f"{spec.folder}: a file, where the run's folder is to be; move it away")
-    with suppress(FileNotFoundError, DamagedFile):  # damaged, it is still this run's by the folder's name
+    damage = None
+    try:
         if layout.read_asked(spec.folder) != spec.asked:
             raise ConfigError(
                 f"{spec.folder}: holds another run (see its asked.json); move it away, or give another out="
             )
+    except FileNotFoundError:
+        pass
+    except DamagedFile as error:
+        damage = error  # the folder's name says whose it is
     stored = record.read_result(spec.folder)
     if stored.result is None:
         if (spec.folder / "result.json").exists():
             console.say(f"run again: {stored.reason}")
+        elif damage is not None:
+            console.say(f"run again: {damage}")
         elif spec.cfg.sweep is None and spec.folder.name in index.finished(spec.folder.parent):  # a sweep says it
             console.say(f"{spec.name}: was FINISHED when it was last listed, and is redone: {stored.reason}", "yellow")
         return None

@@ -31,7 +31,7 @@ def is_run(folder: Path) -> bool:
 
 def read_asked(folder: Path) -> dict[str, Any]:
     """What a run's id is a hash of; raises FileNotFoundError without its asked.json, and DamagedFile for another."""
-    return shapes.read(folder / "asked.json", shapes.AskedShape, "move the folder away, or give another out=")
+    return shapes.read(folder / "asked.json", shapes.AskedShape, "the run's command writes it anew")
 
 
 def homes(folder: Path) -> list[tuple[Path, list[str]]]:

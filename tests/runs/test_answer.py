@@ -167,7 +167,9 @@ def test_the_answer_of_a_finished_run_needs_no_torch(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_place_that_cannot_be_written_and_a_damaged_record_are_refused_by_name(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_refused_by_name_and_a_damaged_folder_is_done_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"out: .*file/runs cannot be written"):
         answer.ask(small(tmp_path / "file"))
@@ -175,8 +177,8 @@ def test_a_place_that_cannot_be_written_and_a_damaged_record_are_refused_by_name
     folder = tmp_path / "runs" / f"{identity.slug(cfg)}-{run_id(cfg)}"
     folder.mkdir(parents=True)
     (folder / "asked.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"asked\.json: not JSON"):
-        answer.ask(cfg)
+    assert answer.ask(cfg)["state"] == "FINISHED"
+    assert f"run again: {folder / 'asked.json'}: not JSON" in capsys.readouterr().out
 
 
 def test_a_folder_that_holds_another_run_is_refused_by_name(tmp_path: Path) -> None:
