@@ -133,6 +133,12 @@ def _detail(group: Runs, rows: int, splits: Iterable[str]) -> RenderableType:
     return Group(*above, Text(), _table(shown, splits), *below, *_reasons(runs))
 
 
+def _steps(run: RunStatus) -> str:
+    if run.state == TO_DO or not (run.step or run.steps):  # an evaluation has none
+        return ""
+    return f"{run.step}/{'?' if run.steps is None else run.steps}"
+
+
 def _table(runs: list[RunStatus], splits: Iterable[str]) -> Table:
     order = [split for split in ("train", "train_reversed", "test", "test_reversed") if split in splits]
     order += sorted({*splits} - {*order})
@@ -141,7 +147,7 @@ def _table(runs: list[RunStatus], splits: Iterable[str]) -> Table:
     for run in runs:
         table.add_row(
             Text(run.state, STYLES[run.state]), Text(run.label),
-            "" if run.state == TO_DO else f"{run.step}/{'?' if run.steps is None else run.steps}",
+            _steps(run),
             "" if run.loss is None else f"{run.loss:.3f}",
             *(f"{run.accuracies[split]:.2f}" if split in run.accuracies else "" for split in order),
             "" if run.seconds is None else display.duration(run.seconds),

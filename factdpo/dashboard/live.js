@@ -101,8 +101,9 @@ function steps(cell, run) {
   const [bar, text] = cell.children;
   bar.max = run.steps ?? Math.max(1, run.step);
   bar.value = run.step;
-  bar.hidden = run.state === 'to do';
-  write(text, run.state === 'to do' ? '' : `${run.step}/${run.steps ?? '?'}`);
+  const isKnown = run.step || run.steps;  // an evaluation has no steps
+  bar.hidden = !isKnown || run.state === 'to do';
+  write(text, bar.hidden ? '' : `${run.step}/${run.steps ?? '?'}`);
 }
 
 /** Columns of a table of runs: what each shows, and what it is sorted by. */
