@@ -17,6 +17,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads them
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a suite in the background starts would ignore it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # likewise under nohup
 for name in ("WANDB_API_KEY", "WANDB_MODE", "HYDRA_FULL_ERROR"):
     os.environ.pop(name, None)
 

@@ -34,6 +34,7 @@ def test_a_sweep_that_is_no_grid_is_refused(bench: ModuleType, runs: int) -> Non
         bench.grid(runs)
 
 
+@pytest.mark.slow
 def test_both_engines_are_timed_on_the_same_losses_and_taken_apart(bench: ModuleType) -> None:
     setting = bench.Setting("nano", runs=2, facts=20, steps=1, answer_tokens=2, device="cpu", dtype="float32")
     rows = [bench.measure(way, setting, 2, bench.Probe) for way in ("trl-fp32", "batched")]

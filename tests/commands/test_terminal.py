@@ -92,6 +92,7 @@ def states(out: Path) -> list[str]:
     return [json.loads(path.read_text())["state"] for path in sorted(out.glob("*/*/**/result.json"))]
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_reader_has_gone_finishes_on_a_disk_that_is_full_and_in_ascii(tmp_path: Path):
     """As `factdpo -m ... 2> /dev/full | head -1`."""
     command = [sys.executable, "-m", "factdpo", "-m", f"out={tmp_path}", *SMALL, "dpo.epochs=1", "seed=0,1"]
@@ -138,6 +139,7 @@ def test_a_run_whose_terminal_is_closed_leaves_a_checkpoint_and_exits_with_129(t
     assert list(tmp_path.glob("cache/batches/*/[0-9]*/state.json"))
 
 
+@pytest.mark.slow
 def test_a_run_that_its_terminal_does_not_control_finishes_when_that_is_closed(tmp_path: Path):
     process = trained_on_a_terminal(tmp_path, "dpo.epochs=60", controlled=False)
     assert process.wait(300) == 0

@@ -129,6 +129,7 @@ def test_sigterm_leaves_a_preempted_run_and_exits_with_143(tmp_path: Path) -> No
     assert stored(tmp_path)["state"] == "PREEMPTED"
 
 
+@pytest.mark.slow
 def test_a_killed_run_holds_no_lock_and_is_never_finished(tmp_path: Path) -> None:
     process = start(tmp_path)
     wait_for_history(tmp_path, process)

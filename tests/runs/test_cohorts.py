@@ -38,6 +38,7 @@ from factdpo.store.history import LocalTracker, read_history
 from factdpo.tracking import tracker
 from factdpo.training import adapters
 from factdpo.training.batched.adapter import Adapter
+from tests.helpers.command_line import in_process
 from tests.helpers.runs import WEIGHTS, folder_of, new_session, small, spec_of
 from tests.helpers.tiny import tiny_base, tokenizer
 from tests.helpers.wandb_records import records
@@ -416,14 +417,13 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> Non
 
 
 def test_two_jobs_in_other_words_are_one_run_and_equal_jobs_both_get_its_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-m", "factdpo", "-m", "track=none", "split.train=8", "split.test=8", "dpo.epochs=1"]
-    command += ["eval.every=never", "eval.generations=0"]
-    for words in (["dpo.seed=0,0"], ["lora.alpha=16,16.0", "sweep=alpha"]):
-        done = subprocess.run([*command, *words], capture_output=True, text=True)
-        assert done.returncode == 0 and "1 run, asked for by 2 jobs" in done.stdout, done.stderr
+    small = ["track=none", "split.train=8", "split.test=8", "dpo.epochs=1", "eval.every=never", "eval.generations=0"]
+    with in_process(tmp_path, monkeypatch) as factdpo:
+        for words in (["dpo.seed=0,0"], ["lora.alpha=16,16.0", "sweep=alpha"]):
+            assert factdpo("-m", *small, *words) == 0
+            assert "1 run, asked for by 2 jobs" in capsys.readouterr().out
     assert [len(list(path.glob("*/result.json"))) for path in sorted((tmp_path / "outputs/sweeps").iterdir())] == [1, 1]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.command_line import in_process
+
 
 def factdpo(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "factdpo", "track=none", "split.train=8", "split.test=8", *words]
@@ -25,7 +27,11 @@ def test_what_is_empty_is_refused(tmp_path: Path, words: list[str], refusal: str
     assert (done.stderr, done.stdout, done.returncode, [*tmp_path.iterdir()]) == (refusal, "", 2, [])
 
 
-def test_an_empty_name_of_a_sweep_is_none(tmp_path: Path) -> None:
-    done = factdpo(tmp_path, "-m", "seed=0,1", "sweep=null", "dpo.max_steps=1", "dpo.epochs=null")
-    assert done.returncode == 0 and "seed: 2 FINISHED" in done.stdout, done.stderr
+def test_an_empty_name_of_a_sweep_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["track=none", "split.train=8", "split.test=8", "dpo.max_steps=1", "dpo.epochs=null"]
+    with in_process(tmp_path, monkeypatch) as factdpo:
+        assert factdpo("-m", "seed=0,1", "sweep=null", *small) == 0
+    assert "seed: 2 FINISHED" in capsys.readouterr().out
     assert len([*tmp_path.glob("outputs/sweeps/seed/*/result.json")]) == 2

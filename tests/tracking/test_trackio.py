@@ -53,6 +53,7 @@ def asked(out: Path, *question: str) -> Any:
     return json.loads(run(out, str(Path(sys.executable).with_name("trackio")), *question, "--json"))
 
 
+@pytest.mark.slow
 def test_runs_that_train_together_are_runs_of_their_own_and_one_begun_again_replaces_what_it_left(tmp_path: Path):
     pytest.importorskip("trackio", minversion="0.43")
     assert run(tmp_path, sys.executable, "-c", SCRIPT, str(tmp_path)) == ""  # no warning, and nothing of trackio's own

@@ -46,7 +46,7 @@ def test_a_file_is_whole_to_its_end_and_nowhere_before(tmp_path: Path) -> None:
     assert not is_whole(tmp_path / "gone.wandb")
 
 
-@pytest.mark.parametrize("largest", [4096, 40_000])
+@pytest.mark.parametrize("largest", [4096, pytest.param(40_000, marks=pytest.mark.slow)])
 def test_rows_that_wandb_loses_without_a_word_cost_one_warning(tmp_path: Path, largest: int) -> None:
     file, said = run(tmp_path, largest)
     assert file.stat().st_size <= largest

@@ -192,7 +192,11 @@ class Sides(NamedTuple):
     trl: list[tuple[list[Row], Adapter]]
 
 
-@pytest.fixture(scope="module", params=[*MODELS, "other losses"])
+PLANS = ["gpt_neox", "llama"]
+MORE = ["gpt2", "opt", "qwen2", "other losses"]  # OTHER_LOSSES, on a GPT-NeoX
+
+
+@pytest.fixture(scope="module", params=[*PLANS, *(pytest.param(plan, marks=pytest.mark.slow) for plan in MORE)])
 def sides(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sides:
     """The same runs in one cohort, one by one, and with TRL."""
     folder = tmp_path_factory.mktemp("sides")
