@@ -117,6 +117,7 @@ def _work(
         traceback.print_exc()
         return UNCAUGHT
     finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         counter.write_text(str(done[0]))
         sys.stdout.flush()
 
@@ -140,7 +141,7 @@ def kill() -> None:
 def limited(bytes: int, work: Callable[[], None]) -> None:
     """Some work in which no file can grow beyond so many bytes: as a disk that is full, EFBIG for ENOSPC."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, bytes))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, resource.RLIM_INFINITY))
     work()
 
 
