@@ -1,10 +1,11 @@
 """What a model learns of facts in the shapes that real data sets have, and what the best shallow rule scores on them.
 
-    python benchmarks/sources.py [--model smollm2_135m] [words of factdpo ...]
+    python benchmarks/sources.py [--model smollm2_135m] [--only edits] [words of factdpo ...]
 
 Writes five small data sets about 40 countries and 30 invented people, in the formats of CounterFact, zsRE, ParaRel's
-triples, a signed graph and TRL's preferences; runs `factdpo` on each; prints a row per source and split: accuracy by
-the sum and per token, of the base and of the trained model, and the best shallow rule.
+triples, a signed graph and TRL's preferences; runs `factdpo` on each (`--only`: on those with this word in their name);
+prints a row per source and split: accuracy by the sum and per token, of the base and of the trained model, and the best
+shallow rule; and the neutral text, nats per token.
 """
 
 import argparse
@@ -36,6 +37,7 @@ RUN = ["split.train=0.6", "split.seed=0", "dpo.epochs=6", "dpo.learning_rate=3e-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2_135m")
+    parser.add_argument("--only", default="", metavar="WORD")
     args, words = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -50,7 +52,8 @@ def main() -> None:
             "best rule",
         )
         print(f"| {' | '.join(heading)} |\n{'|---' * len(heading)}|")
-        for name, options in write(folder).items():
+        sources = {name: options for name, options in write(folder).items() if args.only in name}
+        for name, options in sources.items():
             out = folder / "out" / name
             command = [sys.executable, "-m", "factdpo", f"model={args.model}", *RUN, *options, *words, f"out={out}"]
             subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
@@ -58,6 +61,8 @@ def main() -> None:
             assert result is not None and result["state"] == "FINISHED", (name, result and result["error"])
             for split, after in result["trained"].items():
                 print(_row(name, split, result["base"][split], after, result["baselines"].get(split, {})), flush=True)
+            before, after = (result["across"][model]["retention_nats_per_token"] for model in ("base", "trained"))
+            print(f"{name}: neutral text {before:.2f} -> {after:.2f} nats per token", file=sys.stderr)
 
 
 def _row(name: str, split: str, before: dict[str, Any], after: dict[str, Any], rules: dict[str, Any]) -> str:
