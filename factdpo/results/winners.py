@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def lines(results: Results, asked: Sequence[Metric], conf_folders: list[Path]) -> list[str]:
     """The best setting by each number of `best.choosing`, with the command that repeats it; one setting stands once.
 
-    Of numbers that nobody asked about only the first, and those that put another setting first. With one setting there
-    is only the command. Evaluations are no settings: there is nothing to say of them.
+    Of numbers that nobody asked about only the first, and those that put another setting first; of one in which all are
+    alike, nothing. With one setting there is only the command; evaluations are no settings, and nothing is said of them.
     """
     if TRAINING not in set(results.finished["kind"]):  # or nothing has finished
         return []
@@ -31,7 +31,8 @@ def lines(results: Results, asked: Sequence[Metric], conf_folders: list[Path]) -
         return ["", "to repeat it:", f"  {command_of(results.finished, conf_folders)}"]
     every, text = rankings(results, asked), []
     answered = any(metric.name in results.metrics for metric in asked)
-    praised = [one for one in every if answered or one is every[0] or not {*one.first} & {*every[0].first}]
+    telling = [one for one in every if one is every[0] or len(one.first) < len(one.order)]  # not all are alike
+    praised = [one for one in telling if answered or one is every[0] or not {*one.first} & {*every[0].first}]
     for number in dict.fromkeys(one.best for one in praised):
         chosen = [one for one in praised if one.best == number]
         praise = ", ".join(_praise(results, one) for one in chosen)

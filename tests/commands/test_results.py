@@ -133,9 +133,8 @@ def test_groups_and_metrics_are_what_was_asked_for(sweep: Path, results):
         ["0.1", "nano", "2", "0.28", "[0.08,", "0.62]", "2.000", "±", "0.000"],
         ["0.5", "nano", "2", "(1", "DIVERGED)", "0.35", "[0.31,", "0.39]", "2.000"],
     ]
-    assert (
-        "best timing/total_seconds 2.000 ± 0.000 (mean of 2 runs; as 1 other): dpo.beta=0.1" in lines
-    )  # the fewer the better
+    praise = [line for line in lines if line.startswith("best ")]
+    assert len(praise) == 1 and "timing" not in praise[0], "all take the same time"
 
 
 def test_runs_are_shown_one_by_one(sweep: Path, results):
