@@ -23,7 +23,7 @@ def lines(results: Results, asked: Sequence[Metric], conf_folders: list[Path]) -
     """The best setting by each number of `best.choosing`, with the command that repeats it; one setting stands once.
 
     Of numbers that nobody asked about only the first, and those that put another setting first; of one in which all are
-    alike, nothing. With one setting there is only the command; evaluations are no settings, and nothing is said of them.
+    alike, nothing. With one setting there is only the command; of evaluations, which are no settings, nothing is said.
     """
     if TRAINING not in set(results.finished["kind"]):  # or nothing has finished
         return []
