@@ -54,7 +54,9 @@ def sweep(*words: str) -> "Runs":
     _check(words)
     is_named = any(word.startswith("sweeps=") for word in words)
     folders = _done(words if is_named else ("-m", *words), alone=False)
-    return _loaded([folder for folder in folders if layout.has_record(folder)])
+    if not (opened := [folder for folder in folders if layout.has_record(folder)]):
+        raise RunFailed("FAILED", "no run of it was opened; what stood in its way is printed above", 1)
+    return _loaded(opened)
 
 
 def load(*places: str | Path | Iterable[str | Path]) -> "Runs":

@@ -65,7 +65,8 @@ def means(results: Results, by: list[str], metrics: list[str]) -> "pd.DataFrame"
 def _same_but_for_seeds(results: Results, runs: "pd.DataFrame") -> bool:
     """Whether the runs are of one setting, and no seed is there twice, as on other data or by another version."""
     settings = {tuple(map(shown, values)) for values in runs.loc[:, results.settings].to_numpy(dtype=object)}
-    return len(settings) <= 1 and not runs.loc[:, ["split.seed", "dpo.seed"]].duplicated().any()
+    seeds = [key for key in ("split.seed", "dpo.seed") if key in runs]  # evaluations of foreign weights have none
+    return len(settings) <= 1 and not (seeds and runs.loc[:, seeds].duplicated().any())
 
 
 def _interval(metric: str, runs: "pd.DataFrame", values: "pd.Series", facts: "Facts") -> tuple[float, float, str]:

@@ -23,7 +23,7 @@ class RunStatus:
 
     id: str
     folder: Path
-    state: str  # FINISHED, FAILED, DIVERGED, PREEMPTED, running, killed (no process works on it any more), or to do
+    state: str  # FINISHED, STOPPED, FAILED, DIVERGED, PREEMPTED, running, killed (no process has it any more), or to do
     label: str  # the keys that differ within its sweep, else its name
     step: int = 0  # optimizer steps made
     steps: int | None = None  # of the whole run

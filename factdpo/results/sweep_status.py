@@ -17,7 +17,7 @@ from factdpo.store.result import RUNNING, STATES, TO_DO
 from factdpo.store.shapes import DamagedFile
 from factdpo.store.sweep_file import Metric, metrics_asked
 
-_SEED = re.compile(r"(^| )\S*seed=\S+")  # in a label
+_SEED = re.compile(r"(^| )((split|dpo)\.)?seed=\S+")  # in a label
 
 
 class Best(NamedTuple):

@@ -32,7 +32,7 @@ SPARE_FILES = 512  # that a process has open beside the locks of its runs
 
 
 class RunFailed(Exception):
-    """The run ended without a result; its folder says why. `state` is FAILED or DIVERGED."""
+    """The run ended without a result; its folder says why. `state` is FAILED, DIVERGED, PREEMPTED or killed."""
 
     def __init__(self, state: str, message: str, exit_code: int):
         super().__init__(state, message, exit_code)  # all three: it may come from another process
@@ -121,9 +121,9 @@ def _executed(
                         continue
                     locks.pop(spec).release()
                     print_outcome(spec, outcome, session.screen)
+                    yield spec, outcome  # before it stops the others: a worker tells its command how this run ended
                     if stop := fail_fast(spec, outcome):
                         running.throw(stop)
-                    yield spec, outcome
         except BaseException:
             outcomes = {attempt.spec: attempt.outcome for attempt in attempts if attempt.outcome is not None}
             print_preempted(outcomes, alone=len(attempts) == 1, screen=session.screen)
@@ -189,8 +189,10 @@ def _show_stored(spec: RunSpec, stored: Outcome) -> None:
     """Print the answer of a run alone; show W&B one that it has not seen, since it ran with track=none."""
     if not spec.cfg.sweep:
         summary.print_result(stored.result, spec.folder, console.console, stored=True)
+    if stored.state != "FINISHED":
+        return
     shown = (spec.folder / "wandb").exists() and wandb_tracker.agents_run() is None  # an agent opens a new one
-    if stored.exit_code or shown or wandb_settings.wandb_mode(spec.cfg.track)[0] == "disabled":
+    if shown or wandb_settings.wandb_mode(spec.cfg.track)[0] == "disabled":
         return
     import pyarrow.parquet
 

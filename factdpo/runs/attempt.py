@@ -13,7 +13,7 @@ from typing import NamedTuple
 import yaml
 
 from factdpo import console, signals
-from factdpo.config.schema import Config, ConfigError, EngineName, to_dict
+from factdpo.config.schema import ConfigError, EngineName, to_dict
 from factdpo.runs.identity import RunSpec
 from factdpo.store import cache, index, provenance
 from factdpo.store import result as record
@@ -144,7 +144,7 @@ class Attempt:
                 result["state"] = "FINISHED"
             except BaseException as error:
                 charge()
-                result["state"], result["error"], exit_code = _ending(error, self.spec.trains)
+                result["state"], result["error"], exit_code = _ending(error, self.spec)
                 result["timing"] = self.timing()
                 if result["state"] == "STOPPED":
                     log.info("%s", result["error"])
@@ -206,7 +206,7 @@ class Attempt:
         }
 
 
-def _ending(error: BaseException, cfg: Config) -> tuple[str, str, int]:
+def _ending(error: BaseException, spec: RunSpec) -> tuple[str, str, int]:
     """State, message and exit code of a run that did not finish.
 
     After a signal any error is its doing: compiled code turns the signal's exception into one of its own.
@@ -221,8 +221,12 @@ def _ending(error: BaseException, cfg: Config) -> tuple[str, str, int]:
             why, exit_code = error.why, int(str(error.code))
         else:
             why, exit_code = "interrupted from the keyboard", 128 + signal.SIGINT
-        resumes = cfg.engine.name is EngineName.batched
-        then = "goes on from its last checkpoint" if resumes else "begins it again: engine=trl keeps no checkpoints"
+        if spec.kind == record.EVALUATION:
+            then = "begins it again"
+        elif spec.trains.engine.name is EngineName.batched:
+            then = "goes on from its last checkpoint"
+        else:
+            then = "begins it again: engine=trl keeps no checkpoints"
         return "PREEMPTED", f"{why}; the same command {then}", exit_code
     if type(error).__name__ == "Stopped":  # halving.Stopped, as the next
         return "STOPPED", str(error), 0

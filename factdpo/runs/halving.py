@@ -8,6 +8,7 @@ their seeds alone and are judged by their mean. Those that go on train as they w
 """
 
 import json
+import logging
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -19,6 +20,8 @@ from factdpo.runs.identity import RunSpec
 from factdpo.store.history import HISTORY, Row, read_history
 from factdpo.store.layout import PLAN, read_json
 from factdpo.training.selection import accuracy_of
+
+log = logging.getLogger("factdpo")
 
 Place = tuple[float, float]  # accuracy on the validation facts, then their margin in nats, which parts equals
 
@@ -35,17 +38,17 @@ def check(spec: RunSpec, row: Row) -> None:
     own = _read(spec.folder, cfg, spec.cfg.eval.score)
     assert own is not None, "a run that is scored has been planned"
     rung = next((rung for rung in reversed(cfg.rungs) if own.steps_at.get(rung) == row["step"]), None)
-    if rung is None:
-        return  # most scores are taken between the rungs
+    if rung is None or row["step"] == own.steps:
+        return  # most scores are taken between the rungs; at its last step there is nothing left to save
     others = {path.parent for path in spec.folder.parent.glob(f"*/{HISTORY}")} - {spec.folder}
-    runs = [own, *(run for folder in sorted(others) if (run := _read(folder, cfg, spec.cfg.eval.score)))]
+    runs = [own, *(run for folder in sorted(others) if (run := _other(folder, cfg, spec.cfg.eval.score)))]
     by_setting: dict[str, list[Place]] = defaultdict(list)
     for run in runs:
         if rung in run.places:
             by_setting[run.setting].append(run.places[rung])
     means = {setting: tuple(map(fmean, zip(*places, strict=True))) for setting, places in by_setting.items()}
     ranked = sorted(means, key=lambda setting: means[setting], reverse=True)
-    go_on = math.ceil(cfg.keep * len(ranked))
+    go_on = math.ceil(cfg.keep * len(ranked) - 1e-9)  # 0.55 of 20 are 11
     place = ranked.index(own.setting) + 1
     if place > go_on:
         raise Stopped(
@@ -58,7 +61,7 @@ class _Run:
     """What a run's folder says of it: its setting, and how it did at each rung that it has come to."""
 
     def __init__(self, setting: str, steps: int, rows: list[Row], cfg: HalvingConfig, score: Score):
-        self.setting = setting
+        self.setting, self.steps = setting, steps
         self.places: dict[float, Place] = {}
         self.steps_at: dict[float, int] = {}
         for rung in cfg.rungs:
@@ -77,9 +80,18 @@ def _read(folder: Path, cfg: HalvingConfig, score: Score) -> _Run | None:
     return _Run(_setting(asked), plan["steps"], read_history(folder / HISTORY), cfg, score)
 
 
+def _other(folder: Path, cfg: HalvingConfig, score: Score) -> _Run | None:
+    """As `_read`, of another run; None, with a warning, for one whose files are damaged, which ends no other."""
+    try:
+        return _read(folder, cfg, score)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s does not count in halving (%s: %s)", folder, type(error).__name__, error)
+        return None
+
+
 def _setting(asked: dict[str, Any]) -> str:
     """What a run is, less its seeds."""
     config = {group: dict(keys) if isinstance(keys, dict) else keys for group, keys in asked["config"].items()}
     for group in ("split", "dpo"):
         config[group].pop("seed", None)
-    return json.dumps([config, asked["data"], asked["model"]], sort_keys=True)
+    return json.dumps([config, asked["data"], asked["model"], asked.get("retained")], sort_keys=True)

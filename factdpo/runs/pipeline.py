@@ -40,14 +40,14 @@ def execute(attempts: list[Attempt], session: Session, clock: Clock) -> Generato
     the runs under way are recorded with it and stay resumable; those that have not begun stay as they are.
     """
     logs: list[logging.Handler] = [logging.NullHandler()]  # of the runs under way
-    for folder in {Path(attempt.spec.cfg.out) / "cache" for attempt in attempts}:
-        checkpoints.clear(folder / "batches", folder / "adapters")
+    _clear_checkpoints(attempts)
     try:
         with console.logging_to(logs):
             of_spec = {attempt.spec: attempt for attempt in attempts}
             for specs in cohorts(list(of_spec)):
                 cohort = [of_spec[spec] for spec in specs]
                 yield from _execute_cohort(cohort, session, logs, clock, alone=len(attempts) == 1)
+        _clear_checkpoints(attempts)  # of a batch that a kill ended, and of which others have trained the rest
     except BaseException as error:
         under_way = [attempt for attempt in attempts if attempt.under_way]
         scored = [attempt for attempt in under_way if attempt.stage == "score"]  # the training of others waits for them
@@ -55,6 +55,11 @@ def execute(attempts: list[Attempt], session: Session, clock: Clock) -> Generato
         for attempt in under_way:
             _complete(attempt, partial(_raise, error), clock)
         raise
+
+
+def _clear_checkpoints(attempts: list[Attempt]) -> None:
+    for folder in {Path(attempt.spec.cfg.out) / "cache" for attempt in attempts}:
+        checkpoints.clear(folder / "batches", folder / "adapters")
 
 
 def _execute_cohort(

@@ -26,6 +26,7 @@ from factdpo.runs.stages import Prepared, splits_of, tokenised
 from factdpo.store import cache
 from factdpo.store.history import HISTORY, Row, read_history
 from factdpo.training import adapters
+from factdpo.training.schedule import steps_of_run
 
 log = logging.getLogger("factdpo")
 
@@ -45,6 +46,7 @@ def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Meas
         raise ending
     if attempt.trackers.rows == 0:
         log_inputs(run)
+        attempt.plan(steps_of_run(len(run.training), run.cfg))  # halving reads it
         log.info("training: found in %s", run.trained)
     if missing := read_history(run.trained / HISTORY)[attempt.trackers.rows :]:
         attempt.log(*missing)

@@ -201,6 +201,6 @@ def splits_of(cfg: Config, base: Base, kept: dict[str, Any]) -> tuple[Checked, S
 def tokenised(splits: Splits, base: Base, cfg: Config) -> dict[str, Pairs]:
     """The pairs of every split as evaluation reads them; with boundary=none also as training reads them."""
     pairs = {name: tokenise(split, base.tokenizer, cfg.data) for name, split in splits.items()}
-    if cfg.data.boundary is Boundary.none:
+    if cfg.data.boundary is Boundary.none and "train" in splits:  # an evaluation may have no training fact
         pairs[AS_TRAINED] = tokenise(splits["train"], base.tokenizer, cfg.data, cfg.data.boundary)
     return pairs

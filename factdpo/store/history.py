@@ -38,13 +38,18 @@ class LocalTracker:
 
 
 def read_history(path: Path) -> list[Row]:
-    """Rows of a history.jsonl, NaN and infinities as floats again; a last line torn by a kill is left out."""
+    """Rows of a history.jsonl, NaN and infinities as floats again; a last line torn by a kill is left out.
+
+    Raises OSError, and ValueError that names the line, for a file that is no history.
+    """
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line or "{}")
-        except json.JSONDecodeError as error:
+            if not isinstance(row, dict):
+                raise ValueError("no JSON object")
+        except (ValueError, RecursionError) as error:
             if number == len(lines):  # only the last line can be without its newline
                 break
             advice = "delete the file and run again"

@@ -118,6 +118,7 @@ class CheckpointShape(TypedDict, total=False):
 
     keys: Required[list[str]]
     step: Required[int]
+    format: int
     rank: int
     together: int
     seconds: float

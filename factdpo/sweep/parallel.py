@@ -117,7 +117,9 @@ class Share:
         """The runs that have ended since; they are no longer among `specs`."""
         endings: list[Ending] = []
         for line in map(json.loads, _new_lines(self.folder / worker.ENDED, self.read)):
-            spec = next(spec for spec in self.specs if spec.id == line["id"])
+            spec = next((spec for spec in self.specs if spec.id == line["id"]), None)
+            if spec is None:
+                continue  # told before its worker was requeued, and by its record once more
             self.specs.remove(spec)
             endings.append((spec, ConfigError(line["refused"]) if "refused" in line else _outcome(spec, line)))
         return endings
@@ -168,7 +170,9 @@ class Watched:
         for spec, name in self.names.items():
             stamp = layout.file_stamp(spec.folder / layout.PLAN)
             if stamp is not None and stamp != self.begun[spec]:
-                plan = layout.read_json(spec.folder / layout.PLAN) or {}
+                plan = layout.read_json(spec.folder / layout.PLAN)
+                if plan is None:  # it is just being begun once more
+                    continue
                 self.begun[spec], self.read[spec] = stamp, {}
                 if spec not in self.shown:
                     self.shown[spec] = self.bar.run(name, plan["steps"])

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import optuna
+from filelock import FileLock
 from optuna.trial import FrozenTrial
 
 from factdpo import console
@@ -69,9 +70,12 @@ def importance(search: Search) -> dict[str, float]:
 
 def keep_importance(search: Search) -> None:
     """Write the importance of each key into sweep.json, for the report; nothing where there is none."""
-    if (shares := importance(search)) and (record := sweep_file.read(search.folder)):
-        text = json.dumps(record | {"importance": shares}, indent=1, ensure_ascii=False)
-        cache.write_atomic(search.folder / sweep_file.FILE, text)
+    if not (shares := importance(search)):
+        return
+    with FileLock(search.folder / f".{sweep_file.FILE}.lock"):  # another command may add runs meanwhile
+        if record := sweep_file.read(search.folder):
+            text = json.dumps(record | {"importance": shares}, indent=1, ensure_ascii=False)
+            cache.write_atomic(search.folder / sweep_file.FILE, text)
 
 
 def _command(search: Search, trial: FrozenTrial, conf_folders: list[Path]) -> str | None:

@@ -131,7 +131,7 @@ class Sweep:
 
     def remedy(self) -> str:
         """What finishes the runs that are not."""
-        if {run.state() for run in self.runs.values()} <= {"FINISHED", "DIVERGED"}:
+        if all(ended_well(run, state) or state == "DIVERGED" for run in self.runs.values() for state in [run.state()]):
             return "retry_diverged=true does those that DIVERGED again"
         return "rerun the same command to resume"
 

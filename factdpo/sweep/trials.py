@@ -15,7 +15,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial
 
 from factdpo.config.schema import ConfigError
-from factdpo.runs.answer import RunFailed
+from factdpo.runs.answer import RunFailed, is_answered
 from factdpo.runs.identity import RunSpec
 from factdpo.runs.session import current
 from factdpo.store.sweep_file import Metric
@@ -107,7 +107,7 @@ class Trials:
             if self.search.has_runs(trial):
                 runs = self._plan(trial)
                 self.search.keep_runs(trial, runs)
-                if self.search.is_answered(trial) and not all(run.state() in ANSWERS for run in runs):
+                if self.search.is_answered(trial) and not all(map(is_answered, runs)):
                     self.incomplete.append(trial)
 
     def run(self) -> None:

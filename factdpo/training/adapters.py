@@ -36,7 +36,8 @@ def load_trained(base: Base, folder: Path) -> nn.Module:
     weights = trained_weights(folder)
     if weights.name == "adapter":
         return PeftModel.from_pretrained(base.model, weights).eval()  # type: ignore[arg-type]
-    full = type(base.model).from_pretrained(weights, dtype=base.model.dtype, use_safetensors=True)
+    own = {"dtype": base.model.dtype, "attn_implementation": base.model.config._attn_implementation}
+    full = type(base.model).from_pretrained(weights, use_safetensors=True, **own)
     return full.to(base.device).eval()  # type: ignore[arg-type]
 
 

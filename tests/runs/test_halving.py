@@ -105,6 +105,31 @@ def test_one_that_has_not_come_to_the_rung_or_is_just_being_opened_does_not_coun
     halving.check(third, told(third, 0.1))
 
 
+def test_at_its_last_step_no_run_is_stopped(tmp_path: Path) -> None:
+    first, second = (spec_of(cfg) for cfg in settings(tmp_path)[::2][:2])
+    told(first, 0.9, steps=3)
+    halving.check(second, told(second, 0.1, steps=3))
+
+
+def test_a_run_whose_history_is_damaged_does_not_count_and_stops_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = (spec_of(cfg) for cfg in settings(tmp_path)[::2][:2])
+    told(first, 0.9)
+    (first.folder / HISTORY).write_text("[]\n" + (first.folder / HISTORY).read_text())
+    halving.check(second, told(second, 0.1))
+    assert f"{first.folder} does not count in halving" in caplog.text
+
+
+def test_runs_that_retain_different_texts_are_different_settings(tmp_path: Path) -> None:
+    first, second = (spec_of(cfg) for cfg in settings(tmp_path)[:2])
+    for spec, digest in ((first, "a"), (second, "b")):
+        spec.asked["retained"] = digest
+    halving.check(first, told(first, 0.9))
+    with pytest.raises(halving.Stopped, match="number 2 of 2"):
+        halving.check(second, told(second, 0.1))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -31,6 +31,9 @@ def test_a_torn_last_line_is_left_out_and_a_broken_one_before_it_refused(tmp_pat
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(ValueError, match=r"history\.jsonl:2: not a row"):
         read_history(path)
+    path.write_text('[{"step": 1}]\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"history\.jsonl:1: not a row of a history \(no JSON object\)"):
+        read_history(path)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")

@@ -152,6 +152,19 @@ def test_what_a_worker_says_is_shown_and_a_refusal_of_one_is_handed_on(
     assert said.get() == "warning: no room\n" * 2
 
 
+def test_a_worker_that_was_requeued_tells_its_runs_again_and_each_counts_once(
+    tmp_path: Path, called: Callable[..., Called]
+) -> None:
+    def twice(share: Path) -> None:
+        fail(share)
+        ended = share / worker.ENDED
+        ended.write_text(ended.read_text() * 2)
+
+    called(twice)
+    with console.console.capture():
+        assert set(ends(asked(tmp_path, 0, 1, 2, 3)).values()) == {"FAILED"}
+
+
 def test_fail_fast_stops_the_other_workers(tmp_path: Path, called: Callable[..., Called]) -> None:
     workers = called(fail)
     with pytest.raises(signals.Preempted, match="1"), console.console.capture():

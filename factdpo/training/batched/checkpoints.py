@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,18 @@ from factdpo.store import cache, shapes
 log = logging.getLogger("factdpo")
 
 KEPT = 2  # the newest ones of a cohort: if one is damaged, the other is used
+WAIT_SECONDS = 30.0  # for another worker that reads the same checkpoint for other runs of it
+FORMAT = 1  # of what a checkpoint holds; one of another format is as good as none
 
 
 class Home:
     """The folder of one cohort's checkpoints, held by this process until it is released or the process dies."""
 
-    def __init__(self, folder: Path):
-        """Raises Timeout if another process, or another cohort of this one, holds it."""
+    def __init__(self, folder: Path, wait: float = 0.0):
+        """Raises Timeout if another process, or another cohort of this one, holds it for so many seconds."""
         self.folder = folder
         self._lock = FileLock(folder / "lock")  # the folder's name is never used again, so the lock can go with it
-        self._lock.acquire(timeout=0)
+        self._lock.acquire(timeout=wait)
 
     @classmethod
     def new(cls, folder: Path, keys: list[str]) -> "Home":
@@ -39,7 +42,7 @@ class Home:
 
         def make(target: Path) -> None:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, target / "tensors.safetensors")
-            (target / "state.json").write_text(json.dumps(state), encoding="utf-8")
+            (target / "state.json").write_text(json.dumps(state | {"format": FORMAT}), encoding="utf-8")
 
         cache.fetch(self.folder / f"{state['step']:08d}", make)
         for old in self.steps()[:-KEPT]:
@@ -76,12 +79,15 @@ class Checkpoint:
 def find(folder: Path, wanted: set[str]) -> list[Checkpoint]:
     """The newest undamaged checkpoint of each cohort with wanted runs, the most steps first; each run is in one only.
 
-    Cohorts that another process trains are left out.
+    Cohorts that another process trains are left out, and those without a wanted run, which others may want.
     """
     newest = []
     for path in sorted(p for p in folder.glob("*") if p.is_dir()):
+        keys = _keys(path)
+        if keys and not keys & wanted:
+            continue
         try:
-            home = Home(path)
+            home = Home(path, wait=WAIT_SECONDS if keys else 0.0)
         except Timeout:
             continue
         except OSError as error:
@@ -109,20 +115,31 @@ def clear(folder: Path, adapters: Path) -> None:
     Locks only what it removes, since who looks for a checkpoint passes a locked one over.
     """
     for path in sorted(p for p in folder.glob("*") if p.is_dir()):
+        keys = _keys(path)
         try:
-            states = [shapes.read(p, shapes.CheckpointShape, "it is left") for p in path.glob("[0-9]*/state.json")]
-            keys = {key for state in states for key in state["keys"]}
             if keys and all((adapters / key / cache.MANIFEST).is_file() for key in keys):
                 Home(path).forget()
-        except (OSError, Timeout, shapes.DamagedFile):
+        except (OSError, Timeout):
             continue
+
+
+def _keys(path: Path) -> set[str]:
+    """The runs that the checkpoints in a cohort's folder hold, as far as they can be read."""
+    keys: set[str] = set()
+    for file in path.glob("[0-9]*/state.json"):
+        with suppress(OSError, shapes.DamagedFile):
+            keys.update(shapes.read(file, shapes.CheckpointShape, "it is left")["keys"])
+    return keys
 
 
 def _newest(home: Home) -> Checkpoint | None:
     for path in reversed(home.steps()):
         try:
             if (damage := cache.damage(path)) is None:
-                return Checkpoint(home, shapes.read(path / "state.json", shapes.CheckpointShape, "it is left"), path)
+                state = shapes.read(path / "state.json", shapes.CheckpointShape, "it is left")
+                if state.get("format") == FORMAT:
+                    return Checkpoint(home, state, path)
+                damage = "it was written by another version"
         except shapes.DamagedFile as error:
             damage = str(error)
         log.warning("%s is not whole (%s): resuming from an older checkpoint, or from the start", path, damage)

@@ -73,7 +73,7 @@ def fit_many(base: Base, members: list[Member], folder: Path) -> Generator[Ended
                 home.forget()
             home.release()
             if saved is not None:
-                saved.home.release()
+                saved.home.release()  # once more, where it could not be read
         if base.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -111,6 +111,8 @@ def _fit_cohort(
     rank = saved.state["rank"] if saved else max(adapter.config.r for adapter in fresh)
     with stacked(base, fresh, rank, bf16_products=members[0].cfg.dpo.bf16) as stack:
         cohort = Cohort(stack, members, fresh, saved)
+        if saved is not None and saved.home is not home:
+            saved.home.release()  # it is read: others may want the other members
         trained: list[Member] = []
         while cohort.active:
             cohort.step()

@@ -4,8 +4,10 @@ import json
 import logging
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from filelock import FileLock
 
 from factdpo.models.scoring import pair_logps
 from factdpo.store import cache
-from factdpo.training.batched.checkpoints import KEPT, Home, clear, find
+from factdpo.store.history import Row
+from factdpo.training.batched import checkpoints
+from factdpo.training.batched.checkpoints import FORMAT, KEPT, Home, clear, find
 from factdpo.training.batched.engine import fit_many
 from factdpo.training.engine import Member
 from tests.helpers.tiny import tiny_base, tiny_config, tiny_pairs
@@ -41,7 +45,8 @@ def found_by(folder: Path, wanted: set[str]) -> list[tuple[list[str], int]]:
 def test_what_was_saved_is_found_bit_for_bit(tmp_path: Path) -> None:
     at = write(tmp_path, ["a", "b"], 3)
     (found,) = find(tmp_path, {"a", "b", "c"})
-    assert (found.home.folder, found.state) == (at, {"keys": ["a", "b"], "step": 3, "loss": 0.1 + 0.2})
+    state = {"keys": ["a", "b"], "step": 3, "loss": 0.1 + 0.2, "format": FORMAT}
+    assert (found.home.folder, found.state) == (at, state)
     tensors = found.tensors()
     assert tensors.keys() == TENSORS.keys()
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
@@ -117,7 +122,10 @@ def test_the_newest_alone_says_which_runs_are_left(tmp_path: Path) -> None:
     assert found_by(tmp_path, {"a"}) == []
 
 
-def test_what_another_process_trains_is_left_to_it_until_that_process_dies(tmp_path: Path) -> None:
+def test_what_another_process_trains_is_left_to_it_until_that_process_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "WAIT_SECONDS", 0.1)
     write(tmp_path, ["a"], 3)
     hold = (
         "import sys, pathlib; from factdpo.training.batched.checkpoints import find; "
@@ -129,6 +137,43 @@ def test_what_another_process_trains_is_left_to_it_until_that_process_dies(tmp_p
         assert found_by(tmp_path, {"a"}) == []
         other.kill()
     assert found_by(tmp_path, {"a"}) == [(["a"], 3)]
+
+
+def test_workers_that_read_one_checkpoint_for_different_runs_wait_for_each_other(tmp_path: Path) -> None:
+    write(tmp_path, ["a", "b"], 3)
+    write(tmp_path, ["c"], 6)
+    (held,) = find(tmp_path, {"a"})
+    other = ThreadPoolExecutor(1).submit(found_by, tmp_path, {"b"})
+    assert found_by(tmp_path, {"c"}) == [(["c"], 6)] and not other.done()
+    held.home.release()
+    assert other.result() == [(["a", "b"], 3)]
+
+
+def test_some_runs_of_a_checkpoint_leave_it_to_the_others_while_they_train(tmp_path: Path) -> None:
+    base, pairs, found = tiny_base(), tiny_pairs(4), []
+
+    def members(*keys: str, **hooks: Any) -> list[Member]:
+        cfg, refs = tiny_config(dpo_max_steps=6, engine_save_every=1), pair_logps(base.model, pairs, 8)
+        return [Member(key, cfg, pairs, refs, {}, lambda scores: {}, **hooks) for key in keys]
+
+    def killed(*rows: Row) -> None:
+        if rows[-1]["step"] >= 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(fit_many(base, members("a", "b", record=killed), tmp_path))
+    assert [keys for keys, _ in found_by(tmp_path, {"b"})] == [["a", "b"]]
+    list(fit_many(base, members("a", record=lambda *rows: found.append(found_by(tmp_path, {"b"}))), tmp_path))
+    assert len(found) > 1 and all(
+        [keys for keys, _ in one] == [["a", "b"]] for one in found[1:]
+    )  # but while it is read
+
+
+def test_a_checkpoint_of_another_format_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(checkpoints, "FORMAT", FORMAT - 1)
+        write(tmp_path, ["a"], 3)
+    assert found_by(tmp_path, {"a"}) == []
 
 
 def test_the_same_runs_again_lie_elsewhere_and_forgetting_one_leaves_the_other(tmp_path: Path) -> None:
