@@ -2,12 +2,12 @@
 
 import html
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from rich.console import Console
 
@@ -19,7 +19,7 @@ from factdpo.config.folders import conf_folders
 from factdpo.config.overrides import command
 from factdpo.config.schema import ConfigError
 from factdpo.config.validate import from_dict
-from factdpo.console import plural, say
+from factdpo.console import first_line, plural, say
 from factdpo.results import run_status, tables
 from factdpo.results.tables import Results
 from factdpo.runs import summary
@@ -28,7 +28,7 @@ from factdpo.runs.session import Session
 from factdpo.signals import Preempted
 from factdpo.store import layout
 from factdpo.store.history import HISTORY, read_history
-from factdpo.store.result import Result, read_result, record_or_none
+from factdpo.store.result import TRAINING, Result, read_result, record_or_none
 from factdpo.using.ask import Chat, Reply
 from factdpo.using.export import export
 from factdpo.using.finished import load_models, read_finished
@@ -80,8 +80,9 @@ def _check(words: tuple[str, ...]) -> None:
     for word in words:
         if not isinstance(word, str) or word.startswith("-") or "=" not in word:
             raise ConfigError(f"{word}: write key=value as text, as in factdpo.run('dpo.beta=0.1')")
-    if "dry_run=true" in words:
-        raise ConfigError("dry_run=true: does no run that could be returned; the command line shows the plan")
+        key, _, value = word.partition("=")
+        if key == "dry_run" and value.lower() not in ("false", "no", "off", "n", "0"):
+            raise ConfigError(f"{word}: does no run that could be returned; the command line shows the plan")
 
 
 def _done(words: Iterable[str], alone: bool) -> list[Path]:
@@ -128,7 +129,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """FINISHED, FAILED, DIVERGED, PREEMPTED, running or killed, as it is now."""
+        """FINISHED, STOPPED, FAILED, DIVERGED, PREEMPTED, running or killed, as it is now."""
         return run_status.look(self.folder, None, {}).state
 
     @property
@@ -156,7 +157,9 @@ class Run:
 
     @property
     def command(self) -> str:
-        """The command line that repeats the run."""
+        """The command line that repeats the run; raises ConfigError for an evaluation, which `eval` repeats."""
+        if self.result.get("kind", TRAINING) != TRAINING:
+            raise ConfigError(f"{self.folder}: an evaluation has no command; `eval` of what it scored repeats it")
         return command(self.config, conf_folders())
 
     @property
@@ -164,7 +167,8 @@ class Run:
         """A row per split: n, and accuracy before and after training with its 95 % Wilson interval; all in [0, 1]."""
         import pandas as pd
 
-        result = self.result
+        if "trained" not in (result := self.result):
+            raise ConfigError(f"{self.folder}: no scores, since the run is {self.state}")
         metric = summary.accuracy_metric([summary.headline_row(result)])
         rows = {
             split: {
@@ -181,21 +185,21 @@ class Run:
         """items.parquet: a row per fact, split and model, with both log-probs in nats, and right or wrong."""
         import pandas as pd
 
-        return pd.read_parquet(self._file("items.parquet"))
+        return self._read("items.parquet", pd.read_parquet)
 
     @cached_property
     def history(self) -> "pd.DataFrame":
         """The curves, row by row under TRL's names."""
         import pandas as pd
 
-        return pd.DataFrame(read_history(self._file(HISTORY)))
+        return self._read(HISTORY, lambda path: pd.DataFrame(read_history(path)))
 
     @cached_property
     def generations(self) -> "pd.DataFrame":
         """What the base and the trained model say after the same prompts."""
         import pandas as pd
 
-        return pd.DataFrame(json.loads(self._file("generations.json").read_text(encoding="utf-8")))
+        return self._read("generations.json", lambda path: pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))))
 
     def model(self) -> tuple[Any, Any]:
         """The trained model and its tokenizer, as transformers and PEFT have them; loaded anew each time."""
@@ -229,7 +233,9 @@ class Run:
 
     def export(self, to: str | Path | None = None, merge: bool = False, push: str | None = None) -> Path:
         """Write the trained model for transformers or PEFT, as `factdpo export` does, and return its folder."""
-        where = export(read_finished(self.folder), Path(to) if to else None, merge, push)
+        if not isinstance(merge, bool):
+            raise ConfigError(f"merge={merge!r}: give True or False")
+        where = export(read_finished(self.folder), Path(to).expanduser() if to else None, merge, push)
         if push:
             hub.push(where, push, f"Upload {where.name}")
         return where
@@ -240,10 +246,13 @@ class Run:
         with run_command.undisturbed():
             return Run(eval_command.score(self.folder, [*words]).folder)
 
-    def _file(self, name: str) -> Path:
+    def _read(self, name: str, read: "Callable[[Path], pd.DataFrame]") -> "pd.DataFrame":
         if not (path := self.folder / name).is_file():
             raise ConfigError(f"{path}: not there; the run is {self.state}")
-        return path
+        try:
+            return read(path)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: cannot be read ({first_line(error)}); the run's command redoes it") from None
 
 
 class Runs(Results):
@@ -255,8 +264,14 @@ class Runs(Results):
     def __iter__(self) -> Iterator[Run]:
         return (self[number] for number in range(len(self)))
 
-    def __getitem__(self, which: int | str) -> Run:
-        """By its number, or by its id or the beginning of it."""
+    @overload
+    def __getitem__(self, which: int | str) -> Run: ...
+    @overload
+    def __getitem__(self, which: slice) -> list[Run]: ...
+    def __getitem__(self, which: int | str | slice) -> Run | list[Run]:
+        """By its number, or by its id or the beginning of it; several by a slice of numbers."""
+        if isinstance(which, slice):
+            return [*self][which]
         if isinstance(which, str):
             matches = [number for number, id in enumerate(self.table["id"]) if id.startswith(which)]
             if len(matches) != 1:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,7 +74,7 @@ def handled(meant: Callable[[int], int] = int) -> Iterator[None]:
     Inside of another one it changes nothing. A signal that the process was started to ignore stays ignored,
     as `nohup` has it for SIGHUP. `meant` says which signal one stands for, where others can only send that one.
     """
-    if _now.handled:
+    if _now.handled or threading.current_thread() is not threading.main_thread():  # which alone gets signals
         yield
         return
     ours = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]

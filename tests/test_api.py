@@ -165,6 +165,27 @@ def test_a_run_that_diverged_raises_and_a_sweep_returns_it(here: Path, monkeypat
     assert [run.state for run in factdpo.sweep("seed=0,1", *words)] == ["DIVERGED", "DIVERGED"]
 
 
+@pytest.mark.parametrize("word", ["dry_run=true", "dry_run=True", "dry_run=1"])
+def test_a_plan_is_no_run(here: Path, word: str):
+    for start in (factdpo.run, factdpo.sweep):
+        with pytest.raises(ConfigError, match=f"{word}: does no run that could be returned"):
+            start("seed=1", word, *SMALL)
+
+
+def test_damaged_files_are_named_and_runs_can_be_sliced(tmp_path: Path):
+    for id in ("aa", "bb", "cc"):
+        finished(tmp_path / "runs", id)
+    runs = factdpo.load(tmp_path)
+    assert [run.id for run in runs[1:]] == [run.id for run in runs][1:] and len(runs[:2]) == 2
+    (runs[0].folder / "generations.json").write_text("[")
+    (runs[0].folder / "items.parquet").write_bytes(b"PAR1")
+    for name in ("generations", "items"):
+        with pytest.raises(ConfigError, match=rf"{runs[0].folder}/{name}\..*: cannot be read"):
+            getattr(runs[0], name)
+    with pytest.raises(ConfigError, match="merge='false': give True or False"):
+        runs[1].export(merge="false")  # type: ignore[arg-type]
+
+
 def test_a_caller_s_hydra_logging_and_environment_stay(here: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     handlers, level, arguments = [*logging.getLogger().handlers], logging.getLogger().level, [*sys.argv]

@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -54,6 +56,16 @@ def test_what_nohup_started_goes_on_when_its_terminal_closes() -> None:
             assert signals.received() is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_thread_that_gets_no_signals_changes_none() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def handle() -> Any:
+        with signals.handled():
+            return signal.getsignal(signal.SIGTERM)
+
+    assert ThreadPoolExecutor(1).submit(handle).result() is before
 
 
 def test_a_signal_may_stand_for_another() -> None:

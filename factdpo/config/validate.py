@@ -147,8 +147,9 @@ def _combinations(cfg: Config) -> list[str]:
     halving = cfg.halving
     if halving.keep is not None and halving.keep >= 1:
         wrong.append(f"halving.keep={halving.keep:g}: a share below 1; 0.5 halves the settings at each rung")
-    if not all(0 < rung < 1 for rung in halving.rungs) or sorted(set(halving.rungs)) != halving.rungs:
-        wrong.append(f"halving.rungs={halving.rungs}: shares of the steps, between 0 and 1 and rising")
+    rungs = halving.rungs
+    if not rungs or not all(0 < rung < 1 for rung in rungs) or sorted(set(rungs)) != rungs:
+        wrong.append(f"halving.rungs={rungs}: shares of the steps, between 0 and 1 and rising; give at least one")
     if halving.keep is not None and cfg.eval.every == "never":
         wrong.append("eval.every=never: halving.keep decides by the scores on the way; leave it at epoch")
     if not dpo.loss:

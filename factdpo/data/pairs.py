@@ -11,12 +11,11 @@ from torch import Tensor
 from factdpo.config.schema import Boundary, ConfigError, DataConfig
 from factdpo.data.encoder import Encoder
 from factdpo.data.facts import Fact
-from factdpo.data.tokens import encoded_rows
+from factdpo.data.tokens import ROW_TOKENS, encoded_rows, text_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ROW_TOKENS = 64  # of a text that is retained
 SHOWN_TOKENS = 40  # of a prompt, its last, in what `show` returns
 
 
@@ -58,15 +57,13 @@ def join(parts: list[Pairs]) -> Pairs:
     )
 
 
-def text_rows(text: str, encoder: Encoder) -> Pairs:
+def text_rows(text: str, encoder: Encoder, key: str = "dpo.retain_path") -> Pairs:
     """A text as rows of ROW_TOKENS tokens, each the true answer to the token before it; a last shorter one is left out.
 
-    So its log-probs are computed as those of facts are. Raises ConfigError for a text that fills no row.
+    So its log-probs are computed as those of facts are. Raises ConfigError, with its key, for a text that fills no row.
     """
-    (ids,) = encoder.encode([text])
+    ids = text_tokens(text, encoder, key)
     starts = range(0, len(ids) - ROW_TOKENS, ROW_TOKENS)
-    if not starts:
-        raise ConfigError(f"dpo.retain_path: the text has {len(ids)} tokens; give more than {ROW_TOKENS}")
     rows = [ids[start + 1 : start + 1 + ROW_TOKENS] for start in starts]
     facts = [Fact(number, "", "", "") for number in range(len(rows))]
     return Pairs(facts, [[ids[start]] for start in starts], rows, [row[:1] for row in rows], pad_id=0)

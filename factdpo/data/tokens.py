@@ -11,6 +11,7 @@ from factdpo.data.encoder import Encoder
 from factdpo.data.facts import LISTED, Fact, FactError, cut
 
 AT_ONCE = 2048  # facts that are tokenised together
+ROW_TOKENS = 64  # of a neutral text, which is cut into rows
 
 # What is wrong with a row -> (what it says of the rows, what to do); the order of the messages.
 PROBLEMS = {
@@ -300,6 +301,14 @@ def _refusal(kind: str, rows: dict[int, str], total: int) -> str:
     more = f"; and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
     drop = "" if kind == "too long" else "data.bad_rows=drop leaves such rows out"
     return "; ".join(filter(None, (f"{len(rows)} of {total} facts: {what}: {'; '.join(shown)}{more}", cure, drop)))
+
+
+def text_tokens(text: str, encoder: Encoder, key: str) -> list[int]:
+    """A text as token ids; raises ConfigError, with its key, for one that does not fill a row and the token before."""
+    (ids,) = encoder.encode([text])
+    if len(ids) <= ROW_TOKENS:
+        raise ConfigError(f"{key}: the text has {len(ids)} tokens; give more than {ROW_TOKENS}")
+    return ids
 
 
 def common_prefix(a: list[int], b: list[int]) -> int:

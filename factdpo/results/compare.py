@@ -44,6 +44,10 @@ def side(results: Results, name: str) -> Side:
     if differing := Results(runs).settings:
         values = "; ".join(f"{key} is {_values(runs.loc[:, key])}" for key in differing)
         raise ConfigError(f"{several} that differ in more than their seed ({values}); add key=value to choose")
+    if "split.seed" not in runs:  # evaluations of foreign weights, which nobody knows the seeds of
+        if len(runs) > 1:
+            raise ConfigError(f"{several} of the same weights and facts; give an id")
+        return Side(name, runs.assign(seed=""), len(matches) - len(runs))
     seeds = runs["split.seed"].map(shown)
     if not runs["split.seed"].equals(runs["dpo.seed"]):
         seeds += "/" + runs["dpo.seed"].map(shown)

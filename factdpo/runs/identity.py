@@ -29,7 +29,7 @@ from factdpo.data.files import RETAINED, DataFile, data_files, data_name, is_bui
 from factdpo.data.load import load_facts
 from factdpo.data.splits import TRAIN, make_splits
 from factdpo.data.tables import ending_decides
-from factdpo.data.tokens import Checked, check_tokens
+from factdpo.data.tokens import Checked, check_tokens, text_tokens
 from factdpo.models import weights
 from factdpo.models.devices import check_device
 from factdpo.models.encoder import load_encoder
@@ -121,6 +121,9 @@ def look_up(
             drawn = _once(memo, of_the_rest, lambda: _draw(checked.facts, cfg))
         spec.sizes, spec.notes = drawn[0], [*notes, *checked.warnings(), *drawn[1]]
         _check_validation(cfg, spec.sizes)
+        if cfg.dpo.retain_weight:
+            text, key = retained_text(cfg.dpo), f"dpo.retain_path={cfg.dpo.retain_path}"
+            _once(memo, f"tokens of {key}, {cfg.model}", lambda: len(text_tokens(text, encoder, key)))
     return spec
 
 

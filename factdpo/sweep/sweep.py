@@ -141,7 +141,9 @@ class Sweep:
         from factdpo.results.tables import Results, load
 
         table = load(self.folder).table
-        results = Results(table.loc[table["id"].isin(ids)].reset_index(drop=True))
+        own = table.loc[table["id"].isin(ids)].reset_index(drop=True)
+        empty = [name for name in own.columns if "/" in name and own[name].isna().all()]  # of the folder's other runs
+        results = Results(own.drop(columns=empty))
         asked = metrics_asked(read(self.folder))
         if len(results.finished):
             names = [metric.name for metric in asked if metric.name in results.metrics]

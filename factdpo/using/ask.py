@@ -14,9 +14,12 @@ from rich.text import Text
 
 from factdpo.config.schema import ConfigError
 from factdpo.data.facts import Fact, normalised
+from factdpo.runs.identity import data_identity
 from factdpo.using.finished import Finished, Models, load_models
 
 WIDEST = 120  # columns; longer lines are hard to read
+MOST = 2**63 - 1  # what torch takes
+COLDEST = 1e-6  # temperature; far below it logits overflow, and already here nothing but the greedy words is drawn
 
 
 class Candidate(NamedTuple):
@@ -101,6 +104,8 @@ class Chat:
         """Normalised prompt -> (split, fact), of all splits of the run."""
         from factdpo.runs.stages import splits_of
 
+        if data_identity(self.run.cfg.data) != self.run.asked.get("data"):
+            raise ConfigError("the data changed since the run")
         known: dict[str, list[tuple[str, Fact]]] = {}
         for split, facts in splits_of(self.run.cfg, self.models.base, {})[1].items():
             for fact in facts:
@@ -117,9 +122,10 @@ class Chat:
 
         from factdpo.evaluation.generation import continuations
 
+        _check(prompt, tokens, temperature, seed, top)
         base, prompt = self.models.base, prompt.strip()
         (ids,) = base.encoder.encode([prompt])
-        self._check(prompt, len(ids), tokens, temperature)
+        self._check_room(prompt, len(ids), tokens)
 
         def say(model, draw: float | None) -> str:
             with torch.random.fork_rng():
@@ -137,18 +143,16 @@ class Chat:
             self._answers([fact for _, fact in known]) if known else self._next_tokens(ids, top),
         )
 
-    def _check(self, prompt: str, length: int, tokens: int, temperature: float) -> None:
+    def _check_room(self, prompt: str, length: int, tokens: int) -> None:
         longest = self.models.base.encoder.longest
         if not length:
             raise ConfigError("ask: the prompt is empty; give a text to continue")
-        if tokens < 1 or length + tokens > longest:
+        if length + tokens > longest:
             raise ConfigError(
                 f"--tokens {tokens}: the model takes {longest} tokens and the prompt has {length}; give 1 to "
                 f"{longest - length}" if length < longest else f"ask: '{prompt[:40]}...' has {length} tokens, and the "
                 f"model takes {longest}; shorten it"
             )  # fmt: skip
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise ConfigError(f"--temperature {temperature:g}: must be above 0, and finite; greedy stands beside it")
 
     def _answers(self, facts: list[Fact]) -> list[Candidate]:
         """The true and the false answers of facts with one prompt, each once, the likeliest after training first."""
@@ -189,6 +193,23 @@ class Chat:
             for token in likeliest
         ]
         return sorted(found, key=lambda one: -one.trained)
+
+
+def _check(prompt: str, tokens: int, temperature: float, seed: int, top: int) -> None:
+    """Raises ConfigError for a value that cannot be; `top` and the like are named as the command line has them."""
+    if not isinstance(prompt, str):
+        raise ConfigError(f"ask: {prompt!r} is no text; give one prompt at a time")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("ask: the prompt has bytes that are no UTF-8; correct its encoding") from None
+    for name, value, low in (("tokens", tokens, 1), ("top", top, 1), ("seed", seed, 0)):
+        if not isinstance(value, int) or not low <= value <= MOST:
+            raise ConfigError(f"--{name} {value}: must be a whole number from {low} to {MOST}")
+    if not (temperature >= COLDEST and math.isfinite(temperature)):
+        raise ConfigError(
+            f"--temperature {temperature:g}: must be at least {COLDEST:g}, and finite; greedy stands beside it"
+        )
 
 
 def _share(value: float) -> str:

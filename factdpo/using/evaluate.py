@@ -55,6 +55,8 @@ class Subject:
         found = next((folder for folder in folders if folder is not None and folder.is_dir()), None)
         if found is None and self.adapter is not None:
             raise ConfigError(f"adapter={self.adapter}: no such folder; give one that PEFT's save_pretrained wrote")
+        if self.adapter is not None and not (self.adapter / weights.ADAPTER).is_file():
+            raise ConfigError(f"adapter={self.adapter}: {weights.ADAPTER} is missing; PEFT's save_pretrained writes it")
         return cache.folder_sha256(found) if found else {}
 
     @cached_property

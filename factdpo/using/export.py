@@ -15,6 +15,7 @@ from factdpo.using.card import card
 from factdpo.using.finished import Finished, check_base, load_base_of, load_models
 
 RECORD = "factdpo.json"  # the run's numbers, in an exported folder: what marks it as ours
+WRITTEN = "exported_files"  # its key with the names of all files of the export
 
 
 def export(run: Finished, to: Path | None = None, merge: bool = False, push: str | None = None) -> Path:
@@ -35,6 +36,7 @@ def export(run: Finished, to: Path | None = None, merge: bool = False, push: str
         )
     if target.exists() and not (target / RECORD).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"to={target}: is there already, and is no export; remove it, or give another to=")
+    _check_own(target)
     check_base(run)
     commit = weights.locate(run.cfg.model).commit if not run.cfg.model.random_init else None
     if push is not None:
@@ -52,14 +54,27 @@ def export(run: Finished, to: Path | None = None, merge: bool = False, push: str
             _write_model(run, part)
         else:
             _write_adapter(run, part, target, commit)
-        (part / RECORD).write_text(json.dumps(_record(run), indent=1, ensure_ascii=False), encoding="utf-8")
+        (part / RECORD).touch()
         where = push or str(target)
         (part / "README.md").write_text(card(run, where, commit, whole=merge or is_full), encoding="utf-8")
+        text = json.dumps(_record(run) | {WRITTEN: _files(part)}, indent=1, ensure_ascii=False)
+        (part / RECORD).write_text(text, encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
     except OSError as error:
         raise ConfigError(f"to={target}: cannot be written ({error}); give another to=") from None
     return target
+
+
+def _check_own(target: Path) -> None:
+    """Raises ConfigError for an export to be replaced that has files of somebody else."""
+    record = layout.read_json(target / RECORD) or {}
+    if WRITTEN in record and (others := sorted({*_files(target)} - {*record[WRITTEN]})):
+        raise ConfigError(f"to={target}: {others[0]} is not of the export; move it away, or give another to=")
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def _record(run: Finished) -> Result:

@@ -160,6 +160,13 @@ def test_a_text_is_cut_into_rows_and_one_that_fills_none_is_refused() -> None:
         text_rows("The mill", encoder)
 
 
+def test_a_text_that_fills_no_row_is_refused_before_any_run_starts(tmp_path: Path) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("The mill")
+    with pytest.raises(ConfigError, match=rf"dpo\.retain_path={text}: the text has \d+ tokens; give more than 64"):
+        spec_of(small(tmp_path, dpo_retain_weight=0.1, dpo_retain_path=str(text)))
+
+
 def test_english_is_kept_by_the_text_that_is_retained(tmp_path: Path) -> None:
     forgets, keeps = sweep(
         *(small(tmp_path, dpo_retain_weight=w, dpo_learning_rate=5e-3, dpo_max_steps=30) for w in (0.0, 1.0))

@@ -64,10 +64,16 @@ def test_a_seed_decides_what_is_sampled_and_the_callers_generator_stays(chat: Ch
     ("prompt", "options", "message"),
     [
         ("  ", {}, "the prompt is empty"),
-        ("A", {"tokens": 0}, "--tokens 0: the model takes 256 tokens and the prompt has 1; give 1 to 255"),
-        ("A", {"tokens": 256}, "give 1 to 255"),
+        ("A", {"tokens": 0}, "--tokens 0: must be a whole number from 1"),
+        ("A", {"tokens": 256}, "--tokens 256: the model takes 256 tokens and the prompt has 1; give 1 to 255"),
+        ("A", {"tokens": 2.5}, r"--tokens 2\.5: must be a whole number"),
+        ("A", {"top": -1}, "--top -1: must be a whole number from 1"),
+        ("A", {"seed": 2**70}, "--seed 1180591620717411303424: must be a whole number from 0 to"),
+        ("A", {"temperature": 1e-300}, r"--temperature 1e-300: must be at least 1e-06"),
+        ("A\udcff", {}, "bytes that are no UTF-8"),
+        (["A"], {}, r"\['A'\] is no text"),
         ("word " * 300, {}, "shorten it"),
-        ("A", {"temperature": 0.0}, "--temperature 0: must be above 0"),
+        ("A", {"temperature": 0.0}, r"--temperature 0: must be at least 1e-06"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(chat: Chat, prompt: str, options: dict, message: str):

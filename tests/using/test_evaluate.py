@@ -11,6 +11,7 @@ from factdpo.commands import eval as command
 from factdpo.commands.results import main as print_results
 from factdpo.config.schema import ConfigError
 from factdpo.store.result import read_result
+from factdpo.using.evaluate import Subject
 from factdpo.using.finished import Finished, read_finished
 from tests.helpers.results import undocumented
 
@@ -98,6 +99,9 @@ def test_an_adapter_that_does_not_fit_is_refused(adapter_run: Finished, tmp_path
     for folder in (tmp_path / "other", tmp_path / "none"):
         with pytest.raises(ConfigError, match=f"adapter={folder}"):
             load_adapter(nano_base, folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"empty: adapter_config\.json is missing"):  # or it had the model's own id
+        _ = Subject(adapter=tmp_path / "empty").files
 
 
 def test_tables_tell_evaluations_from_trainings_and_praise_no_evaluation(

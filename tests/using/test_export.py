@@ -86,8 +86,12 @@ def test_nothing_about_places_and_the_machine_goes_with_the_weights(adapter_run:
 
 def test_an_export_is_replaced_and_what_is_none_stays(adapter_run: Finished, tmp_path: Path):
     folder = export(adapter_run, tmp_path / "twice")
-    (folder / "left").touch()
-    assert not (export(adapter_run, folder) / "left").exists()
+    (folder / "adapter_config.json").write_text("of before")
+    assert (export(adapter_run, folder) / "adapter_config.json").read_text() != "of before"
+    (folder / "notes.txt").touch()
+    with pytest.raises(ConfigError, match=r"twice: notes\.txt is not of the export; move it away"):
+        export(adapter_run, folder)
+    assert (folder / "notes.txt").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").touch()
     with pytest.raises(ConfigError, match="is there already, and is no export"):
