@@ -50,10 +50,10 @@ def main(arguments: list[str]) -> None:
         )
     if args.finished and args.older is None:
         raise ConfigError("clean --finished: give --older too, as in --older 90d; these runs have results")
+    folders = [_checked(Path(folder)) for folder in args.folders]
     if not (args.dry_run or args.yes or sys.stdin.isatty()):
         raise ConfigError("clean: there is no terminal to ask on; --yes removes without asking, --dry-run only shows")
     before = time.time() - (args.older or 0.0)
-    folders = [_checked(Path(folder)) for folder in args.folders]
     targets = [target for folder in folders for target in runs(folder, states, before)]
     if args.cache:
         targets += [target for folder in folders for target in leftovers(folder, before, args.older is not None)]

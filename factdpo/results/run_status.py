@@ -141,7 +141,7 @@ def _unfinished(folder: Path, label: str | None) -> RunStatus:
     if status.state == RUNNING:
         status.seconds, status.steps_per_second = time.time() - opened, history.steps_per_second()
     else:
-        status.seconds = status.changed - opened
+        status.seconds = (_modified(folder / HISTORY) or status.changed) - opened  # others write into the folder later
     return status
 
 
