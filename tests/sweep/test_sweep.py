@@ -229,7 +229,7 @@ SPLITS = {"train": 300, "train_reversed": 300, "test": 561, "test_reversed": 561
 RESULT = {
     "state": "FINISHED",
     "training": {"steps": 100, "trained_together": 4, "peak_gib": 1.5},
-    "trained": {split: {"n": pairs} for split, pairs in SPLITS.items()},
+    "trained": {split: {"n": pairs, "accuracy": 0.5} for split, pairs in SPLITS.items()},
     "timing": {"train_seconds": 38.0, "batch_seconds": 150.0, "score_seconds": 1.722},
     "files": {"adapter/adapter_model.safetensors": "sha of the weights"},
 }
@@ -240,7 +240,7 @@ def finished(run: RunSpec, name: str, **changes: object) -> None:
     in 38 s; 1,722 pairs scored in 1.722 s."""
     folder = Path(run.cfg.out) / "sweeps" / "before" / name
     folder.mkdir(parents=True)
-    result = RESULT | {"config": to_dict(run.cfg), "asked": {"model": run.asked["model"]}}
+    result = RESULT | {"id": name, "config": to_dict(run.cfg), "asked": {"model": run.asked["model"]}}
     for key, value in changes.items():
         group, _, name = key.partition("__")
         result |= {group: result[group] | {name: value}} if name else {key: value}
