@@ -149,7 +149,10 @@ def test_workers_that_read_one_checkpoint_for_different_runs_wait_for_each_other
     assert other.result() == [(["a", "b"], 3)]
 
 
-def test_some_runs_of_a_checkpoint_leave_it_to_the_others_while_they_train(tmp_path: Path) -> None:
+def test_some_runs_of_a_checkpoint_leave_it_to_the_others_while_they_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "WAIT_SECONDS", 0.1)  # it is asked for while it is read, too
     base, pairs, found = tiny_base(), tiny_pairs(4), []
 
     def members(*keys: str, **hooks: Any) -> list[Member]:
