@@ -83,7 +83,9 @@ def find(folder: Path, wanted: set[str]) -> list[Checkpoint]:
     """
     newest = []
     for path in sorted(p for p in folder.glob("*") if p.is_dir()):
-        keys = _keys(path)
+        keys: set[str] = set()  # not known, where one cannot be read
+        with suppress(OSError, shapes.DamagedFile):
+            keys = _keys(path)
         if keys and not keys & wanted:
             continue
         try:
@@ -115,21 +117,18 @@ def clear(folder: Path, adapters: Path) -> None:
     Locks only what it removes, since who looks for a checkpoint passes a locked one over.
     """
     for path in sorted(p for p in folder.glob("*") if p.is_dir()):
-        keys = _keys(path)
         try:
+            keys = _keys(path)
             if keys and all((adapters / key / cache.MANIFEST).is_file() for key in keys):
                 Home(path).forget()
-        except (OSError, Timeout):
+        except (OSError, Timeout, shapes.DamagedFile):
             continue
 
 
 def _keys(path: Path) -> set[str]:
-    """The runs that the checkpoints in a cohort's folder hold, as far as they can be read."""
-    keys: set[str] = set()
-    for file in path.glob("[0-9]*/state.json"):
-        with suppress(OSError, shapes.DamagedFile):
-            keys.update(shapes.read(file, shapes.CheckpointShape, "it is left")["keys"])
-    return keys
+    """The runs that the checkpoints in a cohort's folder hold; raises OSError or DamagedFile if one cannot be read."""
+    states = [shapes.read(file, shapes.CheckpointShape, "it is left") for file in path.glob("[0-9]*/state.json")]
+    return {key for state in states for key in state["keys"]}
 
 
 def _newest(home: Home) -> Checkpoint | None:

@@ -261,3 +261,11 @@ def test_what_a_kill_left_of_trainings_that_are_stored_is_cleared_away(tmp_path:
         assert not done.exists() and partly.exists() and held.exists()
     clear(tmp_path / "batches", tmp_path / "adapters")
     assert [path.name for path in (tmp_path / "batches").iterdir()] == [partly.name]
+
+
+def test_a_folder_with_a_checkpoint_that_cannot_be_read_is_left(tmp_path: Path) -> None:
+    at = write(tmp_path / "batches", ["a"], 3, 6)
+    cache.fetch(tmp_path / "adapters" / "a", lambda folder: None)
+    (at / "00000003/state.json").write_text("[]")
+    clear(tmp_path / "batches", tmp_path / "adapters")
+    assert at.exists()
