@@ -19,6 +19,7 @@ from factdpo.training import adapters, sanity_checks
 from factdpo.training.batched.adapter import Adapter
 from factdpo.training.batched.capacity import tokens_to_score
 from factdpo.training.batched.checkpoints import Checkpoint
+from factdpo.training.batched.cuda_graphs import StepGraphs
 from factdpo.training.batched.inputs import MicroBatches, StepInputs, step_inputs
 from factdpo.training.batched.member import MemberState, Row
 from factdpo.training.batched.objective import Objective
@@ -62,6 +63,7 @@ class Cohort:
         cfgs = [state.member.cfg for state in active]
         self._objective = Objective(cfgs, self.device)
         self._optimizer = StackedAdamW(self.stack, [cfg.dpo for cfg in cfgs], moments, self.steps)
+        self._made_on_device = StepGraphs(self.train_step) if self.device.type == "cuda" else self.train_step
 
     # ------------------------------------------------------------------------------------------------------ a step
 
@@ -71,7 +73,7 @@ class Cohort:
         taken = [next(state.micro_batches) for state in self.active]
         inputs = step_inputs(self.active, taken, [state.rate(step) for state in self.active], self.stack)
         before = self.stack.masters.clone() if any(state.must_change(step) for state in self.active) else None
-        values = self.train_step(inputs)
+        values = self._made_on_device(inputs)
         if before is None:
             changed = torch.ones(1, len(self.active), device=self.device)
         else:

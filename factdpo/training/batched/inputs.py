@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -11,6 +12,7 @@ from factdpo.training.batched.member import MemberState
 from factdpo.training.batched.packing import Packed, block_length, moved, pack
 from factdpo.training.batched.stacked_lora import Stack
 
+GRAPH_MULTIPLE = 8  # on a GPU shapes are rounded up to it, so that few CUDA graphs serve all steps
 MicroBatches = list[list[int]]  # the row numbers of each micro-batch of a step
 
 
@@ -33,6 +35,16 @@ class StepInputs(NamedTuple):
     rates: Float[Tensor, "R 1"]
     dropout_masks: dict[str, Float[Tensor, "R tokens d_in"]]  # by layer; empty where no run has dropout
 
+    def tensors(self) -> list[Tensor]:
+        return [*self.packed.tensors(), *self.pairs, self.rates, *self.dropout_masks.values()]
+
+    def with_tensors(self, tensors: list[Tensor]) -> "StepInputs":
+        """The same with these in place of `tensors`."""
+        rest = iter(tensors)
+        packed = self.packed.with_tensors([next(rest) for _ in self.packed.tensors()])
+        pairs = PairTables(*(next(rest) for _ in self.pairs))
+        return StepInputs(packed, pairs, next(rest), dict(zip(self.dropout_masks, rest, strict=True)))
+
 
 def step_inputs(states: list[MemberState], taken: list[MicroBatches], rates: list[float], stack: Stack) -> StepInputs:
     """A step of these members with the micro-batches and the learning rate of each."""
@@ -40,44 +52,43 @@ def step_inputs(states: list[MemberState], taken: list[MicroBatches], rates: lis
         [row for batch in batches for row in batch] + next(state.retained_rows)
         for state, batches in zip(states, taken, strict=True)
     ]
-    packed = pack([(state.pairs, of_run) for state, of_run in zip(states, rows, strict=True)])
-    tables = _pair_tables(states, taken, rows)
-    rows_of_tokens = packed.tensors()
-    *there, on_device = moved([*rows_of_tokens, *tables, torch.tensor(rates).view(-1, 1)], stack.base.device)
-    packed, tables = packed.with_tensors(there[: len(rows_of_tokens)]), PairTables(*there[len(rows_of_tokens) :])
-    return StepInputs(packed, tables, on_device, _dropout_masks(states, packed, rows, stack))
+    device = stack.base.device
+    runs = [(state.pairs, of_run) for state, of_run in zip(states, rows, strict=True)]
+    packed = pack(runs, multiple=GRAPH_MULTIPLE if device.type == "cuda" else 1)
+    inputs = StepInputs(packed, _pair_tables(states, taken, rows), torch.tensor(rates).view(-1, 1), {})
+    inputs = inputs.with_tensors(moved(inputs.tensors(), device))
+    return inputs._replace(dropout_masks=_dropout_masks(states, inputs.packed, rows, stack))
 
 
 def _pair_tables(states: list[MemberState], taken: list[MicroBatches], rows: list[list[int]]) -> PairTables:
     size = len(rows), max(map(len, rows))
-    refs, lengths = torch.zeros(2, *size), torch.ones(2, *size, dtype=torch.long)
-    mean_chosen_length, loss_weights, retain_weights = torch.ones(size), torch.zeros(size), torch.zeros(size)
-    weights = torch.zeros(5, *size)  # of a pair in means over pairs, chosen, rejected, all and retained tokens
+    refs, lengths = np.zeros((2, *size), np.float32), np.ones((2, *size), np.int64)
+    mean_chosen_length, loss_weights, retain_weights = np.ones(size), np.zeros(size), np.zeros(size)
+    weights = np.zeros((5, *size))  # of a pair in means over pairs, chosen, rejected, all and retained tokens
     for r, (state, batches) in enumerate(zip(states, taken, strict=True)):
-        pairs, scores, count = state.pairs, state.member.refs, sum(map(len, batches))
+        count = sum(map(len, batches))
         of_pairs, retained = rows[r][:count], rows[r][count:]
-        refs[0, r, :count], refs[1, r, :count] = scores.chosen[of_pairs], scores.rejected[of_pairs]
+        refs[:, r, :count], lengths[:, r, :count] = state.refs[:, of_pairs], state.lengths[:, of_pairs]
         start, is_sft = 0, state.member.cfg.method.name is MethodName.sft
         for batch in batches:
-            chosen = [len(pairs.chosen_ids[row]) for row in batch]
-            rejected = [len(pairs.rejected_ids[row]) for row in batch]
             place = slice(start, start + len(batch))
-            lengths[:, r, place] = torch.tensor([chosen, rejected])
-            mean_chosen_length[r, place] = sum(chosen) / len(batch)
+            chosen, rejected = lengths[:, r, place].sum(1).tolist()
+            mean_chosen_length[r, place] = chosen / len(batch)
             loss_weights[r, place] = 1 / (len(batch) * len(batches))
-            totals = [len(batch), sum(chosen), sum(rejected), sum(chosen) + (0 if is_sft else sum(rejected))]
-            weights[:4, r, place] = 1 / torch.tensor(totals)[:, None]
+            weights[0, r, place], weights[1, r, place], weights[2, r, place] = 1 / len(batch), 1 / chosen, 1 / rejected
+            weights[3, r, place] = 1 / (chosen + (0 if is_sft else rejected))
             start += len(batch)
         if is_sft:  # as SFTTrainer: a mean over the step's tokens, and not of its micro-batches' means
             mean_chosen_length[r, :count] = lengths[0, r, :count].sum() / count
             loss_weights[r, :count] = 1 / count
         if retained:
-            tokens = len(retained) * len(pairs.chosen_ids[retained[0]])
+            tokens = len(retained) * len(state.pairs.chosen_ids[retained[0]])
             retain_weights[r, count : count + len(retained)] = 1 / tokens
             weights[4, r] = retain_weights[r] * len(batches)  # a metric is averaged over micro-batches
     pair, chosen, rejected, token, text = weights
-    metric_weights = torch.stack([pair] * 6 + [chosen, rejected, token, chosen, text])  # in the order of METRICS
-    return PairTables(refs, lengths, mean_chosen_length, loss_weights, retain_weights, metric_weights)
+    metric_weights = np.stack([pair] * 6 + [chosen, rejected, token, chosen, text])  # in the order of METRICS
+    of_pairs = mean_chosen_length, loss_weights, retain_weights, metric_weights
+    return PairTables(*map(torch.from_numpy, (refs, lengths, *(table.astype(np.float32) for table in of_pairs))))
 
 
 def _dropout_masks(

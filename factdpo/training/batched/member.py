@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from peft import LoraConfig
@@ -55,6 +56,8 @@ def packed_pairs(cfg: Config, pairs: Pairs, retained: Pairs | None) -> Pairs:
 class MemberState:
     member: Member
     pairs: Pairs  # of which a step packs some: the member's, then the rows that it retains
+    refs: np.ndarray  # [2, n], float32: log-probs of the reference, in nats, of each pair that is trained on
+    lengths: np.ndarray  # [2, n]: tokens of the answers in `pairs`; chosen, rejected
     lora_config: LoraConfig
     parameters: int
     total_steps: int
@@ -77,9 +80,12 @@ class MemberState:
     def fresh(cls, member: Member, adapter: Adapter, device: torch.device) -> "MemberState":
         """A member before its first step."""
         cfg, pairs = member.cfg, len(member.pairs)
+        packed = packed_pairs(cfg, member.pairs, member.retained)
         return cls(
             member,
-            packed_pairs(cfg, member.pairs, member.retained),
+            packed,
+            torch.stack([member.refs.chosen, member.refs.rejected]).numpy(),
+            np.array([[len(ids) for ids in answers] for answers in (packed.chosen_ids, packed.rejected_ids)]),
             adapter.config,
             adapter.parameters,
             planned_steps(pairs, cfg.dpo),

@@ -39,7 +39,7 @@ class StackedAdamW:
         # delta. The runs' own decay is applied to the masters.
         self._adamw = torch.optim.AdamW(
             [self._update], lr=1.0, betas=(dpo[0].adam_beta1, dpo[0].adam_beta2), eps=dpo[0].adam_epsilon,
-            weight_decay=1.0, fused=True,
+            weight_decay=1.0, fused=True, capturable=device.type == "cuda",
         )  # fmt: skip
         self._adamw.state[self._update] = {
             "step": torch.tensor(float(steps), device=device), "exp_avg": moments[0], "exp_avg_sq": moments[1],

@@ -9,8 +9,9 @@ row per pair.
 
 import heapq
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -95,11 +96,14 @@ def shared_lengths(pairs: Pairs, rows: list[int]) -> list[int]:
     ]
 
 
-def pack(runs: list[tuple[Pairs, list[int]]], share: bool = False, rows_each: int | None = None) -> Packed:
+def pack(
+    runs: list[tuple[Pairs, list[int]]], share: bool = False, rows_each: int | None = None, multiple: int = 1
+) -> Packed:
     """The given rows of each run's pairs, in `rows_each` rows of tokens per run (None: as ROOM says); on the CPU.
 
-    With `share`, what a prompt begins with is not repeated where the pair before it begins alike: for pairs sorted by
-    their prompts, and never under dropout, which is drawn for each pair apart.
+    T, H, A and `longest` are rounded up to a `multiple`. With `share`, what a prompt begins with is not repeated where
+    the pair before it begins alike: for pairs sorted by their prompts, and never under dropout, which is drawn for each
+    pair apart.
     """
     lengths = [
         shared_lengths(pairs, rows) if share else [block_length(pairs, row) for row in rows] for pairs, rows in runs
@@ -110,21 +114,26 @@ def pack(runs: list[tuple[Pairs, list[int]]], share: bool = False, rows_each: in
         _pack_run(pairs, rows, of_run, distribute(of_run, rows_each), share)
         for (pairs, rows), of_run in zip(runs, lengths, strict=True)
     ]
-    width = max(len(row.ids) for run in packed for row in run.rows)
+    width = _round_up(max(len(row.ids) for run in packed for row in run.rows), multiple)
     for run, of_run in zip(packed, lengths, strict=True):
         for row in run.rows:
             row.pad(width, sum(of_run))
     rows = [row for run in packed for row in run.rows]
-    head = _pad_head([run.head for run in packed], rows_each, width)
+    head = _pad_head([run.head for run in packed], rows_each, width, multiple)
     return Packed(
-        torch.tensor([row.ids for row in rows]),
-        torch.tensor([row.positions for row in rows]),
-        torch.tensor([row.end for row in rows]),
-        torch.tensor([row.token_number for row in rows]),
+        _tensor([row.ids for row in rows]),
+        _tensor([row.positions for row in rows]),
+        _tensor([row.end for row in rows]),
+        _tensor([row.token_number for row in rows]),
         head,
-        *_pad_answers([run.answers for run in packed], head.shape[1]),
-        1 + max(position for row in rows for position in row.positions),
+        *_pad_answers([run.answers for run in packed], head.shape[1], multiple),
+        _round_up(1 + max(position for row in rows for position in row.positions), multiple),
     )
+
+
+def _tensor(nested: list[Any]) -> Tensor:
+    """`torch.tensor` of lists of integers, in a fifth of its time."""
+    return torch.from_numpy(np.array(nested, np.int64))
 
 
 Place = tuple[int, int]  # a row of the run and a column
@@ -199,12 +208,16 @@ class _Row:
         self.token_number += [token_number] * padding
 
 
-def _pad_head(heads: list[list[Place]], rows_each: int, width: int) -> Int[Tensor, "R H"]:
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def _pad_head(heads: list[list[Place]], rows_each: int, width: int, multiple: int) -> Int[Tensor, "R H"]:
     """Each run's places in the flattened rows; a run with fewer repeats its first place that predicts nothing.
 
     Its outputs are ignored. A place that predicts something is repeated only where the run has no other.
     """
-    most = max(map(len, heads))
+    most = min(_round_up(max(map(len, heads)), multiple), rows_each * width)
     padded = []
     for run, head in enumerate(heads):
         places = [row * width + column for row, column in head]
@@ -212,20 +225,20 @@ def _pad_head(heads: list[list[Place]], rows_each: int, width: int) -> Int[Tenso
             unused = min(set(range(rows_each * width)) - set(places), default=0)
             places += [unused] * (most - len(places))
         padded.append([run * rows_each * width + place for place in places])
-    return torch.tensor(padded)
+    return _tensor(padded)
 
 
 def _pad_answers(
-    runs: list[list[AnswerPair]], predictions: int
+    runs: list[list[AnswerPair]], predictions: int, multiple: int
 ) -> tuple[Int[Tensor, "2 R B A"], Int[Tensor, "2 R B A"], Bool[Tensor, "2 R B A"]]:
     """The answers' tokens as Packed.answer_at, .answer_ids and .answer_mask; `predictions` is H."""
     most = max(map(len, runs))
-    longest = max(len(answer) for answers in runs for both in answers for answer in both)
+    longest = _round_up(max(len(answer) for answers in runs for both in answers for answer in both), multiple)
 
     def padded(answer: list[AnswerToken]) -> list[AnswerToken]:
         return answer + [NO_TOKEN] * (longest - len(answer))
 
-    tokens = torch.tensor(
+    tokens = _tensor(
         [
             [[padded(both[side]) for both in answers] + [padded([])] * (most - len(answers)) for answers in runs]
             for side in range(2)

@@ -862,3 +862,51 @@ def test_on_a_gpu_no_step_waits_for_the_device_and_the_numbers_are_the_cpus(drop
     for cpu, gpu in zip(*histories, strict=True):
         steps = 1 if dropout else len(cpu)
         assert [row["loss"] for row in gpu[:steps]] == pytest.approx([row["loss"] for row in cpu[:steps]], abs=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_cuda_graphs_give_the_bits_of_the_steps_they_replace(
+    dropout: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of three lengths, so that the cohort shrinks twice; answers of one to three tokens; points of curves."""
+
+    def trained(folder: Path) -> tuple[list[list[Row]], list[dict[str, bytes]]]:
+        base = tiny_base()
+        base.model.to("cuda")
+        runs = [
+            Run(
+                tiny_config(dpo_seed=i, dpo_max_steps=12 + 6 * i, lora_dropout=dropout, eval_every="4"),
+                tiny_pairs(18, 3, i), {"train": tiny_pairs(6, 3, i)},
+            )
+            for i in range(3)
+        ]  # fmt: skip
+        done = train_together(base, runs, folder)
+        return [timeless(one.history) for one in done], [bits(one) for one in done]
+
+    replays: list[int] = []
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda self: (replays.append(1), replay(self))[1])
+    with_graphs = trained(tmp_path / "graphs")
+    assert len(replays) > 8
+    monkeypatch.setattr("factdpo.training.batched.cohort.StepGraphs", lambda step: step)
+    assert trained(tmp_path / "plain") == with_graphs
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_model_that_waits_for_the_gpu_trains_without_cuda_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_base()
+    base.model.to("cuda")
+    runs = [Run(tiny_config(dpo_max_steps=8), tiny_pairs(8, 1))]
+    refs = references(base, runs)
+    expected = timeless(train_together(base, runs, tmp_path / "graphs", refs)[0].history)
+    failed: list[str] = []
+    log = "factdpo.training.batched.cuda_graphs.log.debug"
+    monkeypatch.setattr(log, lambda message, *words: failed.append(message % words))
+    base.model.get_input_embeddings().register_forward_hook(lambda _, given, y: y * (1.0 if y.isfinite().all() else 0))
+    assert timeless(train_together(base, runs, tmp_path / "plain", refs)[0].history) == expected
+    assert len(failed) == 1 and "no CUDA graph" in failed[0]

@@ -157,10 +157,10 @@ def test_what_is_shared_stands_in_each_row_that_needs_it_and_nothing_is_lost() -
 
 
 def packed_logps(
-    family: str, runs: list[tuple[Pairs, list[int]]], attention: str = "sdpa", share: bool = False
+    family: str, runs: list[tuple[Pairs, list[int]]], attention: str = "sdpa", share: bool = False, multiple: int = 1
 ) -> torch.Tensor:
     """[2, R, B] from one packed forward of a plain model: every position predicts, the head's are picked."""
-    model, packed = tiny_base(family).model, pack(runs, share)
+    model, packed = tiny_base(family).model, pack(runs, share, multiple=multiple)
     model.set_attn_implementation(attention)
     with torch.inference_mode():
         logits = model(
@@ -208,6 +208,30 @@ def test_shared_beginnings_change_no_number(family: str, longest: int) -> None:
     packed = packed_logps(family, [(pairs, ordered), (pairs, any_order)], share=True)
     torch.testing.assert_close(packed[:, 0], plain_logps(family, pairs, ordered), rtol=0, atol=1e-5)
     torch.testing.assert_close(packed[:, 1, :4], plain_logps(family, pairs, any_order), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("longest", [1, 4])
+def test_shapes_rounded_up_change_no_number_and_are_few(longest: int) -> None:
+    pairs, shapes = tiny_pairs(24, longest), [set(), set()]
+    for start in range(0, 24, 3):
+        runs = [(pairs, list(range(start, start + 3))), (pairs, [start])]
+        packed = pack(runs, multiple=8)
+        for of_multiple, found in zip(shapes, (pack(runs), packed), strict=True):
+            of_multiple.add((found.longest, *(tensor.shape for tensor in found.tensors())))
+        assert all(size % 8 == 0 for size in (packed.longest, packed.ids.shape[1], packed.answer_at.shape[-1]))
+        logps = packed_logps("gpt_neox", runs, multiple=8)
+        torch.testing.assert_close(logps[:, 0], plain_logps("gpt_neox", *runs[0]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(logps[:, 1, :1], plain_logps("gpt_neox", *runs[1]), rtol=0, atol=1e-5)
+    assert len(shapes[1]) <= 5 < len(shapes[0])
+
+
+def test_no_more_places_are_rounded_up_to_than_there_are() -> None:
+    text = pairs_of(([5], list(range(20, 31)), [30]))  # as neutral text: each of its tokens predicts
+    packed = pack([(text, [0])])
+    assert packed.head.shape == (1, 11) and sorted(packed.head.flatten().tolist()) == list(range(11))
+    padded = pack([(text, [0])], multiple=8)
+    assert padded.head.shape == (1, 16) and sorted(padded.head[0, :11].tolist()) == list(range(11))
+    assert padded.head[0, 11:].tolist() == [11] * 5, "a place of padding"
 
 
 @pytest.mark.parametrize("other", ["chosen", "another pair", "another run"])

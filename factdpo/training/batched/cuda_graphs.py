@@ -1,0 +1,66 @@
+"""A cohort's steps as CUDA graphs: a step's thousand operations are told to the GPU once, then started by one call.
+
+A GPU does a step of a small model sooner than the host can launch its operations. A graph belongs to one shape of a
+step's inputs, so shapes are rounded up (packing.py) and few; a step of a shape that is new is made as usual. A graph
+holds the same kernels with the same arguments, and so gives the same bits.
+"""
+
+import logging
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from factdpo.training.batched.inputs import StepInputs
+
+log = logging.getLogger("factdpo")
+
+Values = Float[Tensor, "metrics R"]
+TrainStep = Callable[[StepInputs], Values]
+
+
+class _Captured(NamedTuple):
+    graph: "torch.cuda.CUDAGraph"
+    inputs: StepInputs  # that it reads: a step's are copied into them
+    values: Values  # that it writes
+
+
+class StepGraphs:
+    """`train_step` on a GPU, with a graph for each shape of inputs that came twice.
+
+    Only while the tensors that it updates stay where they are: a cohort that goes on with fewer runs needs another.
+    """
+
+    def __init__(self, train_step: TrainStep):
+        self._train_step = train_step
+        self._captured: dict[Hashable, _Captured | None] = {}  # by shapes; None after the first step of its shape
+        self._pool = torch.cuda.graph_pool_handle()  # of memory: graphs run in turn, so they can share it
+        self._can_capture = True
+
+    def __call__(self, inputs: StepInputs) -> Values:
+        key = inputs.packed.longest, *(tensor.shape for tensor in inputs.tensors())
+        if key not in self._captured:
+            self._captured[key] = None
+            return self._train_step(inputs)
+        captured = self._captured[key] = self._captured[key] or self._capture(inputs)
+        if captured is None:
+            return self._train_step(inputs)
+        torch._foreach_copy_(captured.inputs.tensors(), inputs.tensors())
+        captured.graph.replay()
+        return captured.values.clone()
+
+    def _capture(self, inputs: StepInputs) -> _Captured | None:
+        """A graph of the step, which is not made by this; None where the model or memory does not allow one."""
+        if not self._can_capture:
+            return None
+        graph, own = torch.cuda.CUDAGraph(), inputs.with_tensors([tensor.clone() for tensor in inputs.tensors()])
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                values = self._train_step(own)
+        except (RuntimeError, torch.OutOfMemoryError) as error:
+            log.debug("steps are launched one operation at a time: no CUDA graph (%s)", str(error).partition("\n")[0])
+            self._can_capture = False
+            return None
+        return _Captured(graph, own, values)
