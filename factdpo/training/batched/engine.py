@@ -107,7 +107,7 @@ def _fit_cohort(
     """Train these members at once, from the beginning or from a checkpoint."""
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.device)
-    fresh = [_first_adapter(member, base) for member in members]
+    fresh = _first_adapters(members, base)
     rank = saved.state["rank"] if saved else max(adapter.config.r for adapter in fresh)
     with stacked(base, fresh, rank, bf16_products=members[0].cfg.dpo.bf16) as stack:
         cohort = Cohort(stack, members, fresh, saved)
@@ -135,10 +135,19 @@ def _fit_cohort(
                 signals.raise_waiting()
 
 
-def _first_adapter(member: Member, base: Base) -> Adapter:
-    """What a member's training starts with: a fresh adapter, on top of the weights that it begins with."""
-    fresh = fresh_adapter(member.cfg, base)
-    return fresh.on_top_of(read_adapter(member.begins_with / "adapter")) if member.begins_with else fresh
+def _first_adapters(members: list[Member], base: Base) -> list[Adapter]:
+    """What each member's training starts with: a fresh adapter, on top of the weights that it begins with.
+
+    Those that begin alike have the same one, since PEFT takes longer to make one than a GPU to train ten steps.
+    """
+    drawn: dict[str, Adapter] = {}
+    adapters = []
+    for member in members:
+        key = repr((member.cfg.lora, member.cfg.dpo.seed))
+        fresh = drawn[key] = drawn.get(key) or fresh_adapter(member.cfg, base)
+        start = member.begins_with
+        adapters.append(fresh.on_top_of(read_adapter(start / "adapter")) if start else fresh)
+    return adapters
 
 
 def _save(home: checkpoints.Home, cohort: Cohort) -> None:

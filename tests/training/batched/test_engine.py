@@ -311,6 +311,31 @@ def three_runs(**of_the_second: Any) -> list[Run]:
     ]
 
 
+def test_runs_that_begin_alike_begin_with_an_adapter_that_is_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, int]] = []
+
+    def counted(cfg: Config, base: Base) -> Adapter:
+        made.append((cfg.dpo.seed, cfg.lora.rank))
+        return fresh_adapter(cfg, base)
+
+    monkeypatch.setattr(batched, "fresh_adapter", counted)
+    changes: list[dict[str, Any]] = [
+        {},
+        {"dpo_seed": 1},
+        {"dpo_beta": 0.5},
+        {"lora_rank": 2},
+        {"dpo_learning_rate": 1e-3},
+    ]
+    runs = [Run(tiny_config(**change), tiny_pairs(8)) for change in changes]
+    together = train_together(tiny_base(), runs, tmp_path / "together")
+    assert sorted(made) == [(0, 2), (0, 4), (1, 4)]
+    alone = [train_together(tiny_base(), [run], tmp_path / str(number))[0] for number, run in enumerate(runs)]
+    for one, other in zip(together, alone, strict=True):
+        assert apart(one.adapter, other.adapter) < WEIGHTS
+
+
 def test_another_learning_rate_of_one_run_leaves_the_others_bit_equal(tmp_path: Path) -> None:
     one = train_together(tiny_base(), three_runs(), tmp_path)
     other = train_together(tiny_base(), three_runs(dpo_learning_rate=0.3, dpo_beta=3.0), tmp_path)
