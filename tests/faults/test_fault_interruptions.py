@@ -86,7 +86,7 @@ def test_a_signal_at_any_operation_ends_the_sweep_with_its_code(name: str, tmp_p
 
 def test_kills_at_random_moments_lose_nothing(tmp_path: Path, peace: Path) -> None:
     """By the clock, and not between two operations: also in the middle of a computation or a write."""
-    rng, tries, wrong = random.Random(0), faults.times(10), []
+    rng, tries, wrong = random.Random(0), faults.times(25), []
     out = tmp_path / "outputs"
     for number in range(tries):
         cfgs = faults.warmed(out, faults.sweep_of(out), peace)
@@ -113,7 +113,7 @@ def test_kills_at_random_moments_lose_nothing(tmp_path: Path, peace: Path) -> No
 
 @pytest.mark.parametrize("commands", [2, 4])
 def test_commands_that_start_at_once_share_the_runs(commands: int, tmp_path: Path, peace: Path) -> None:
-    tries, wrong = faults.times(4), []
+    tries, wrong = faults.times(10), []
     for number in range(tries):
         out = tmp_path / f"outputs{number}"
         cfgs = faults.warmed(out, faults.sweep_of(out, runs=2), peace)
