@@ -3,6 +3,7 @@
     python benchmarks/sweep_speed.py steady --shape pythia_14m --runs 8     an optimizer step, once training runs
     python benchmarks/sweep_speed.py end-to-end --runs 16 --sample 4        the whole sweep, as it is typed
     python benchmarks/sweep_speed.py workers --runs 16                      the whole sweep by one process and by two
+    python benchmarks/sweep_speed.py crowd --shape pythia_160m              a step of TRL, by 16 processes on one GPU
     python benchmarks/sweep_speed.py scaling --over runs                    cost against runs, size or facts
     python benchmarks/sweep_speed.py profile --shape pythia_160m --runs 4   a step: ops, host reads, share of the roof
 
@@ -60,8 +61,8 @@ Row = dict[str, Any]
 
 # trl-defaults: DPOConfig's own, so bf16 autocast, gradient checkpointing, reference on the fly (adapter switched off).
 # trl-fp32, trl-bf16: TRL tuned: no checkpointing, reference precomputed; the faster of them is "TRL tuned".
-# batched-bf16: dpo.bf16=true, the frozen layers multiply in bfloat16.
-WAYS = ("trl-defaults", "trl-fp32", "trl-bf16", "batched", "batched-bf16")
+# batched-bf16: dpo.bf16=true, the frozen layers multiply in bfloat16. batched-launched: without CUDA graphs.
+WAYS = ("trl-defaults", "trl-fp32", "trl-bf16", "batched", "batched-bf16", "batched-launched")
 TRUTH = "trl-fp32"  # what the others must agree with
 EXACT_TOLERANCE, BF16_TOLERANCE = 1e-4, 1e-2  # of a step's loss, nats; bfloat16 rounds each logit to 2^-8 of it
 # End to end, on any split: accuracy; mean log-probs in nats, of the median run and of any. Hundreds of steps amplify
@@ -151,6 +152,8 @@ def measure(way: str, setting: Setting, sample: int, watch: type[Clock] = Clock)
             del base  # each run loads its own
             losses, together = [train_with_trl(way, pairs, refs, cfgs[run], scratch, clock) for run in made], 1
         else:
+            if way == "batched-launched":
+                cohort.StepGraphs = lambda train_step: train_step  # type: ignore[assignment,misc]
             losses, together = train_batched(base, pairs, refs, cfgs, Path(scratch), clock)
         times.append(synchronised_time())
     found = clock.found()
@@ -289,7 +292,7 @@ def compared(rows: list[Row]) -> list[Row]:
     for row in rows:
         runs = sorted(truth.keys() & row["losses"].keys())
         gaps = [abs(a - b) for run in runs for a, b in zip(truth[run], row["losses"][run], strict=True)]
-        row["tolerance"] = EXACT_TOLERANCE if row["way"] in (TRUTH, "batched") else BF16_TOLERANCE
+        row["tolerance"] = EXACT_TOLERANCE if row["way"] in (TRUTH, "batched", "batched-launched") else BF16_TOLERANCE
         row["apart"], row["runs_compared"] = max(gaps, default=float("nan")), len(runs)
         row["agrees"] = all(gap <= row["tolerance"] for gap in gaps) and bool(gaps)  # NaN agrees with nothing
     if all(row["agrees"] for row in rows):
@@ -314,6 +317,28 @@ def scaling(setting: Setting, over: str, values: list[str], ways: list[str], rep
             at = replace(setting, facts=int(value), steps=max(1, -(-int(value) // BATCH) - WARMUP))
         rows += [{over: value, **row} for row in steady(at, ways, 1, repeats)]
     return rows
+
+
+def crowd(setting: Setting, ways: list[str], processes: int) -> list[Row]:
+    """One run of each way by each of `processes` processes at once, as who has many cores and one GPU may try."""
+    rows = []
+    one, context = replace(setting, runs=1), multiprocessing.get_context("spawn")
+    for way in ways:
+        with ProcessPoolExecutor(processes, mp_context=context, initializer=quiet_libraries) as pool:
+            found = [made.result() for made in [pool.submit(measure, way, one, 1) for _ in range(processes)]]
+        took = [row["run_step_seconds"] for row in found]
+        rows.append(
+            {"way": way, "processes": processes, "step_seconds": took, "run_step_seconds": 1 / sum(1 / s for s in took)}
+        )
+    return rows
+
+
+CROWD_COLUMNS: dict[str, Callable[[Row], Any]] = {
+    "way": lambda row: row["way"],
+    "processes at once": lambda row: row["processes"],
+    "a step of each, ms": lambda row: f"{1e3 * median(row['step_seconds']):.1f}",
+    "a run and step, ms": lambda row: f"{1e3 * row['run_step_seconds']:.2f}",
+}
 
 
 def steady_columns(rows: list[Row]) -> dict[str, Callable[[Row], Any]]:
@@ -514,7 +539,7 @@ def profile(setting: Setting, ways: list[str]) -> list[Row]:
     """A step of each way, taken apart: of one run with TRL, of all that train together in the batched engine."""
     rows = [in_a_fresh_process(way, setting, 1, Probe) for way in ways]
     for row in rows:
-        bf16 = row["way"] not in ("trl-fp32", "batched") or setting.dtype == "bfloat16"
+        bf16 = row["way"] not in ("trl-fp32", "batched", "batched-launched") or setting.dtype == "bfloat16"
         row["roof_flops"] = roof(str(pick_device(setting.device)), "bfloat16" if bf16 else "float32")
         row["taken_seconds"] = row["run_step_seconds"] * row["trained_together"]
     return rows
@@ -595,6 +620,8 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     three.add_argument("--over", choices=list(VALUES), required=True)
     three.add_argument("--values", nargs="+", help=f"by default {VALUES}")
     commands.add_parser("profile", parents=[shared, sized])
+    many = commands.add_parser("crowd", parents=[shared, sized])
+    many.add_argument("--processes", type=int, default=16, help="that train at once; give each a thread")
     return parser.parse_args(given)
 
 
@@ -611,11 +638,14 @@ def measured(args: argparse.Namespace) -> tuple[list[Row], list[Table]]:
     setting = Setting(**{field.name: getattr(args, field.name) for field in fields(Setting)})
     title = f"{setting}: random weights and ids, {BATCH} pairs a step, rank {RANK}"
     if args.command == "profile":
-        rows = profile(setting, args.ways or list(WAYS))
+        rows = profile(setting, args.ways or list(WAYS[:-1]))
         ops = [table(row["way"], list(row["ms_and_calls_by_op"].items())[:14], OP_COLUMNS) for row in rows]
         return rows, [table(title, rows, PROFILE_COLUMNS), *ops]
+    if args.command == "crowd":
+        rows = crowd(setting, args.ways or ["trl-fp32", "trl-bf16"], args.processes)
+        return rows, [table(title, rows, CROWD_COLUMNS)]
     if args.command == "steady":
-        rows = steady(setting, args.ways or list(WAYS), args.sample, args.repeats)
+        rows = steady(setting, args.ways or list(WAYS[:-1]), args.sample, args.repeats)
     else:
         rows = scaling(setting, args.over, args.values or VALUES[args.over], args.ways or CHEAP_WAYS, args.repeats)
     return rows, [table(title, rows, steady_columns(rows))]
