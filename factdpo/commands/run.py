@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from factdpo import console
 from factdpo.config import overrides
 from factdpo.config.folders import conf_folder
 from factdpo.config.schema import Config, ConfigError, Executor
@@ -25,14 +26,13 @@ ConfigStore.instance().store(name="schema", node=Config)
 
 def main(arguments: list[str], ours: "session.Session | None" = None) -> None:
     """Composes and runs, in a session if one is given; raises ConfigError for what cannot be done as asked."""
+    console.quiet_libraries()  # some are imported as runs are looked up
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands us its errors instead of printing them itself
     gc.set_threshold(20_000, 20)  # not 700: of 500 composed jobs, millions of small objects, none is garbage
     for_hydra, notes = overrides.for_hydra(arguments)
     for line in notes:
-        from factdpo.console import printable
-
-        print(f"factdpo: {printable(line)}", file=sys.stderr)
+        print(f"factdpo: {console.printable(line)}", file=sys.stderr)
     before, sys.argv = sys.argv, [sys.argv[0], *for_hydra]  # the only place where Hydra reads arguments from
     try:
         with session.opened(ours) as ours:

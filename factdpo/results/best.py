@@ -87,8 +87,9 @@ class Ranked(Generic[Setting]):
 
 
 def rank(metric: Metric, means: Mapping[Setting, float]) -> Ranked[Setting]:
-    """One or more settings, the best first; ValueError for none."""
-    order = sorted(means, key=lambda setting: means[setting], reverse=not metric.lower_is_better)
+    """One or more settings, the best first and those without a number last; ValueError where none has one."""
+    sign = 1 if metric.lower_is_better else -1
+    order = sorted(means, key=lambda setting: (math.isnan(means[setting]), sign * means[setting]))
     top = means[order[0]] if order else math.nan
     first = [setting for setting in means if math.isclose(means[setting], top, rel_tol=0, abs_tol=EQUAL)]
     if not first:

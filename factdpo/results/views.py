@@ -160,9 +160,14 @@ def _without_numbers(results: Results) -> list[str]:
 
 
 def _warnings(results: Results) -> list[str]:
-    """Each warning once, with the number of runs that have it."""
-    counts = results.finished["warnings"].dropna().str.split("\n").explode().value_counts()
-    lines = [f"warning: {text} ({count} runs)" if count > 1 else f"warning: {text}" for text, count in counts.items()]
+    """Each warning once, with the number of runs that have it, or of several runs the one that has."""
+    warned = results.finished[["name", "warnings"]].dropna()
+    each = warned.assign(warnings=warned["warnings"].str.split("\n")).explode("warnings")
+    several = len(results.finished) > 1
+    lines = []
+    for text, count in each["warnings"].value_counts().items():
+        whose = f"{count} runs" if count > 1 else each.loc[each["warnings"] == text, "name"].iloc[0]
+        lines.append(f"warning: {text} ({whose})" if several else f"warning: {text}")
     return [*lines[:LISTED], f"and {len(lines) - LISTED} more warnings"] if len(lines) > LISTED else lines
 
 

@@ -4,6 +4,7 @@ Nothing is trained, and no run is written. Estimates come from finished runs of 
 but to ask a base that was not asked before, and is on this machine, which engine can train it.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,7 +68,8 @@ def _ask_bases(runs: list[RunSpec]) -> None:
         if cfg.model.source is ModelSource.nano or cfg.engine.executor is not Executor.local:
             continue
         if question not in known and weights.are_here(weights.locate(cfg.model)):
-            known[question] = _ask(run)
+            with warnings.catch_warnings(action="ignore"):  # of libraries, for a run's log: none is written here
+                known[question] = _ask(run)
         if question in known:
             verdict.apply(known[question], run)
 

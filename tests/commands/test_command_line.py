@@ -317,6 +317,27 @@ def test_a_failed_run_of_a_sweep_stops_no_other_and_fails_the_sweep(factdpo: Run
     assert done.returncode == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dry_run", ["true", "false"])
+def test_what_libraries_show_and_warn_of_stays_out_of_the_terminal(
+    dry_run: str, factdpo: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Their bars and warnings, also where they are imported to ask a base, before any run begins."""
+    from tests.helpers.tiny import tiny_base
+
+    for name in ("TQDM_DISABLE", "TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        monkeypatch.delenv(name, raising=False)  # a test before may have set it
+    base = tiny_base()
+    base.model.save_pretrained(tmp_path / "base")
+    base.tokenizer.save_pretrained(tmp_path / "base")
+    small = ["split.train=8", "split.test=8", "dpo.max_steps=1", "dpo.epochs=null", "track=none"]
+    done = factdpo("-m", "seed=0,1", "model=custom", "model.id=base", f"dry_run={dry_run}", *small)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 runs: 2 to do" in done.stdout
+    for words in ("Warning", "it/s]", "%|", "[HYDRA]"):
+        assert words not in done.stdout + done.stderr, words
+
+
 def test_doctor_never_fails(factdpo: Run):
     done = factdpo("doctor", HF_ENDPOINT="http://127.0.0.1:9", WANDB_BASE_URL="http://127.0.0.1:9")
     assert done.returncode == 0 and done.stderr == ""

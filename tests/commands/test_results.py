@@ -40,6 +40,12 @@ def results(capsys: pytest.CaptureFixture[str]):
     return run
 
 
+def test_a_warning_of_one_run_names_the_run(sweep: Path, results):
+    store(sweep, "4a", 0.5, dpo_beta=0.7, seed=0, dpo_epochs=2.0, warnings=["odd [x]", "only here"])
+    said = results("sweeps/beta")
+    assert "warning: odd [x] (4 runs)\nwarning: only here (run 4a)\n" in said, said
+
+
 def test_seeds_are_collapsed_and_nothing_is_lost_silently(sweep: Path, results):
     assert results("sweeps/beta") == (
         "4 runs (1 DIVERGED)\n"

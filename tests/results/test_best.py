@@ -1,5 +1,7 @@
 """Which number chooses among settings, and who is first by it."""
 
+import math
+
 import pytest
 
 from factdpo.results.best import RETENTION, choosing, metric_of, rank, told
@@ -50,3 +52,10 @@ def test_equals_share_a_place_in_the_order_in_which_they_came() -> None:
     assert (lower.best, lower.flattered, rank(TEST, {"a": 1.0}).flattered) == ("b", False, False)
     with pytest.raises(ValueError, match="accuracy/test: no setting"):
         rank(TEST, {})
+
+
+def test_a_setting_without_a_number_is_last_wherever_it_came() -> None:
+    means = {"none": math.nan, "a": 0.1, "also": math.nan, "b": 0.3}
+    ranked, lower = rank(TEST, means), rank(metric_of(RETENTION), means)
+    assert (ranked.order, ranked.first) == (["b", "a", "none", "also"], ["b"])
+    assert (lower.order, lower.first) == (["a", "b", "none", "also"], ["a"])
