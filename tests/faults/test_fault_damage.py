@@ -151,9 +151,9 @@ def test_each_file_of_a_checkpoint(tmp_path: Path, peace: Path) -> None:
     cfgs = faults.warmed(sound, faults.sweep_of(sound), peace)
 
     def until_stored() -> None:
-        from factdpo.runs import pipeline
+        from factdpo.runs import trainings
 
-        pipeline._save = lambda *_: faults.kill()  # type: ignore[assignment]
+        trainings._save = lambda *_: faults.kill()  # type: ignore[assignment]
         faults.do(cfgs)
 
     assert faults.in_child(sound, until_stored).code == -9

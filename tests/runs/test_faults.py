@@ -144,7 +144,7 @@ def test_a_training_that_could_not_be_stored_goes_on_from_its_last_checkpoint(
         def save(*_: Any) -> None:
             raise fault
 
-        faulty.setattr("factdpo.runs.pipeline._save", save)
+        faulty.setattr("factdpo.runs.trainings._save", save)
         with suppress(KeyboardInterrupt):
             sweep(cfgs)
     assert states(cfgs)[0] == ("FAILED" if isinstance(fault, OSError) else "PREEMPTED")
