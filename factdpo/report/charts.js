@@ -240,7 +240,8 @@ function importance() {
       yaxis: {tickvals: keys.map((_, at) => at), ticktext: names.map(lines => lines.join('<br>')), showgrid: false, title: {text: ''}}});
 }
 
-/** Settings by what they learn and what they forget; the line joins those that no other beats in both. */
+/** Settings by what they learn and what they forget; the line joins those that no other beats in both, which are named
+ *  first: a name that would lie on another's is left out. */
 function frontier(id) {
   const lost = see(D.retention), learned = see('accuracy', state.split), base = [see(`base/${D.retention}`), see('base/accuracy', state.split)].map(found => finite(found)[0]?.[1]);
   const points = D.settings.map((setting, i) => ({i, x: lost[i], y: learned[i], label: setting.label})).filter(p => p.x && p.y).sort((a, b) => a.x[1] - b.x[1] || b.y[1] - a.y[1]);
@@ -249,16 +250,18 @@ function frontier(id) {
   const half = (score, end) => score[end] === null ? 0 : Math.abs(score[end] - score[1]);
   const error = pick => ({type: 'data', symmetric: false, array: points.map(p => half(pick(p), 3)), arrayminus: points.map(p => half(pick(p), 2)), thickness: 1, width: 0, color: css('--base')});
   const runs = D.runs.map((run, at) => [ofRuns(D.retention)[at], ofRuns('accuracy', state.split)[at], at]).filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y));
+  const xs = fitted([...points.map(p => p.x[1]), ...runs.map(r => r[0]), base[0]], false), ys = fitted([...points.flatMap(p => p.y.slice(1)), ...runs.map(r => r[1]), base[1]], true);
+  const near = (a, b) => Math.abs(a.x[1] - b.x[1]) < .25 * (xs[1] - xs[0]) && Math.abs(a.y[1] - b.y[1]) < .06 * (ys[1] - ys[0]);
+  const labelled = [...edge, ...points].reduce((kept, p) => kept.includes(p) || kept.some(other => near(p, other)) ? kept : [...kept, p], []);
   plot(id, [
     {x: edge.map(p => p.x[1]), y: edge.map(p => p.y[1]), mode: 'lines', name: 'frontier', line: {color: css('--bad'), width: 1.5, shape: 'hv'}, hoverinfo: 'skip'},
     {x: runs.map(r => r[0]), y: runs.map(r => r[1]), mode: 'markers', name: 'run', visible: runs.length > points.length && runs.length <= 300 ? true : 'legendonly', showlegend: runs.length > points.length,
       marker: {size: 4, opacity: .5, color: css('--muted')}, text: runs.map(r => escaped(D.runs[r[2]].label)), hoverinfo: 'text', customdata: runs.map(r => r[2])},
     {x: points.map(p => p.x[1]), y: points.map(p => p.y[1]), mode: points.length < 9 && innerWidth >= 700 ? 'markers+text' : 'markers', name: 'setting, mean over runs', marker: {size: 10, color: css('--dot')},
       error_y: points.length < 30 ? error(p => p.y) : undefined, textposition: 'top right', hovertext: points.map(p => `${hoverOf(p.label, p.y, title(state.split))}<br>retention: ${digits(p.x[1])}`),
-      hoverinfo: 'text', text: points.map(p => escaped(short(p.label, 34))), customdata: points.map(p => runsOf(p.i))},
+      hoverinfo: 'text', text: points.map(p => labelled.includes(p) ? escaped(short(p.label, 34)) : ''), cliponaxis: false, customdata: points.map(p => runsOf(p.i))},
     ...(base.every(Number.isFinite) ? [{x: [base[0]], y: [base[1]], mode: 'markers', name: 'base model', marker: {symbol: 'diamond-open', size: 11, color: css('--fg'), line: {width: 2}}, hoverinfo: 'name+x+y'}] : []),
-  ], {xaxis: named('retention, nats per token', {range: fitted([...points.map(p => p.x[1]), ...runs.map(r => r[0]), base[0]], false)}),
-    yaxis: named(`accuracy, ${escaped(title(state.split))}`, {range: fitted([...points.flatMap(p => p.y.slice(1)), ...runs.map(r => r[1]), base[1]], true)})});
+  ], {xaxis: named('retention, nats per token', {range: xs}), yaxis: named(`accuracy, ${escaped(title(state.split))}`, {range: ys})});
 }
 
 if (box) {
