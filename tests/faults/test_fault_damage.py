@@ -188,7 +188,7 @@ def test_many_runs_of_which_some_raise_and_some_are_killed(tmp_path: Path, peace
 
     out, runs = tmp_path / "outputs", faults.times(200)
     cfgs = faults.warmed(out, faults.sweep_of(out, runs=runs, dpo_max_steps=1, eval_generations=0), peace)
-    folders = {spec_of(cfg).folder: number for number, cfg in enumerate(cfgs)}
+    folders = {faults.place(cfg): number for number, cfg in enumerate(cfgs)}
     grown = tmp_path / "grown"
 
     def with_faults() -> None:

@@ -42,6 +42,16 @@ def sweep_of(out: Path, engine: str = "batched", runs: int = 2, **changes: Any) 
     return cfgs
 
 
+_places: dict[int, tuple[Config, Path]] = {}  # with the config, so that its number stays its own
+
+
+def place(cfg: Config) -> Path:
+    """The run's folder, which takes a look-up to know: once for each config, as none is changed here."""
+    if id(cfg) not in _places:
+        _places[id(cfg)] = cfg, spec_of(cfg).folder
+    return _places[id(cfg)][1]
+
+
 def do(cfgs: list[Config]) -> None:
     """All of these runs, as a multirun does them; raises if one is refused or FAILED."""
     belief_graph.write_graphs = _one_small_figure  # type: ignore[assignment]
@@ -152,7 +162,7 @@ def finished(cfgs: list[Config]) -> dict[str, tuple[int, int]]:
     """Run -> time and inode of its record, of those that are FINISHED and prove it."""
     stamps = {}
     for cfg in cfgs:
-        folder = spec_of(cfg).folder
+        folder = place(cfg)
         stored = read_result(folder)
         if stored.result is not None and stored.result["state"] == "FINISHED":
             status = (folder / "result.json").stat()
@@ -164,7 +174,7 @@ def falsely_finished(cfgs: list[Config]) -> list[str]:
     """Runs whose record says FINISHED and does not prove it; a damaged record is none."""
     wrong = []
     for cfg in cfgs:
-        folder = spec_of(cfg).folder
+        folder = place(cfg)
         with suppress(OSError, ValueError, KeyError, TypeError):
             says = json.loads((folder / "result.json").read_text())["state"] == "FINISHED"
             if says and read_result(folder).result is None:
@@ -176,7 +186,7 @@ def numbers(cfgs: list[Config]) -> list[Any]:
     """What the runs found: weights to the bit, and every score."""
     found = []
     for cfg in cfgs:
-        folder = spec_of(cfg).folder
+        folder = place(cfg)
         stored = read_result(folder)
         assert stored.result is not None, stored.reason
         scores = {key: stored.result[key] for key in ("state", "base", "trained", "baselines", "across")}
