@@ -161,9 +161,9 @@ def _without_numbers(results: Results) -> list[str]:
 
 def _warnings(results: Results) -> list[str]:
     """Each warning once, with the number of runs that have it, or of several runs the one that has."""
-    warned = results.finished[["name", "warnings"]].dropna()
-    each = warned.assign(warnings=warned["warnings"].str.split("\n")).explode("warnings")
-    several = len(results.finished) > 1
+    runs = results.finished
+    each = runs.assign(warnings=runs["warnings"].str.split("\n")).explode("warnings").dropna(subset=["warnings"])
+    several = len(runs) > 1
     lines = []
     for text, count in each["warnings"].value_counts().items():
         whose = f"{count} runs" if count > 1 else each.loc[each["warnings"] == text, "name"].iloc[0]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from factdpo.config.schema import Config
-from factdpo.runs import clock, pipeline
+from factdpo.runs import clock, pipeline, trainings
 from factdpo.runs.answer import answers
 from factdpo.runs.attempt import Attempt
 from factdpo.runs.clock import Clock
@@ -92,7 +92,7 @@ def test_an_interrupted_run_is_charged_for_the_stage_that_it_was_in(
         time.sleep(1.0)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, where, interrupt)
+    monkeypatch.setattr(pipeline if where == "prepare" else trainings, where, interrupt)
     spec = spec_of(short(tmp_path))
     with pytest.raises(KeyboardInterrupt):
         list(answers([spec], new_session()))

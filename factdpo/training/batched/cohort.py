@@ -52,6 +52,7 @@ class Cohort:
         self._tokens_to_score = tokens_to_score(members[0].cfg, stack.base)
         self._started = self._fetched = time.monotonic()
         self._pending: list[_PendingStep] = []
+        self._graphs = StepGraphs(self.train_step, self.device) if self.device.type == "cuda" else None
         self.active = [
             MemberState.fresh(member, adapter, self.device) for member, adapter in zip(members, fresh, strict=True)
         ]
@@ -63,17 +64,18 @@ class Cohort:
         cfgs = [state.member.cfg for state in active]
         self._objective = Objective(cfgs, self.device)
         self._optimizer = StackedAdamW(self.stack, [cfg.dpo for cfg in cfgs], moments, self.steps)
-        self._made_on_device = StepGraphs(self.train_step) if self.device.type == "cuda" else self.train_step
+        if self._graphs:
+            self._graphs.forget()
 
     # ------------------------------------------------------------------------------------------------------ a step
 
     def step(self) -> None:
-        """Make one optimizer step of every active run; nothing in it waits for the device."""
+        """Make one optimizer step of every active run; nothing in it waits for the device, but to capture a graph."""
         step = self.steps + 1
         taken = [next(state.micro_batches) for state in self.active]
         inputs = step_inputs(self.active, taken, [state.rate(step) for state in self.active], self.stack)
         before = self.stack.masters.clone() if any(state.must_change(step) for state in self.active) else None
-        values = self._made_on_device(inputs)
+        values = self._graphs(inputs) if self._graphs else self.train_step(inputs)
         if before is None:
             changed = torch.ones(1, len(self.active), device=self.device)
         else:

@@ -28,16 +28,17 @@ class _Captured(NamedTuple):
 
 
 class StepGraphs:
-    """`train_step` on a GPU, with a graph for each shape of inputs that came twice.
+    """`train_step` on a GPU, with a graph for each shape of inputs that came twice."""
 
-    Only while the tensors that it updates stay where they are: a cohort that goes on with fewer runs needs another.
-    """
-
-    def __init__(self, train_step: TrainStep):
-        self._train_step = train_step
-        self._captured: dict[Hashable, _Captured | None] = {}  # by shapes; None after the first step of its shape
+    def __init__(self, train_step: TrainStep, device: torch.device):
+        self._train_step, self._device = train_step, device
         self._pool = torch.cuda.graph_pool_handle()  # of memory: graphs run in turn, so they can share it
         self._can_capture = True
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all graphs: what a step reads and updates lies elsewhere from now on."""
+        self._captured: dict[Hashable, _Captured | None] = {}  # by shapes; None after the first step of its shape
 
     def __call__(self, inputs: StepInputs) -> Values:
         key = inputs.packed.longest, *(tensor.shape for tensor in inputs.tensors())
@@ -47,20 +48,34 @@ class StepGraphs:
         captured = self._captured[key] = self._captured[key] or self._capture(inputs)
         if captured is None:
             return self._train_step(inputs)
-        torch._foreach_copy_(captured.inputs.tensors(), inputs.tensors())
+        for own, given in zip(captured.inputs.tensors(), inputs.tensors(), strict=True):
+            own.copy_(given)
         captured.graph.replay()
         return captured.values.clone()
 
     def _capture(self, inputs: StepInputs) -> _Captured | None:
         """A graph of the step, which is not made by this; None where the model or memory does not allow one."""
+        self._can_capture = self._can_capture and self._has_room()
         if not self._can_capture:
             return None
-        graph, own = torch.cuda.CUDAGraph(), inputs.with_tensors([tensor.clone() for tensor in inputs.tensors()])
-        try:
-            with torch.cuda.graph(graph, pool=self._pool):
-                values = self._train_step(own)
-        except (RuntimeError, torch.OutOfMemoryError) as error:
-            log.debug("steps are launched one operation at a time: no CUDA graph (%s)", str(error).partition("\n")[0])
-            self._can_capture = False
-            return None
+        with torch.cuda.device(self._device):
+            stream = torch.cuda.current_stream()
+            graph, own = torch.cuda.CUDAGraph(), inputs.with_tensors([tensor.clone() for tensor in inputs.tensors()])
+            try:
+                with torch.cuda.graph(graph, pool=self._pool):
+                    values = self._train_step(own)
+            except RuntimeError as error:
+                torch.cuda.set_stream(stream)  # torch stays on that of the capture where this failed
+                said = str(error).partition("\n")[0]
+                log.debug("steps are launched one operation at a time: no CUDA graph (%s)", said)
+                self._can_capture = False
+                return None
         return _Captured(graph, own, values)
+
+    def _has_room(self) -> bool:
+        """Whether a step fits into the memory beside a graph, which keeps what a step takes: one of a new shape must.
+
+        What a step takes is in the allocator's cache now. A cohort that fills the memory keeps the GPU busy without.
+        """
+        cached = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        return torch.cuda.mem_get_info(self._device)[0] > cached

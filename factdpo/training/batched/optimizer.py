@@ -39,7 +39,7 @@ class StackedAdamW:
         # delta. The runs' own decay is applied to the masters.
         self._adamw = torch.optim.AdamW(
             [self._update], lr=1.0, betas=(dpo[0].adam_beta1, dpo[0].adam_beta2), eps=dpo[0].adam_epsilon,
-            weight_decay=1.0, fused=True, capturable=device.type == "cuda",
+            weight_decay=1.0, fused=True,
         )  # fmt: skip
         self._adamw.state[self._update] = {
             "step": torch.tensor(float(steps), device=device), "exp_avg": moments[0], "exp_avg_sq": moments[1],
@@ -58,6 +58,8 @@ class StackedAdamW:
                 view.mul_(trained)
             norms = torch.linalg.vector_norm(self._grads, dim=1, keepdim=True)
             self._grads.mul_((self._clip / (norms + 1e-6)).clamp(max=1.0))  # as torch.nn.utils.clip_grad_norm_
+            if masters.is_cuda:  # AdamW refuses to be captured without it, and warns of it elsewhere
+                self._adamw.param_groups[0]["capturable"] = torch.cuda.is_current_stream_capturing()
             self._adamw.step()
             if self._decay is not None and not self._stack.frozen:
                 masters.mul_(1 - rates * self._decay)

@@ -217,7 +217,8 @@ def _pad_head(heads: list[list[Place]], rows_each: int, width: int, multiple: in
 
     Its outputs are ignored. A place that predicts something is repeated only where the run has no other.
     """
-    most = min(_round_up(max(map(len, heads)), multiple), rows_each * width)
+    longest = max(map(len, heads))
+    most = max(longest, min(_round_up(longest, multiple), rows_each * width))  # equal prompts share a place
     padded = []
     for run, head in enumerate(heads):
         places = [row * width + column for row, column in head]

@@ -16,6 +16,8 @@ from factdpo.training.batched.inputs import StepInputs, step_inputs
 from factdpo.training.batched.stacked_lora import stacked
 from tests.helpers.tiny import tiny_base, tiny_config, tiny_pairs
 
+DEVICE = torch.device("cuda:1")
+
 
 class Steps:
     """A step whose value is the sum of its rates, and what was captured and replayed of it; no GPU is needed."""
@@ -24,9 +26,15 @@ class Steps:
         self.made: list[str] = []
         self.error = error
         self.capturing: Any = None
-        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
-        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: Graph(self))
-        monkeypatch.setattr(torch.cuda, "graph", self.graph)
+        self.free, self.stream, self.device = 100, "the usual", None
+        simulated = {
+            "graph_pool_handle": lambda: "pool", "CUDAGraph": lambda: Graph(self), "graph": self.graph,
+            "device": self.on, "current_stream": lambda: self.stream, "set_stream": self.stay_on,
+            "memory_reserved": lambda _: 90, "memory_allocated": lambda _: 40,
+            "mem_get_info": lambda _: (self.free, 200),
+        }  # fmt: skip
+        for name, value in simulated.items():
+            monkeypatch.setattr(torch.cuda, name, value)
 
     def __call__(self, inputs: StepInputs) -> torch.Tensor:
         self.made.append("captured" if self.capturing else "made")
@@ -38,14 +46,24 @@ class Steps:
             return values
         return inputs.rates.sum().view(1, 1)
 
+    def stay_on(self, stream: str) -> None:
+        self.stream = stream
+
+    @contextlib.contextmanager
+    def on(self, device: torch.device) -> Iterator[None]:
+        self.device = device
+        yield
+        self.device = None
+
     @contextlib.contextmanager
     def graph(self, graph: "Graph", pool: str) -> Iterator[None]:
-        assert pool == "pool"
-        self.capturing = graph
+        assert pool == "pool" and self.device == DEVICE, "another GPU would make the step, and capture nothing"
+        self.capturing, self.stream = graph, "the capture's"
         try:
             yield
         finally:
             self.capturing = None
+        self.stream = "the usual"  # as torch: not where the capture fails
 
 
 class Graph:
@@ -75,18 +93,33 @@ def test_a_shape_that_comes_again_is_captured_and_replayed_with_each_steps_own_i
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     steps = Steps(monkeypatch)
-    graphs = StepGraphs(steps)
+    graphs = StepGraphs(steps, DEVICE)
     values = [graphs(inputs_of(4, rate)) for rate in (1.0, 2.0, 3.0, 4.0)]
     assert steps.made == ["made", "captured", "replayed", "replayed", "replayed"]
     assert [value.item() for value in values] == [1.0, 2.0, 3.0, 4.0], "none is overwritten by a later one"
     steps.made.clear()
     assert [graphs(inputs_of(pairs, 5.0)).item() for pairs in (2, 4, 2)] == [5.0] * 3
     assert steps.made == ["made", "replayed", "captured", "replayed"], "another shape has a graph of its own"
+    steps.made.clear()
+    graphs.forget()
+    assert [graphs(inputs_of(4, rate)).item() for rate in (6.0, 7.0)] == [6.0, 7.0]
+    assert steps.made == ["made", "captured", "replayed"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("operation not permitted"), torch.OutOfMemoryError("no memory")])
 def test_a_step_that_cannot_be_captured_is_made_as_usual(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = Steps(monkeypatch, error)
-    graphs = StepGraphs(steps)
+    graphs = StepGraphs(steps, DEVICE)
     assert [graphs(inputs_of(4, rate)).item() for rate in (1.0, 2.0, 3.0)] == [1.0, 2.0, 3.0]
-    assert steps.made == ["made", "captured", "made", "made"]
+    graphs.forget()
+    assert [graphs(inputs_of(4, rate)).item() for rate in (4.0, 5.0)] == [4.0, 5.0]
+    assert steps.made == ["made", "captured", "made", "made", "made", "made"], "what failed is not tried again"
+    assert steps.stream == "the usual"
+
+
+def test_without_room_for_a_step_beside_a_graph_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(monkeypatch)
+    steps.free = 50  # as much as the allocator keeps of a step
+    graphs = StepGraphs(steps, DEVICE)
+    assert [graphs(inputs_of(4, rate)).item() for rate in (1.0, 2.0, 3.0)] == [1.0, 2.0, 3.0]
+    assert steps.made == ["made", "made", "made"]

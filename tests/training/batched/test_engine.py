@@ -915,7 +915,7 @@ def test_cuda_graphs_give_the_bits_of_the_steps_they_replace(
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda self: (replays.append(1), replay(self))[1])
     with_graphs = trained(tmp_path / "graphs")
     assert len(replays) > 8
-    monkeypatch.setattr("factdpo.training.batched.cohort.StepGraphs", lambda step: step)
+    monkeypatch.setattr("factdpo.training.batched.cohort.StepGraphs", lambda step, device: None)
     assert trained(tmp_path / "plain") == with_graphs
 
 

@@ -156,6 +156,18 @@ def test_what_is_shared_stands_in_each_row_that_needs_it_and_nothing_is_lost() -
     assert packed.ids[3:].unique().tolist() == [0, 5, 6, 107]
 
 
+@pytest.mark.parametrize("repeated", [10, 3])
+def test_runs_of_which_one_repeats_a_prompt_more_often_than_it_has_places(repeated: int) -> None:
+    """Equal prompts share all their places, so that a run can predict more often than it has tokens."""
+    pairs = pairs_of(*(([5, 6, 7], [20 + number], [40 + number]) for number in range(repeated)))
+    runs = [(pairs, list(range(repeated))), (pairs, [0, 1])]
+    packed = pack(runs, share=True)
+    assert packed.head.shape == (2, repeated) and packed.ids.shape == (2, 3)
+    found = packed_logps("gpt_neox", runs, share=True)
+    torch.testing.assert_close(found[:, 0], plain_logps("gpt_neox", *runs[0]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[:, 1, :2], plain_logps("gpt_neox", *runs[1]), rtol=0, atol=1e-5)
+
+
 def packed_logps(
     family: str, runs: list[tuple[Pairs, list[int]]], attention: str = "sdpa", share: bool = False, multiple: int = 1
 ) -> torch.Tensor:
