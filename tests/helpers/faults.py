@@ -55,11 +55,14 @@ def place(cfg: Config) -> Path:
 def do(cfgs: list[Config]) -> None:
     """All of these runs, as a multirun does them; raises if one is refused or FAILED."""
     belief_graph.write_graphs = _one_small_figure  # type: ignore[assignment]
+    failed = None
     for _, outcome in answer.answers([spec_of(cfg) for cfg in cfgs], new_session()):
         if not isinstance(outcome, Outcome):
             raise outcome
-        if outcome.exit_code:
-            raise answer.RunFailed(outcome.state, str(outcome.result["error"]), outcome.exit_code)
+        if outcome.exit_code and failed is None:
+            failed = answer.RunFailed(outcome.state, str(outcome.result["error"]), outcome.exit_code)
+    if failed is not None:  # when the others have ended
+        raise failed
 
 
 def _one_small_figure(items: Any, sides: Any, folder: Path) -> None:
