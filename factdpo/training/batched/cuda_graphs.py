@@ -34,6 +34,7 @@ class StepGraphs:
         self._train_step, self._device = train_step, device
         self._pool = torch.cuda.graph_pool_handle()  # of memory: graphs run in turn, so they can share it
         self._can_capture = True
+        torch.cuda.empty_cache()  # so that what is cached from now on is what a step takes: see _has_room
         self.forget()
 
     def forget(self) -> None:
@@ -55,8 +56,7 @@ class StepGraphs:
 
     def _capture(self, inputs: StepInputs) -> _Captured | None:
         """A graph of the step, which is not made by this; None where the model or memory does not allow one."""
-        self._can_capture = self._can_capture and self._has_room()
-        if not self._can_capture:
+        if not (self._can_capture and self._has_room()):
             return None
         with torch.cuda.device(self._device):
             stream = torch.cuda.current_stream()
