@@ -17,6 +17,7 @@ from factdpo.training.batched.inputs import StepInputs
 
 log = logging.getLogger("factdpo")
 
+MOST = 64  # graphs of a cohort: each takes megabytes, and rows of very different lengths have many shapes
 Values = Float[Tensor, "metrics R"]
 TrainStep = Callable[[StepInputs], Values]
 
@@ -56,7 +57,8 @@ class StepGraphs:
 
     def _capture(self, inputs: StepInputs) -> _Captured | None:
         """A graph of the step, which is not made by this; None where the model or memory does not allow one."""
-        if not (self._can_capture and self._has_room()):
+        graphs = sum(captured is not None for captured in self._captured.values())
+        if not (self._can_capture and graphs < MOST and self._has_room()):
             return None
         with torch.cuda.device(self._device):
             stream = torch.cuda.current_stream()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from factdpo.models.scoring import PairLogps
+from factdpo.training.batched import cuda_graphs
 from factdpo.training.batched import engine as batched
 from factdpo.training.batched.adapter import fresh_adapter
 from factdpo.training.batched.cohort import Cohort
@@ -115,6 +116,15 @@ def test_a_step_that_cannot_be_captured_is_made_as_usual(error: Exception, monke
     assert [graphs(inputs_of(4, rate)).item() for rate in (4.0, 5.0)] == [4.0, 5.0]
     assert steps.made == ["made", "captured", "made", "made", "made", "made"], "what failed is not tried again"
     assert steps.stream == "the usual"
+
+
+def test_there_are_no_more_graphs_than_are_worth_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(monkeypatch)
+    monkeypatch.setattr(cuda_graphs, "MOST", 1)
+    graphs = StepGraphs(steps, DEVICE)
+    for pairs in (2, 4, 2, 4):
+        graphs(inputs_of(pairs, 1.0))
+    assert steps.made == ["made", "made", "captured", "replayed", "made"]
 
 
 def test_without_room_for_a_step_beside_a_graph_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
