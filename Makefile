@@ -13,8 +13,8 @@ test: install  ## the default suite: offline, on the CPU, in minutes; a process 
 
 # FAULTS_TIMES=3 tries three times as much; a line `FAULTS | what | tried | as promised | not` per figure
 faults: install  ## attacks on what is stored: kills, signals, damage, full disks, a soak, longer fuzzing
-	figures=$$(mktemp); OMP_NUM_THREADS=1 FAULTS_TO=$$figures $(BIN)/pytest -q -s -n 2 -m slow tests/faults; code=$$?; \
-	sort $$figures; rm $$figures; exit $$code
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -s -m slow tests/faults/test_fault_damage.py & \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -s -m slow tests/faults/test_fault_interruptions.py; code=$$?; wait $$! && exit $$code
 	OMP_NUM_THREADS=1 FUZZ_TIMES=10 $(BIN)/pytest -q tests/data/test_fuzz_facts.py tests/store/test_fuzz_store.py
 
 check: install  ## lint, format and types
