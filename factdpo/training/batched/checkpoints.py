@@ -112,14 +112,17 @@ def find(folder: Path, wanted: set[str]) -> list[Checkpoint]:
 
 
 def clear(folder: Path, adapters: Path) -> None:
-    """Remove the checkpoints of cohorts whose weights are all stored below `adapters`, as a kill may leave them.
+    """Remove the checkpoints of cohorts whose weights are all stored below `adapters`, and folders without any.
+
+    A kill may leave both.
 
     Locks only what it removes, since who looks for a checkpoint passes a locked one over.
     """
     for path in sorted(p for p in folder.glob("*") if p.is_dir()):
         try:
             keys = _keys(path)
-            if keys and all((adapters / key / cache.MANIFEST).is_file() for key in keys):
+            is_empty = not any(step.is_dir() for step in path.glob("[0-9]*"))
+            if is_empty or (keys and all((adapters / key / cache.MANIFEST).is_file() for key in keys)):
                 Home(path).forget()
         except (OSError, Timeout, shapes.DamagedFile):
             continue

@@ -251,6 +251,16 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     assert sorted(p.name for p in at.iterdir() if p.is_dir()) == ["00000003"]
 
 
+def test_a_folder_without_a_checkpoint_is_cleared_away_unless_somebody_holds_it(tmp_path: Path) -> None:
+    """Of a cohort whose first checkpoint was not due: killed as its runs were closed, their weights stored."""
+    batches = tmp_path / "batches"
+    left, held = Home.new(batches, ["a"]), Home.new(batches, ["b"])
+    left._lock.release()  # as the death of its process does
+    clear(batches, tmp_path / "adapters")
+    assert [*batches.iterdir()] == [held.folder]
+    held.release()
+
+
 def test_what_a_kill_left_of_trainings_that_are_stored_is_cleared_away(tmp_path: Path) -> None:
     done, partly = write(tmp_path / "batches", ["a", "b"], 3), write(tmp_path / "batches", ["b", "c"], 3)
     held = write(tmp_path / "batches", ["a"], 6)
