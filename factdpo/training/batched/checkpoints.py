@@ -36,7 +36,7 @@ class Home:
         """A new empty folder below `folder` for a cohort of these runs."""
         folder.mkdir(parents=True, exist_ok=True)
         path = Path(tempfile.mkdtemp(prefix=f"{cache.signature(keys)}-", dir=folder))
-        return cls(path, wait=WAIT_SECONDS)  # if another process has just taken it for one that a kill left: see `clear`
+        return cls(path, wait=WAIT_SECONDS)  # another may have taken it for one that a kill left: see `clear`
 
     def save(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Write a checkpoint; once it is whole, remove all but the newest KEPT."""
