@@ -62,7 +62,9 @@ Row = dict[str, Any]
 # trl-defaults: DPOConfig's own, so bf16 autocast, gradient checkpointing, reference on the fly (adapter switched off).
 # trl-fp32, trl-bf16: TRL tuned: no checkpointing, reference precomputed; the faster of them is "TRL tuned".
 # batched-bf16: dpo.bf16=true, the frozen layers multiply in bfloat16. batched-launched: without CUDA graphs.
-WAYS = ("trl-defaults", "trl-fp32", "trl-bf16", "batched", "batched-bf16", "batched-launched")
+USUAL = ["trl-defaults", "trl-fp32", "trl-bf16", "batched", "batched-bf16"]
+WAYS = (*USUAL, "batched-launched")
+FLOAT32 = ("trl-fp32", "batched", "batched-launched")
 TRUTH = "trl-fp32"  # what the others must agree with
 EXACT_TOLERANCE, BF16_TOLERANCE = 1e-4, 1e-2  # of a step's loss, nats; bfloat16 rounds each logit to 2^-8 of it
 # End to end, on any split: accuracy; mean log-probs in nats, of the median run and of any. Hundreds of steps amplify
@@ -292,7 +294,7 @@ def compared(rows: list[Row]) -> list[Row]:
     for row in rows:
         runs = sorted(truth.keys() & row["losses"].keys())
         gaps = [abs(a - b) for run in runs for a, b in zip(truth[run], row["losses"][run], strict=True)]
-        row["tolerance"] = EXACT_TOLERANCE if row["way"] in (TRUTH, "batched", "batched-launched") else BF16_TOLERANCE
+        row["tolerance"] = EXACT_TOLERANCE if row["way"] in FLOAT32 else BF16_TOLERANCE
         row["apart"], row["runs_compared"] = max(gaps, default=float("nan")), len(runs)
         row["agrees"] = all(gap <= row["tolerance"] for gap in gaps) and bool(gaps)  # NaN agrees with nothing
     if all(row["agrees"] for row in rows):
@@ -539,7 +541,7 @@ def profile(setting: Setting, ways: list[str]) -> list[Row]:
     """A step of each way, taken apart: of one run with TRL, of all that train together in the batched engine."""
     rows = [in_a_fresh_process(way, setting, 1, Probe) for way in ways]
     for row in rows:
-        bf16 = row["way"] not in ("trl-fp32", "batched", "batched-launched") or setting.dtype == "bfloat16"
+        bf16 = row["way"] not in FLOAT32 or setting.dtype == "bfloat16"
         row["roof_flops"] = roof(str(pick_device(setting.device)), "bfloat16" if bf16 else "float32")
         row["taken_seconds"] = row["run_step_seconds"] * row["trained_together"]
     return rows
@@ -638,14 +640,14 @@ def measured(args: argparse.Namespace) -> tuple[list[Row], list[Table]]:
     setting = Setting(**{field.name: getattr(args, field.name) for field in fields(Setting)})
     title = f"{setting}: random weights and ids, {BATCH} pairs a step, rank {RANK}"
     if args.command == "profile":
-        rows = profile(setting, args.ways or list(WAYS[:-1]))
+        rows = profile(setting, args.ways or USUAL)
         ops = [table(row["way"], list(row["ms_and_calls_by_op"].items())[:14], OP_COLUMNS) for row in rows]
         return rows, [table(title, rows, PROFILE_COLUMNS), *ops]
     if args.command == "crowd":
         rows = crowd(setting, args.ways or ["trl-fp32", "trl-bf16"], args.processes)
         return rows, [table(title, rows, CROWD_COLUMNS)]
     if args.command == "steady":
-        rows = steady(setting, args.ways or list(WAYS[:-1]), args.sample, args.repeats)
+        rows = steady(setting, args.ways or USUAL, args.sample, args.repeats)
     else:
         rows = scaling(setting, args.over, args.values or VALUES[args.over], args.ways or CHEAP_WAYS, args.repeats)
     return rows, [table(title, rows, steady_columns(rows))]

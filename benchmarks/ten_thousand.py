@@ -6,8 +6,8 @@
 Memory is what training/batched/capacity.py measures and plans with. Of each size it is measured on a model of one
 layer and on one of two, at the true width, and continued to the true number of layers: a layer costs the same each
 time, which `--check` shows. GPU hours are arithmetic: forward passes of pairs as dry_run counts them
-(sweep/estimates.py), 2 FLOP per parameter and token, and a speed that is assumed (--tflops). The
-store is one run of nano, measured, with the adapter of each size and rank, twice, in place of its own.
+(sweep/estimates.py), 2 FLOP per parameter and token, and a speed that is assumed (--tflops). The store is one run of
+nano, measured, with the adapter of each size and rank, twice, in place of its own.
 """
 
 import argparse

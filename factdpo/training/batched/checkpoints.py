@@ -113,9 +113,7 @@ def find(folder: Path, wanted: set[str]) -> list[Checkpoint]:
 
 
 def clear(folder: Path, adapters: Path) -> None:
-    """Remove the checkpoints of cohorts whose weights are all stored below `adapters`, and folders without any.
-
-    A kill may leave both.
+    """Remove what a kill may leave: checkpoints of cohorts whose weights are all below `adapters`, and empty folders.
 
     Locks only what it removes, since who looks for a checkpoint passes a locked one over.
     """

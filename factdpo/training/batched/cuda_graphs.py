@@ -1,7 +1,7 @@
 """A cohort's steps as CUDA graphs: a step's thousand operations are told to the GPU once, then started by one call.
 
 A GPU does a step of a small model sooner than the host can launch its operations. A graph belongs to one shape of a
-step's inputs, so shapes are rounded up (packing.py) and few; a step of a shape that is new is made as usual. A graph
+step's inputs, so shapes are rounded up (inputs.py) and few; a step of a shape that is new is made as usual. A graph
 holds the same kernels with the same arguments, and so gives the same bits.
 """
 
