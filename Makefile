@@ -14,7 +14,8 @@ test: install  ## the default suite: offline, on the CPU, in minutes; a process 
 # FAULTS_TIMES=3 tries three times as much; a line `FAULTS | what | tried | as promised | not` per figure
 faults: install  ## attacks on what is stored: kills, signals, damage, full disks, a soak, longer fuzzing
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -s -m slow tests/faults/test_fault_damage.py & \
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -s -m slow tests/faults/test_fault_interruptions.py; code=$$?; wait $$! && exit $$code
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -s -m slow tests/faults/test_fault_interruptions.py tests/faults/test_fault_soak.py; \
+	code=$$?; wait $$! && exit $$code
 	OMP_NUM_THREADS=1 FUZZ_TIMES=10 $(BIN)/pytest -q tests/data/test_fuzz_facts.py tests/store/test_fuzz_store.py
 
 check: install  ## lint, format and types
