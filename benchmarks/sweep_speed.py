@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -71,6 +71,7 @@ EXACT_TOLERANCE, BF16_TOLERANCE = 1e-4, 1e-2  # of a step's loss, nats; bfloat16
 # rounding in some runs: TRL differs from itself under ATEN_CPU_CAPABILITY=avx2 by 0.017 and 0.34 nats (nano, beta 0.05,
 # rate 1e-3, seed 0: LOG.md, 2026-11-25). For any run it is twice that.
 ACCURACY_TOLERANCE, MEDIAN_NATS_TOLERANCE, NATS_TOLERANCE = 0.034, 0.001, 0.68
+WHOLE = {"commands": "a command per run", "process": "-m, basic launcher", "batched": "-m, batched"}  # end to end
 WARMUP, WINDOWS = 2, 5  # steps of every training before the clock starts; parts that it times
 BATCH, RANK = 8, 16  # pairs a step and LoRA rank, in all but end-to-end
 BETAS, RATES, MOST_RUNS = (0.1, 0.2, 0.05, 0.5), (1e-3, 5e-4), 64
@@ -97,10 +98,10 @@ class Setting:
 
 def grid(runs: int) -> dict[str, list[Any]]:
     """The sweep: up to 4 betas, 2 rates, and as many seeds as it takes."""
-    if runs not in (1, 2, 4) and (runs % 8 or not 0 < runs <= MOST_RUNS):
-        sys.exit(f"--runs {runs}: must be 1, 2, 4 or a multiple of 8 up to {MOST_RUNS}")
-    seeds = range(-(-runs // 8))
-    return {"dpo.beta": list(BETAS[:runs]), "dpo.learning_rate": list(RATES[: -(-runs // 4)]), "seed": list(seeds)}
+    if runs not in (1, 2, 3, 4, 6) and (runs % 8 or not 0 < runs <= MOST_RUNS):
+        sys.exit(f"--runs {runs}: must be 1, 2, 3, 4, 6 or a multiple of 8 up to {MOST_RUNS}")
+    rates, seeds = RATES[: -(-runs // 4)], range(-(-runs // 8))
+    return {"dpo.beta": list(BETAS[: runs // len(rates)]), "dpo.learning_rate": list(rates), "seed": list(seeds)}
 
 
 # ------------------------------------------------------------------------------------------------- one measured sweep
@@ -363,28 +364,37 @@ def steady_columns(rows: list[Row]) -> dict[str, Callable[[Row], Any]]:
 # -------------------------------------------------------------------------------------------------------- end to end
 
 
-def end_to_end(runs: int, sample: int, overrides: list[str]) -> list[Row]:
-    """The whole sweep from the command line in three ways; of the separate commands only `sample` are really run."""
+def end_to_end(runs: int, sample: int, ways: list[str], at_once: bool, overrides: list[str]) -> list[Row]:
+    """The whole sweep from the command line; of the separate commands only `sample` are really run.
+
+    With `at_once` all ways start together, each with a core to itself: what slows the machine slows them alike.
+    """
     axes = grid(runs)
     points = [[f"{key}={value}" for key, value in zip(axes, p, strict=True)] for p in itertools.product(*axes.values())]
     sweep = [f"{key}={','.join(map(str, values))}" for key, values in axes.items()]
-    some = points[:: -(-runs // min(sample, runs))]
-    rows = [
-        commanded("a command per run", [["engine=trl", *point] for point in some], runs, overrides),
-        commanded("-m, basic launcher", [["-m", "hydra/launcher=basic", "engine=trl", *sweep]], runs, overrides),
-        commanded("-m, batched", [["-m", "hydra/launcher=batched", "engine=batched", *sweep]], runs, overrides),
-    ]
-    truth = rows[1]["results"]
+    commands = {
+        "commands": [["engine=trl", *point] for point in points[:: -(-runs // min(sample, runs))]],
+        "process": [["-m", "hydra/launcher=basic", "engine=trl", *sweep]],
+        "batched": [["-m", "hydra/launcher=batched", "engine=batched", *sweep]],
+    }
+    with ThreadPoolExecutor(len(ways) if at_once else 1) as pool:
+        made = [
+            pool.submit(commanded, way, commands[way], runs, overrides, core if at_once else None)
+            for core, way in enumerate(ways)
+        ]
+        rows = [row.result() for row in made]
+    truth = max((row for row in rows if row["way"] != "batched"), key=lambda row: row["runs_made"], default=rows[0])
     for row in rows:
-        gaps = [gap(result, truth[point]) for point, result in row["results"].items()]
+        shared = [point for point in row["results"] if point in truth["results"]]
+        gaps = [gap(row["results"][point], truth["results"][point]) for point in shared]
         accuracy, nats = zip(*gaps, strict=True)
         row |= {"accuracy_apart": max(accuracy), "median_nats_apart": median(nats), "nats_apart": max(nats)}
         close = row["accuracy_apart"] <= ACCURACY_TOLERANCE and row["median_nats_apart"] <= MEDIAN_NATS_TOLERANCE
         row["agrees"] = close and row["nats_apart"] <= NATS_TOLERANCE
     if all(row["agrees"] for row in rows):
+        seconds = {row["way"]: row["wall_seconds"] for row in rows}
         for row in rows:
-            row["times_commands"] = rows[0]["wall_seconds"] / row["wall_seconds"]
-            row["times_one_process"] = rows[1]["wall_seconds"] / row["wall_seconds"]
+            row |= {f"times_{way}": seconds[way] / row["wall_seconds"] for way in seconds}
     return rows
 
 
@@ -418,12 +428,14 @@ WORKERS_COLUMNS: dict[str, Callable[[Row], Any]] = {
 }
 
 
-def commanded(way: str, commands: list[list[str]], runs: int, overrides: list[str]) -> Row:
+def commanded(way: str, commands: list[list[str]], runs: int, overrides: list[str], core: int | None = None) -> Row:
     """Wall time of these commands in turn, in one empty folder; scaled to all runs; and every run's scores."""
+    pinned = [] if core is None else ["taskset", "-c", str(core)]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         for command in commands:
-            whole = [sys.executable, "-m", "factdpo", *command, "track=none", f"out={folder}/outputs", *overrides]
+            factdpo = [*pinned, sys.executable, "-m", "factdpo"]
+            whole = [*factdpo, *command, "track=none", f"out={folder}/outputs", *overrides]
             done = subprocess.run(whole, cwd=folder, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"{' '.join(whole)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -456,12 +468,12 @@ def gap(a: Row, b: Row) -> tuple[float, float]:
 
 def end_to_end_columns(runs: int) -> dict[str, Callable[[Row], Any]]:
     return {
-        "factdpo": lambda row: row["way"],
+        "factdpo": lambda row: WHOLE[row["way"]],
         "runs made": lambda row: f"{row['runs_made']}" + ", then scaled" * (row["runs_made"] < runs),
         "all, s": lambda row: f"{row['wall_seconds']:.1f}",
         "one, s": lambda row: f"{row['wall_seconds'] / runs:.2f}",
         "x commands": lambda row: ratio(row, "times_commands"),
-        "x one process": lambda row: ratio(row, "times_one_process"),
+        "x one process": lambda row: ratio(row, "times_process"),
         "training, s": lambda row: f"{row['train_seconds']:.1f}",
         "all else, s": lambda row: f"{row['wall_seconds'] - row['train_seconds']:.1f}",
         "peak GiB": lambda row: f"{row['peak_gib']:.2f}",
@@ -600,7 +612,7 @@ def machine() -> Row:
 def parse(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared, sized, repeated = (argparse.ArgumentParser(add_help=False) for _ in range(3))
-    shared.add_argument("--runs", type=int, default=8, help="of the sweep: 1, 2, 4, 8, 16, 24 ... 64")
+    shared.add_argument("--runs", type=int, default=8, help="of the sweep: 1, 2, 3, 4, 6, 8, 16, 24 ... 64")
     shared.add_argument("--json", type=Path, metavar="FILE", help="where to keep everything that was measured")
     sized.add_argument("--shape", default="pythia_14m", help="an option of conf/model: nano, pythia_14m, ...")
     sized.add_argument("--facts", type=int, default=300, help="pairs that are trained on")
@@ -615,6 +627,8 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     one.add_argument("--sample", type=int, default=2, help="runs that TRL really trains; each costs the same")
     two = commands.add_parser("end-to-end", parents=[shared])
     two.add_argument("--sample", type=int, default=MOST_RUNS, help="separate commands that are really run")
+    two.add_argument("--ways", nargs="+", choices=WHOLE, default=list(WHOLE), help="what to measure")
+    two.add_argument("--at-once", action="store_true", help="all ways together, each pinned to a core of its own")
     two.add_argument("overrides", nargs="*", help="for every run: split.train=40 dpo.epochs=1")
     whole = commands.add_parser("workers", parents=[shared, repeated])
     whole.add_argument("overrides", nargs="*", help="for every run: split.train=40 dpo.epochs=1")
@@ -630,7 +644,7 @@ def parse(given: list[str] | None) -> argparse.Namespace:
 def measured(args: argparse.Namespace) -> tuple[list[Row], list[Table]]:
     """What the command found, and how it is shown."""
     if args.command == "end-to-end":
-        rows = end_to_end(args.runs, args.sample, args.overrides)
+        rows = end_to_end(args.runs, args.sample, args.ways, args.at_once, args.overrides)
         title = f"{args.runs} runs, start-up included; the defaults (nano), but {args.overrides or 'nothing'}"
         return rows, [table(title, rows, end_to_end_columns(args.runs))]
     if args.command == "workers":

@@ -72,6 +72,7 @@ def test_no_ratio_is_given_when_the_losses_differ(bench: ModuleType) -> None:
         "steady --shape nano --runs 2 --steps 1 --sample 1 --ways trl-fp32 batched batched-launched",
         "profile --shape nano --runs 2 --steps 1 --ways batched",
         "crowd --shape nano --processes 2 --steps 1 --ways batched",
+        "end-to-end --ways commands batched --at-once --runs 3 --sample 1 split.train=24 split.test=20 dpo.epochs=1",
         "end-to-end --runs 2 --sample 1 split.train=24 split.test=20 dpo.epochs=1 eval.every=never",
     ],
 )

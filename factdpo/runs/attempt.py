@@ -15,7 +15,7 @@ import yaml
 from factdpo import console, signals
 from factdpo.config.schema import ConfigError, EngineName, to_dict
 from factdpo.runs.identity import RunSpec
-from factdpo.store import cache, index, provenance
+from factdpo.store import cache, provenance
 from factdpo.store import result as record
 from factdpo.store.history import Row
 from factdpo.store.layout import PLAN
@@ -156,8 +156,6 @@ class Attempt:
             self.trackers.finish(result, items, generations, self.spec.folder)
         if self.log_file is not None:
             self.log_file.close()
-        if self.spec.cfg.sweep is not None:
-            index.update_index(self.spec.folder.parent)
         return self.outcome
 
     def _empty(self) -> None:

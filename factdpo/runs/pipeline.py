@@ -4,6 +4,7 @@ facts -> splits -> tokenised pairs -> reference log-probs -> training -> scores 
 """
 
 import logging
+import time
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,10 @@ from factdpo.runs.identity import cohorts
 from factdpo.runs.session import Session
 from factdpo.runs.stages import Prepared, prepare
 from factdpo.runs.trainings import open_run, train_and_score
+from factdpo.store import index
 from factdpo.training.batched import checkpoints
+
+INDEX_SECONDS = 10.0  # between two updates of the index, which take as long as all runs of its folder are many
 
 
 def execute(attempts: list[Attempt], session: Session, clock: Clock) -> Generator[tuple[Attempt, Outcome], None, None]:
@@ -27,12 +31,17 @@ def execute(attempts: list[Attempt], session: Session, clock: Clock) -> Generato
     """
     logs: list[logging.Handler] = [logging.NullHandler()]  # of the runs under way
     _clear_checkpoints(attempts)
+    indexed = time.monotonic()
     try:
         with console.logging_to(logs):
             of_spec = {attempt.spec: attempt for attempt in attempts}
             for specs in cohorts(list(of_spec)):
                 cohort = [of_spec[spec] for spec in specs]
-                yield from _execute_cohort(cohort, session, logs, clock, alone=len(attempts) == 1)
+                for ending in _execute_cohort(cohort, session, logs, clock, alone=len(attempts) == 1):
+                    yield ending
+                    if time.monotonic() - indexed >= INDEX_SECONDS:
+                        _update_index(attempts)
+                        indexed = time.monotonic()
         _clear_checkpoints(attempts)  # of a batch that a kill ended, and of which others have trained the rest
     except BaseException as error:
         under_way = [attempt for attempt in attempts if attempt.under_way]
@@ -41,6 +50,13 @@ def execute(attempts: list[Attempt], session: Session, clock: Clock) -> Generato
         for attempt in under_way:
             _complete(attempt, partial(_raise, error), clock)
         raise
+    finally:
+        _update_index(attempts)
+
+
+def _update_index(attempts: list[Attempt]) -> None:
+    for home in {attempt.spec.folder.parent for attempt in attempts if attempt.spec.cfg.sweep is not None}:
+        index.update_index(home)
 
 
 def _clear_checkpoints(attempts: list[Attempt]) -> None:

@@ -13,7 +13,6 @@ from factdpo.config.schema import Config, Figures
 from factdpo.data.load import sides
 from factdpo.data.pairs import Pairs, show
 from factdpo.evaluation import belief_graph, metrics
-from factdpo.evaluation.baselines import baselines
 from factdpo.evaluation.warnings import warnings
 from factdpo.models.base import load_base
 from factdpo.models.devices import pick_device
@@ -57,9 +56,7 @@ def measure(attempt: Attempt, run: Prepared, ending: Scores | Exception) -> Meas
         for (prompt, split, fact), of_base, of_trained in zip(run.prompts, before.said, after.said, strict=True)
     ]
     _write_artefacts(attempt.spec.folder, run, items, generations)
-    side_of = sides(run.cfg.data)
-    count = len(set(side_of.values())) if side_of else None
-    rules = baselines(run.inputs.splits["train"], {name: pairs[name] for name in run.inputs.splits}, count)
+    rules = run.inputs.rules
     scores: Row = {
         "device": str(run.base.device),
         **scores_of(pairs, refs, ending.logps, run.reference),

@@ -5,14 +5,16 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from factdpo.config.schema import KEYS, Boundary, Config, Keep, MethodConfig, MethodName, to_dict
+from factdpo.config.schema import KEYS, Boundary, Config, DataConfig, Keep, MethodConfig, MethodName, to_dict
 from factdpo.data.files import CHARACTERS
+from factdpo.data.load import sides
 from factdpo.data.pairs import Pairs, text_rows, tokenise
 from factdpo.data.splits import Splits, make_splits
 from factdpo.data.tokens import Checked
 from factdpo.evaluation import metrics
+from factdpo.evaluation.baselines import Baselines, baselines
 from factdpo.models.base import Base
 from factdpo.models.scoring import PairLogps, reference_logps
 from factdpo.runs.identity import config_in_id, data_identity, retained_text, usable_facts
@@ -29,14 +31,23 @@ FIXED_PROMPTS = ("Harry Potter is Ron Weasley's", "Lord Voldemort is Harry Potte
 CURVES = ("accuracy", "balanced_accuracy", "margin_nats", "chosen_logp_nats", "rejected_logp_nats", "p_other")
 
 
-class Inputs(NamedTuple):
+@dataclass(eq=False)
+class Inputs:
     """What runs on the same facts and the same base share."""
 
+    data: DataConfig
     checked: Checked  # all facts that can be used
     splits: Splits
     pairs: dict[str, Pairs]
     refs: dict[str, PairLogps]  # the base's own scores
     notes: list[str]  # what was dropped or changed on the way, each as a sentence
+
+    @cached_property
+    def rules(self) -> Baselines:
+        """What the shallow baselines score on each split; a second run has them for nothing."""
+        side_of = sides(self.data)
+        count = len(set(side_of.values())) if side_of else None
+        return baselines(self.splits["train"], {name: self.pairs[name] for name in self.splits}, count)
 
 
 @dataclass(eq=False)
@@ -171,7 +182,7 @@ def prepare(cfg: Config, session: Session) -> Prepared:
         pairs = tokenised(splits, base, cfg)
         folder, size = Path(cfg.out) / "cache", cfg.eval.batch_size
         refs = {name: reference_logps(base, of_split, size, folder) for name, of_split in pairs.items()}
-        inputs = Inputs(checked, splits, pairs, refs, notes)
+        inputs = Inputs(cfg.data, checked, splits, pairs, refs, notes)
         session.keep_inputs(key, inputs)
     sft = Prepared(sft_stage(cfg), base, inputs) if cfg.method.name is MethodName.sft_dpo else None
     return Prepared(cfg, base, inputs, sft)

@@ -81,7 +81,7 @@ def _ask(run: RunSpec) -> verdict.Verdict:
     cfg, ours = run.trains, session.current()
     base = ours.base(cfg)
     checked, splits, notes = splits_of(cfg, base, ours.facts)
-    prepared = Prepared(cfg, base, Inputs(checked, splits, tokenised(splits, base, cfg), {}, notes))
+    prepared = Prepared(cfg, base, Inputs(cfg.data, checked, splits, tokenised(splits, base, cfg), {}, notes))
     return verdict.verdict(prepared, run.asked, ours.verdicts)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,9 @@ SIZES = {
     **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0),
     "vocab_size": VOCABULARY, "is_decoder": True, "use_cache": False,
 }  # fmt: skip
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 8}
+ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
+INDEXER = {"n_heads": 2, "kv_heads": 1, "head_dim": 16, "budget": 8, "compress_ratio": 2}
 # What a few need besides.
 OWN: dict[str, dict[str, Any]] = {
     "diffllama": {"num_key_value_heads": 2},
@@ -70,10 +74,39 @@ OWN: dict[str, dict[str, Any]] = {
         "attn_config": {"kv_n_heads": 1, "rope_theta": 1e4, "clip_qkv": 8},
         "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4},
     },
-    **{kind: {"layer_types": ["conv", "full_attention"]} for kind in ("lfm2", "lfm2_moe", "lfm3")},
+    **{kind: {"layer_types": ["conv", "full_attention"]} for kind in ("lfm2", "lfm2_moe")},
+    "lfm3": {"layer_types": ["conv", "sliding_attention", "full_attention"]},
     "qwen2": {"use_sliding_window": True, "max_window_layers": 1},
     "qwen3": {"use_sliding_window": True, "max_window_layers": 1},
-}
+    "bamba": MAMBA | {"attn_layer_indices": [1]},
+    "granitemoehybrid": MAMBA | {"layer_types": ["linear_attention", "full_attention"], "shared_intermediate_size": 32},
+    "zamba": {
+        "layers_block_type": ["linear_attention", "hybrid", "hybrid"], "num_hidden_layers": 3,
+        "attention_head_dim": 32, "num_key_value_heads": 2,
+    },
+    "zamba2": {
+        "layers_block_type": ["linear_attention", "hybrid"], "n_mamba_heads": 4, "mamba_d_state": 8, "chunk_size": 8,
+        "num_key_value_heads": 2,
+    },
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
+    "gemma3n_text": {
+        "layer_types": ["sliding_attention", "full_attention"], "activation_sparsity_pattern": [0.5, 0.0],
+        "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY,
+        "laurel_rank": 4,
+    },
+    "reformer": {
+        "axial_pos_embds": False, "attn_layers": ["local", "local"], "local_attn_chunk_length": 8,
+        "attention_head_size": 16, "feed_forward_size": 64,
+    },
+    "qwen4_exp_text": {f"indexer_{name}": size for name, size in INDEXER.items()} | {
+        "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+        "hc_lowrank": 8, "ngram_vocab_size_base": 200, "heads_per_ngram": 2, "split_ngram_parts": 2,
+    },
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": {"sliding_attention": ROPE, "full_attention": ROPE},
+    },
+}  # fmt: skip
 
 
 class Found(NamedTuple):
@@ -177,6 +210,8 @@ def examine(kind: str, long: int = LONG, **changes: Any) -> Found:
         return Found("refused", no_engine)
     if sentence:
         ending = _trl(base, Run(cfg, pairs))
+        if isinstance(ending, TimeoutError):
+            raise ending
         if isinstance(ending, Exception):
             return Found("refused", f"{sentence}; and by TRL {said(ending)}")
         return Found("trl", sentence)
@@ -258,4 +293,5 @@ def _scores_apart(base: Base, folder: Path, adapter: Adapter, pairs: Pairs) -> f
 
 
 def said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:160]
+    first = (str(error).strip().splitlines() or [""])[0]
+    return textwrap.shorten(f"{type(error).__name__}: {first}", 200, placeholder=" ...")

@@ -37,6 +37,8 @@ MORE: list[tuple[str, dict[str, Any], str, str]] = [
     *((kind, {}, "trl", "0 times") for kind in ("bart", "marian", "gemma3")),
     *((kind, {}, "trl", "log-prob") for kind in ("rwkv", "qwen3_5_text", "olmo_hybrid")),
     *((kind, {}, "trl", "") for kind in ("bloom", "mixtral", "olmoe", "qwen3_moe", "ctrl")),
+    *((kind, {}, "trl", "log-prob") for kind in ("bamba", "zamba", "zamba2")),
+    *((kind, {}, "trl", "calls the adapted layer") for kind in ("gemma3n_text", "zaya")),
     ("phi3", LONG_ROPE, "refused", "depends on the rows beside it"),
     ("roberta", {"is_decoder": False}, "refused", "not causal as it is configured"),
     ("bert-generation", {"is_decoder": False}, "refused", "not causal as it is configured"),
