@@ -580,6 +580,10 @@ class EngineConfig:
         1, "processes, or jobs, that share the runs of a command; 1 with local: this process", unit="workers", low=1,
         in_id=False,
     )  # fmt: skip
+    processes: int = key(
+        1, "trl: processes that train one run together, each on a GPU, with a share of every batch", unit="processes",
+        low=1, batched=(1,), in_id="changed",
+    )  # fmt: skip
     submitit: SubmititConfig = group(SubmititConfig, dead=NOT_SUBMITIT, in_id=False)
     ray: RayConfig = group(RayConfig, dead=NOT_RAY, in_id=False)
 

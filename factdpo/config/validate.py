@@ -131,6 +131,11 @@ def _combinations(cfg: Config) -> list[str]:
             f"dpo.epochs={dpo.epochs}, dpo.max_steps={dpo.max_steps}: give exactly one "
             "(to train by steps: dpo.epochs=null dpo.max_steps=N)"
         )
+    if cfg.engine.processes > 1 and dpo.batch_size % cfg.engine.processes:
+        wrong.append(
+            f"engine.processes={cfg.engine.processes}: dpo.batch_size={dpo.batch_size} has no equal shares; make it a "
+            f"multiple of {cfg.engine.processes}"
+        )
     if cfg.method.name is MethodName.sft_dpo and (cfg.method.sft_epochs is None) == (cfg.method.sft_max_steps is None):
         wrong.append(
             f"method.sft_epochs={cfg.method.sft_epochs}, method.sft_max_steps={cfg.method.sft_max_steps}: give exactly "

@@ -121,6 +121,7 @@ def look_up(
             drawn = _once(memo, of_the_rest, lambda: _draw(checked.facts, cfg))
         spec.sizes, spec.notes = drawn[0], [*notes, *checked.warnings(), *drawn[1]]
         _check_validation(cfg, spec.sizes)
+        _check_shares(cfg, spec.sizes)
         if cfg.dpo.retain_weight:
             text, key = retained_text(cfg.dpo), f"dpo.retain_path={cfg.dpo.retain_path}"
             _once(memo, f"tokens of {key}, {cfg.model}", lambda: len(text_tokens(text, encoder, key)))
@@ -139,6 +140,20 @@ def _check_validation(cfg: Config, sizes: dict[str, int]) -> None:
     if not sizes.get("validation"):
         for key in [key for key, is_set in decides.items() if is_set]:
             raise ConfigError(f"{key}: decides by validation facts, and there are none; give split.validation=50, say")
+
+
+def _check_shares(cfg: Config, sizes: dict[str, int]) -> None:
+    """Raises ConfigError unless every batch has equal shares for the processes of a run.
+
+    accelerate would fill a short last batch with facts from the beginning, and take another gradient.
+    """
+    left = sizes["train"] % cfg.dpo.batch_size
+    if cfg.engine.processes > 1 and left:
+        raise ConfigError(
+            f"engine.processes={cfg.engine.processes}: {sizes['train']} training facts leave a last batch of {left} of "
+            f"dpo.batch_size={cfg.dpo.batch_size}, which has no equal shares; choose split.train or dpo.batch_size so "
+            "that all are full"
+        )
 
 
 def is_chat(cfg: DataConfig) -> bool:

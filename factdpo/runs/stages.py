@@ -147,6 +147,8 @@ class Prepared:
             "log_every": cfg.track.log_every,
             "versions": {stage: cache.STAGE_VERSIONS[stage] for stage in ("logps", "train", "evaluate")},
         }
+        if cfg.engine.processes > 1:
+            asked["processes"] = cfg.engine.processes
         if cfg.method.name is MethodName.sft:
             asked["method"] = "sft"
         if self.sft is not None:

@@ -1,8 +1,9 @@
 """The JSON files that are read back: what each holds, one reader, and one error that names the file and the remedy."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, Required
 
@@ -31,6 +32,29 @@ def _name_inside(name: str) -> str:
     return name
 
 
+def _leaves(values: dict[str, Any]) -> Iterator[Any]:
+    for value in values.values():
+        if isinstance(value, dict):
+            yield from _leaves(value)
+        else:
+            yield value
+
+
+def _settings(values: dict[str, Any]) -> dict[str, Any]:
+    """A config: what a key can be set to, in groups."""
+    of_lists = chain.from_iterable(leaf for leaf in _leaves(values) if isinstance(leaf, list))
+    if any(isinstance(item, list | dict) for item in of_lists):
+        raise ValueError("must have lists of plain values only")
+    return values
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, Any]:
+    """What tables show a column of, in groups."""
+    if any(isinstance(leaf, list) for leaf in _leaves(values)):
+        raise ValueError("must have no lists")
+    return values
+
+
 def _with_accuracy(scores: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(scores.get("accuracy"), int | float):
         raise ValueError("must have an accuracy")
@@ -51,7 +75,8 @@ class _Checked:
 
 PlainName = Annotated[str, _Checked(_plain_name)]
 NameInside = Annotated[str, _Checked(_name_inside)]
-Scores = dict[str, Any]
+Settings = Annotated[dict[str, Any], _Checked(_settings)]
+Numbers = Annotated[dict[str, Any], _Checked(_numbers)]
 
 
 class ResultShape(TypedDict, total=False):
@@ -61,21 +86,21 @@ class ResultShape(TypedDict, total=False):
     name: str
     kind: str
     state: Required[Literal["FINISHED", "STOPPED", "FAILED", "DIVERGED", "PREEMPTED"]]
-    config: Required[dict[str, Any]]
+    config: Required[Settings]
     error: str | None
     started: str | None
     engine: str
     asked: dict[str, Any]
     versions: dict[str, Any]
     hardware: dict[str, Any]
-    base: dict[str, Scores]
-    trained: dict[str, Annotated[Scores, _Checked(_with_accuracy)]]
-    baselines: dict[str, dict[str, Any]]
+    base: dict[str, Numbers]
+    trained: dict[str, Annotated[Numbers, _Checked(_with_accuracy)]]
+    baselines: dict[str, Numbers]
     coverage: dict[str, dict[str, Any]]
-    across: dict[str, dict[str, Any]]
+    across: dict[str, Numbers]
     warnings: list[str]
-    training: dict[str, Any]
-    timing: dict[str, Any]
+    training: Numbers
+    timing: Numbers
     files: dict[NameInside, str]
     record_version: int
     sha256: str

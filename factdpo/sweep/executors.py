@@ -28,8 +28,8 @@ def check(engine: EngineConfig) -> None:
     name, processes = engine.executor, os.environ.get("WORLD_SIZE", "1")
     if processes != "1":  # all of them would want the same run, and the Trainer of the first would wait for the others
         raise ConfigError(
-            f"WORLD_SIZE={processes}: started by `accelerate launch` or `torchrun`, and a run has one GPU; start "
-            "factdpo by itself: engine.workers=N shares the runs of a sweep among N GPUs"
+            f"WORLD_SIZE={processes}: started by `accelerate launch` or `torchrun`; start factdpo by itself: "
+            "engine.workers=N shares the runs of a sweep among N GPUs, engine.processes=N trains one run on N"
         )
     if name in EXTRAS and importlib.util.find_spec(name.name) is None:
         raise ConfigError(
@@ -41,6 +41,16 @@ def check(engine: EngineConfig) -> None:
         raise ConfigError(
             f"engine.workers={engine.workers}: a worker has a GPU of its own, and engine.device={engine.device} has "
             f"{plural(len(gpus), 'GPU')} here; give at most {len(gpus)}"
+        )
+    of_a_run = {
+        Executor.local: len(gpus) if engine.workers == 1 else min(1, len(gpus)),
+        Executor.submitit: engine.submitit.gpus,
+        Executor.ray: int(engine.ray.gpus),
+    }[name]
+    if 0 < of_a_run < engine.processes:
+        raise ConfigError(
+            f"engine.processes={engine.processes}: each has a GPU of its own, and a run has {plural(of_a_run, 'GPU')} "
+            f"with engine.executor={name.name} engine.workers={engine.workers}; give at most {of_a_run}"
         )
     if name is Executor.submitit and engine.submitit.cluster is Cluster.slurm and shutil.which("srun") is None:
         raise ConfigError(

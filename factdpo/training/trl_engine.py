@@ -10,7 +10,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from transformers import PrinterCallback, TrainerCallback
 
 from factdpo import signals
@@ -37,13 +37,18 @@ def fit(base: Base, members: list[Member]) -> Generator[Ended, None, None]:
 
 def _ending(base: Base, member: Member) -> Trained | Exception:
     try:
-        return _train(base, member)
+        if member.cfg.engine.processes == 1:
+            return train(base, member)
+        from factdpo.training import trl_processes  # which trains by `train`, too
+
+        return trl_processes.train(base, member)
     except Exception as error:
         traceback.clear_frames(error.__traceback__)  # which hold the changed model
         return error
 
 
-def _train(base: Base, member: Member) -> Trained:
+def train(base: Base, member: Member) -> Trained:
+    """One training, in this process; of several that train together the first alone scores."""
     started, cfg = time.monotonic(), member.cfg
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.device)
@@ -141,6 +146,11 @@ class _Watch(TrainerCallback):
             parameter.data.copy_(best)
 
     def _evaluate(self, state: Any, control: Any) -> None:
+        if _is_first():
+            self._score(state)
+        control.should_training_stop |= _as_the_first(self.selection.stops(self.cfg))
+
+    def _score(self, state: Any) -> None:
         model: Any = self.trainer.model
         curves, size = self.member.curves.items(), self.cfg.eval.batch_size
         with _without_autocast(model):
@@ -150,8 +160,21 @@ class _Watch(TrainerCallback):
         self.member.record(row)
         if self.selection.judge(self.cfg, row) and self.cfg.eval.keep is Keep.best:
             self.best = [parameter.detach().cpu().clone() for parameter in self.parameters]
-        control.should_training_stop |= self.selection.stops(self.cfg)
         self.member.go_on(row)
+
+
+def _is_first() -> bool:
+    """Whether this process is the only one of its training, or the first."""
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+def _as_the_first(value: bool) -> bool:
+    """What the first process of the training has here."""
+    if not distributed.is_initialized():
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values)
+    return values[0]
 
 
 @contextmanager

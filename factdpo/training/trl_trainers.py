@@ -24,6 +24,7 @@ from factdpo.training.batched.adapter import Adapter, adapter_of, read_adapter
 from factdpo.training.engine import Member
 from factdpo.training.schedule import retained_rows
 
+DAY_SECONDS = 86_400  # that processes of one training may wait for another, which scores
 SFT = "sft"  # PEFT's name of the frozen adapter under the trained one
 
 
@@ -187,7 +188,7 @@ def _arguments(cfg: Config, base: Base, scratch: str) -> dict[str, Any]:
         # the optimizer
         "num_train_epochs": c.epochs or 1.0,
         "max_steps": c.max_steps or -1,
-        "per_device_train_batch_size": c.batch_size,
+        "per_device_train_batch_size": c.batch_size // cfg.engine.processes,
         "gradient_accumulation_steps": c.gradient_accumulation_steps,
         "learning_rate": c.learning_rate,
         "lr_scheduler_type": c.lr_scheduler.name,
@@ -203,6 +204,8 @@ def _arguments(cfg: Config, base: Base, scratch: str) -> dict[str, Any]:
         "use_cpu": base.device.type == "cpu",
         "bf16": c.bf16,
         "gradient_checkpointing": c.gradient_checkpointing,
+        "ddp_timeout": DAY_SECONDS,
+        "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": base.device.type == "cuda",
         # the record is ours
         "report_to": [],

@@ -51,6 +51,23 @@ def test_a_record_that_names_a_file_elsewhere_is_refused(tmp_path: Path):
         read_record(folder)
 
 
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"config": {"dpo": {"loss": [{}]}}}, "config: .*must have lists of plain values only"),
+        ({"training": {"steps": []}}, "training: .*must have no lists"),
+        ({"trained": {"train": {"accuracy": 1.0, "n": {"x": [1]}}}}, "trained.train: .*must have no lists"),
+    ],
+)
+def test_values_that_no_table_can_show_are_refused_and_hide_no_others(tmp_path: Path, changes: dict, found: str):
+    finished(tmp_path, "a1")
+    folder = finished(tmp_path, "b2")
+    write_result(folder, read_record(folder) | changes)
+    with pytest.raises(DamagedFile, match=found):
+        read_record(folder)
+    assert tables.load(tmp_path).table["state"].tolist() == ["FINISHED", "killed"]
+
+
 def test_a_bad_sweep_and_a_bad_run_hide_no_others(tmp_path: Path):
     for sweep in ("good", "bad"):
         for id in ("a1", "b2"):

@@ -1,0 +1,168 @@
+"""One training by TRL in two processes on the CPU (gloo): the same gradients as one process, and nothing lost."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from factdpo.config.schema import Config, ConfigError, EngineConfig, EngineName, Executor, SubmititConfig
+from factdpo.config.validate import validate
+from factdpo.models.base import load_base
+from factdpo.models.logps import Diverged
+from factdpo.models.scoring import pair_logps
+from factdpo.runs.halving import Stopped
+from factdpo.runs.identity import config_in_id, look_up
+from factdpo.sweep import executors
+from tests.helpers.training import train_with_trl
+from tests.training.test_trl_engine import training_pairs
+
+CPU = torch.device("cpu")
+
+
+def config(processes: int, **dpo: Any) -> Config:
+    """16 facts, 4 steps of 4, scored after every second one; no dropout, which each process draws for itself."""
+    cfg = Config()
+    cfg.split.train, cfg.split.test = 16, 16
+    cfg.lora.rank, cfg.lora.alpha, cfg.lora.dropout = 4, 8.0, 0.0
+    cfg.engine.name, cfg.engine.processes, cfg.eval.every = EngineName.trl, processes, "2"
+    for key, value in ({"epochs": None, "max_steps": 4, "batch_size": 4} | dpo).items():
+        setattr(cfg.dpo, key, value)
+    return validate(cfg)
+
+
+Asked = Callable[..., None]
+
+
+def trained(cfg: Config, folder: Path, record: Asked = lambda *rows: None) -> tuple[list[dict[str, Any]], dict]:
+    """The history and the adapter of a training."""
+    cfg.out = str(folder / "out")
+    base = load_base(cfg.model, CPU, folder / "out")
+    pairs = training_pairs(cfg, base)
+    rows: list[dict[str, Any]] = []
+
+    def keep(*new: dict[str, Any]) -> None:
+        rows.extend(new)
+        record(*new)
+
+    (folder / "fit").mkdir(parents=True)
+    train_with_trl(
+        base, pairs, pair_logps(base.model, pairs, 64), cfg, folder / "fit", keep, {"train": pairs.take(4)},
+        lambda scores: {"eval/train/chosen_logp_nats": scores["train"].chosen.mean().item()},
+    )  # fmt: skip
+    return rows, load_file(folder / "fit" / "adapter" / "adapter_model.safetensors")
+
+
+def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
+    (alone, weights), (shared, of_two) = (trained(config(n), tmp_path / str(n)) for n in (1, 2))
+    assert [row["step"] for row in shared] == [row["step"] for row in alone] == [1, 2, 2, 3, 4, 4]
+    noise = {"time_seconds", "rewards/accuracies"}  # at the first step all rewards are 0, but for rounding
+    for one, two in zip(alone, shared, strict=True):
+        assert {k: two[k] for k in one.keys() - noise} == pytest.approx(
+            {k: one[k] for k in one.keys() - noise}, abs=1e-4
+        )
+    for name, tensor in weights.items():
+        assert (of_two[name] - tensor).norm() < 1e-3 * tensor.norm(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "dpo", [{"gradient_checkpointing": True}, {"gradient_accumulation_steps": 2, "max_steps": 2}, {"bf16": True}]
+)
+def test_so_they_do_with_what_large_models_need(tmp_path: Path, dpo: dict[str, Any]) -> None:
+    (_, weights), (_, of_two) = (trained(config(n, **dpo), tmp_path / str(n)) for n in (1, 2))
+    limit = 0.2 if dpo.get("bf16") else 1e-3
+    for name, tensor in weights.items():
+        assert (of_two[name] - tensor).norm() < limit * tensor.norm(), name
+
+
+def of_training(command: int | None = None) -> list[psutil.Process]:
+    """The processes that train for a command, by its process; without one, for this test."""
+    found = []
+    for child in psutil.Process(command).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # zombies too
+            found += [child] * ("factdpo.training.trl_processes" in child.cmdline())
+    return found
+
+
+def test_a_process_that_is_killed_ends_the_training_by_name_and_leaves_none(tmp_path: Path) -> None:
+    def kill_the_second(*rows: dict[str, Any]) -> None:
+        second = next(child for child in of_training() if child.environ()["RANK"] == "1")
+        os.kill(second.pid, signal.SIGKILL)
+
+    with pytest.raises(RuntimeError, match=r"process 2 of engine.processes=2 is gone"):
+        trained(config(2), tmp_path, kill_the_second)
+    assert of_training() == []
+
+
+@pytest.mark.slow
+def test_what_the_run_raises_ends_all_of_them(tmp_path: Path) -> None:
+    def stop(*rows: dict[str, Any]) -> None:
+        raise Stopped("others did better")
+
+    with pytest.raises(Stopped, match="others did better"):
+        trained(config(2), tmp_path, stop)
+    assert of_training() == []
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_one_is_what_ended_the_run(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match="not finite"):
+        trained(config(2, learning_rate=1e30), tmp_path)
+
+
+@pytest.mark.slow
+def test_none_outlives_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "factdpo", "engine.processes=2", "split.train=64", "dpo.epochs=200", "track=none"]
+    with open(tmp_path / "said", "w") as said:
+        running = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said)
+    while len(started := of_training(running.pid)) < 2:
+        assert running.poll() is None, (tmp_path / "said").read_text()
+    running.kill()
+    running.wait()
+    gone, alive = psutil.wait_procs(started, timeout=60)
+    assert len(gone) == 2 and not alive
+
+
+# ---------------------------------------------------------------------------------------------------------- the config
+
+
+def test_processes_are_part_of_the_id_and_need_trl() -> None:
+    assert config_in_id(config(1)) != config_in_id(config(2))
+    cfg = config(2)
+    cfg.engine.name = EngineName.auto
+    assert look_up(cfg).engine == "trl (auto: only TRL does engine.processes=2)"
+    cfg.engine.name = EngineName.batched
+    with pytest.raises(ConfigError, match=r"engine=batched: cannot do engine.processes=2"):
+        validate(cfg)
+
+
+def test_batches_without_equal_shares_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"engine.processes=2: dpo.batch_size=3 has no equal shares; .* multiple of 2"
+    ):
+        config(2, batch_size=3)
+    cfg = config(2, batch_size=6)
+    cfg.out = str(tmp_path)
+    with pytest.raises(ConfigError, match=r"16 training facts leave a last batch of 4 of dpo.batch_size=6"):
+        look_up(cfg)
+
+
+def test_more_processes_than_a_run_has_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "visible_gpus", lambda engine: ["0", "1"])
+    monkeypatch.setattr(executors.importlib.util, "find_spec", lambda package: package)
+    executors.check(EngineConfig(processes=2))
+    with pytest.raises(ConfigError, match=r"engine.processes=3: .* a run has 2 GPUs .* give at most 2"):
+        executors.check(EngineConfig(processes=3))
+    with pytest.raises(ConfigError, match=r"engine.processes=2: .* a run has 1 GPU .* engine.workers=2"):
+        executors.check(EngineConfig(processes=2, workers=2))
+    with pytest.raises(ConfigError, match=r"engine.processes=4: .* a run has 2 GPUs with engine.executor=submitit"):
+        executors.check(EngineConfig(processes=4, executor=Executor.submitit, submitit=SubmititConfig(gpus=2)))
