@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from factdpo import signals
-from factdpo.config.schema import EngineName
+from factdpo.config.schema import EngineConfig, EngineName
 from factdpo.runs import halving, progress_bars, record
 from factdpo.runs.attempt import Attempt
 from factdpo.runs.clock import Clock
@@ -200,7 +200,7 @@ def _train(
         clock.charge(in_training)
         return ended
 
-    fit = _fit_of(cfg.engine.name)
+    fit = _fit_of(cfg.engine)
     with bar, signals.held(), closing(fit(trainings[0].run.base, list(members))) as groups:
         for ended in map(keep, groups):  # `map` lets go of a group, and so of its weights, before the next line
             with signals.released():
@@ -212,12 +212,12 @@ def _train(
     signals.raise_waiting()
 
 
-def _fit_of(engine: EngineName) -> Engine:
+def _fit_of(engine: EngineConfig) -> Engine:
     """The `fit` of an engine: `trl` leaves a changed base behind, `batched` leaves it as it was."""
-    if engine is EngineName.trl:
-        from factdpo.training import trl_engine  # TRL takes seconds to import
+    if engine.name is EngineName.trl:
+        from factdpo.training import trl_engine, trl_processes  # TRL takes seconds to import
 
-        return trl_engine.fit
+        return trl_engine.fit if engine.processes == 1 else trl_processes.fit
     return batched_engine.fit
 
 

@@ -3,7 +3,7 @@
 import tempfile
 import time
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import MethodType
@@ -24,24 +24,25 @@ from factdpo.training.trl_trainers import Trainer, make_trainer, trained_adapter
 
 
 def fit(base: Base, members: list[Member]) -> Generator[Ended, None, None]:
+    """Train one member in this process; see `fit_by`."""
+    yield from fit_by(train, base, members)
+
+
+def fit_by(train: Callable[[Base, Member], Trained], base: Base, members: list[Member]) -> Generator[Ended, None, None]:
     """Train one member, and yield it with its weights or with what ended it (Diverged, a failed sanity check, ...).
 
     `base.model` is changed: load it anew afterwards. Raises ValueError for more members, which would need a base each.
     """
     (member,) = members
     member.start()
-    ending = [_ending(base, member)]
+    ending = [_ending(train, base, member)]
     del base  # it is changed, and its memory is needed for a fresh one
     yield [(member, ending.pop())]
 
 
-def _ending(base: Base, member: Member) -> Trained | Exception:
+def _ending(train: Callable[[Base, Member], Trained], base: Base, member: Member) -> Trained | Exception:
     try:
-        if member.cfg.engine.processes == 1:
-            return train(base, member)
-        from factdpo.training import trl_processes  # which trains by `train`, too
-
-        return trl_processes.train(base, member)
+        return train(base, member)
     except Exception as error:
         traceback.clear_frames(error.__traceback__)  # which hold the changed model
         return error

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from multiprocessing import Pipe
@@ -28,7 +28,8 @@ from factdpo import console, signals
 from factdpo.config.schema import Config, ConfigError, Quantization
 from factdpo.models.base import Base, load_base
 from factdpo.models.scoring import PairLogps
-from factdpo.training.engine import Member, Trained
+from factdpo.training import trl_engine
+from factdpo.training.engine import Ended, Member, Trained
 
 ASKED = ("record", "describe", "go_on")  # of a member: calls that only the process that keeps the run can answer
 WORDS = 2000  # characters of what a lost process said
@@ -45,7 +46,12 @@ class _Saved:
         shutil.copytree(Path(self.scratch.name) / self.kind, folder)
 
 
-def train(base: Base, member: Member) -> Trained:
+def fit(base: Base, members: list[Member]) -> Generator[Ended, None, None]:
+    """Train one member in engine.processes processes; see `trl_engine.fit_by`."""
+    yield from trl_engine.fit_by(_train, base, members)
+
+
+def _train(base: Base, member: Member) -> Trained:
     """Train in engine.processes processes; the base's memory is given up, since each of them loads its own.
 
     What ends one of them ends the training. Every batch must have equal shares, which a look-up of a run checks.
@@ -148,8 +154,6 @@ def main(line: Connection) -> None:
 
 def _trained(rank: int, line: Connection) -> tuple[dict[str, Any], dict[str, Any], str] | None:
     """What the first process hands over: how the training went, its probe, and what it saved."""
-    from factdpo.training import trl_engine
-
     kind, given, scratch = pickle.loads(line.recv_bytes())
 
     def asking(what: str) -> Callable[..., Any]:

@@ -1,15 +1,22 @@
-"""A training by engine trl, as a run asks for it."""
+"""A training by engine trl, as a run asks for it, and its pairs."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from factdpo.config.schema import Config
-from factdpo.data.pairs import Pairs
+from factdpo.data.load import load_facts
+from factdpo.data.pairs import Pairs, tokenise
+from factdpo.data.splits import make_splits
 from factdpo.models.base import Base
 from factdpo.models.scoring import PairLogps
 from factdpo.training import trl_engine
 from factdpo.training.engine import Member
+
+
+def training_pairs(cfg: Config, base: Base) -> Pairs:
+    """The training split of a config."""
+    return tokenise(make_splits(load_facts(cfg.data).facts, cfg.split).splits["train"], base.tokenizer, cfg.data)
 
 
 def train_with_trl(

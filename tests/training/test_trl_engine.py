@@ -14,16 +14,14 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig
 from factdpo import nano
 from factdpo.config.schema import Config, ConfigError, DataConfig, Loss, Method, ModelConfig, ModelSource, Schedule
 from factdpo.config.validate import validate
-from factdpo.data.load import load_facts
-from factdpo.data.pairs import Pairs, tokenise
-from factdpo.data.splits import make_splits
+from factdpo.data.pairs import Pairs
 from factdpo.models.base import Base, load_base
 from factdpo.models.logps import Diverged
 from factdpo.models.scoring import PairLogps, pair_logps
 from factdpo.training import adapters
 from factdpo.training.sanity_checks import SanityCheckError
 from factdpo.training.schedule import planned_steps
-from tests.helpers.training import train_with_trl
+from tests.helpers.training import train_with_trl, training_pairs
 
 CPU = torch.device("cpu")
 Fit = tuple[Path, list[dict[str, Any]]]
@@ -68,10 +66,6 @@ def fit(tmp_path: Path) -> Callable[..., Fit]:
 def check_reloaded(model: Any, folder: Path, pairs: Pairs) -> None:
     probe = pair_logps(model, pairs.take(adapters.PROBE_PAIRS), 64)
     adapters.check_probe(folder, probe, torch.float32)
-
-
-def training_pairs(cfg: Config, base: Base) -> Pairs:
-    return tokenise(make_splits(load_facts(cfg.data).facts, cfg.split).splits["train"], base.tokenizer, cfg.data)
 
 
 def test_the_first_loss_is_ln_2_and_the_curves_bear_trls_names(fit: Callable[..., Fit]) -> None:

@@ -22,8 +22,9 @@ from factdpo.models.scoring import pair_logps
 from factdpo.runs.halving import Stopped
 from factdpo.runs.identity import config_in_id, look_up
 from factdpo.sweep import executors
-from tests.helpers.training import train_with_trl
-from tests.training.test_trl_engine import training_pairs
+from factdpo.training import trl_engine, trl_processes
+from factdpo.training.engine import Member
+from tests.helpers.training import training_pairs
 
 CPU = torch.device("cpu")
 
@@ -54,10 +55,15 @@ def trained(cfg: Config, folder: Path, record: Asked = lambda *rows: None) -> tu
         record(*new)
 
     (folder / "fit").mkdir(parents=True)
-    train_with_trl(
-        base, pairs, pair_logps(base.model, pairs, 64), cfg, folder / "fit", keep, {"train": pairs.take(4)},
-        lambda scores: {"eval/train/chosen_logp_nats": scores["train"].chosen.mean().item()},
+    member = Member(
+        "0", cfg, pairs, pair_logps(base.model, pairs, 64), {"train": pairs.take(4)},
+        lambda scores: {"eval/train/chosen_logp_nats": scores["train"].chosen.mean().item()}, keep,
     )  # fmt: skip
+    fit = trl_engine.fit if cfg.engine.processes == 1 else trl_processes.fit
+    (((_, ending),),) = fit(base, [member])
+    if isinstance(ending, Exception):
+        raise ending
+    ending.save(folder / "fit")
     return rows, load_file(folder / "fit" / "adapter" / "adapter_model.safetensors")
 
 
