@@ -82,7 +82,10 @@ def router_loss(base: Base) -> str | None:
     text = base.model.config.get_text_config()
     coefficient = getattr(text, "router_aux_loss_coef", 0.0)
     if hasattr(text, "output_router_logits") and coefficient:
-        return f"TRL adds {coefficient:g} times the router's auxiliary loss, which is one number for a whole batch"
+        return (
+            f"TRL adds {coefficient:g} times the router's auxiliary loss, which is one number for a whole batch "
+            "(router_aux_loss_coef=0 in the model's config.json leaves it out)"
+        )
     return None
 
 
