@@ -3,11 +3,13 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
+WATCH_SECONDS = 1.0  # between two looks at whether a parent is still there
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -55,6 +57,20 @@ def noted() -> Iterator[None]:
 def interrupted() -> bool:
     """Whether Ctrl-C came since `noted` began: any error after it may be its doing, as that of a torn import."""
     return _now.interrupted
+
+
+def end_with(parent: int, number: int = signal.SIGTERM) -> None:
+    """Send this process a signal once `parent`, the process that started it, is gone, however that ended.
+
+    Its number comes from that process itself: by the time one could ask for it here, it may be gone already.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_SECONDS)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def end_at_once(code: int) -> None:

@@ -488,7 +488,7 @@ class DpoConfig:
     )  # fmt: skip
     epochs: float | None = key(8.0, "passes over the training pairs; null with max_steps", unit="epochs", above=0)
     max_steps: int | None = key(None, "instead of epochs", unit="optimizer steps", low=1)
-    batch_size: int = key(8, "size of a forward pass, per device", unit="pairs", low=1)
+    batch_size: int = key(8, "size of a forward pass, of all engine.processes together", unit="pairs", low=1)
     gradient_accumulation_steps: int = key(1, "forward passes per optimizer step", unit="forward passes", low=1)
     learning_rate: float = key(1e-3, "AdamW's, at its highest", unit="per step", above=0)
     lr_scheduler: Schedule = key(Schedule.linear, "how the rate falls after the warmup")

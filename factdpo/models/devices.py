@@ -33,7 +33,14 @@ def pick_device(asked: str) -> "torch.device":
 
 
 def check_device(cfg: EngineConfig) -> None:
-    """Raises ConfigError if engine.device is not on this machine, or the engine would take another."""
+    """Raises ConfigError if engine.device is not here, or not engine.processes times, or not what the engine takes."""
+    if cfg.processes > 1:
+        device, devices = pick_device(cfg.device).type, visible_devices()
+        if device != "cpu" and cfg.processes > (count := sum(name.startswith(device) for name in devices)):
+            raise ConfigError(
+                f"engine.processes={cfg.processes}: each has a GPU of its own, and torch sees {', '.join(devices)}; "
+                f"give at most {count}, or engine.device=cpu"
+            )
     if cfg.device in ("auto", "cpu"):
         return
     number = pick_device(cfg.device).index

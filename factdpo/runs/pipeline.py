@@ -20,7 +20,7 @@ from factdpo.runs.trainings import open_run, train_and_score
 from factdpo.store import index
 from factdpo.training.batched import checkpoints
 
-INDEX_SECONDS = 10.0  # between two updates of the index, which take as long as all runs of its folder are many
+INDEX_SECONDS = 10.0  # between two updates of the index, which take the longer the more runs its folder has
 
 
 def execute(attempts: list[Attempt], session: Session, clock: Clock) -> Generator[tuple[Attempt, Outcome], None, None]:
@@ -41,6 +41,7 @@ def execute(attempts: list[Attempt], session: Session, clock: Clock) -> Generato
                     yield ending
                     if time.monotonic() - indexed >= INDEX_SECONDS:
                         _update_index(attempts)
+                        clock.skip()
                         indexed = time.monotonic()
         _clear_checkpoints(attempts)  # of a batch that a kill ended, and of which others have trained the rest
     except BaseException as error:

@@ -164,7 +164,8 @@ def _kind(config: dict[str, Any], model: dict[str, Any], trained_by: str | None 
     """`trained_by`: the engine of a record, which is not the config's where the base needed TRL."""
     engine = config["engine"]
     name = trained_by.split()[0] if trained_by else engine["name"]
-    return [model, name, engine["device"], config["lora"]["method"], config["dpo"]["bf16"]]
+    alike = [engine["device"], engine.get("processes", 1), config["lora"]["method"], config["dpo"]["bf16"]]
+    return [model, name, *alike]
 
 
 def _weights(result: dict[str, Any]) -> set[str]:

@@ -5,6 +5,7 @@ a share is read from its folder (sweep/worker.py), and not from what started it.
 """
 
 import importlib.util
+import math
 import os
 import shutil
 import signal
@@ -45,7 +46,7 @@ def check(engine: EngineConfig) -> None:
     of_a_run = {
         Executor.local: len(gpus) if engine.workers == 1 else min(1, len(gpus)),
         Executor.submitit: engine.submitit.gpus,
-        Executor.ray: int(engine.ray.gpus),
+        Executor.ray: math.ceil(engine.ray.gpus),
     }[name]
     if 0 < of_a_run < engine.processes:
         raise ConfigError(
@@ -105,7 +106,7 @@ class LocalWorkers:
             taken = {place for other, (_, place) in self._running.items() if not self.is_gone(other)}
             place = min(set(range(len(self._places))) - taken)
             cores, environment = self._places[place]
-            command = [sys.executable, "-m", "factdpo.sweep.worker", str(share)]
+            command = [sys.executable, "-m", "factdpo.sweep.worker", str(share), str(os.getpid())]
             # In a session of its own: Ctrl-C on the terminal is for the command, which passes it on.
             process = subprocess.Popen(
                 command, env=os.environ | environment, stdin=subprocess.DEVNULL, start_new_session=True
@@ -260,7 +261,7 @@ class RayWorkers:
     def start(self, shares: list[Path]) -> None:
         self._folder.mkdir(exist_ok=True)
         cfg = self._cfg
-        what = [cfg.address or "local", str(cfg.cpus), str(cfg.gpus), *map(str, shares)]
+        what = [str(os.getpid()), cfg.address or "local", str(cfg.cpus), str(cfg.gpus), *map(str, shares)]
         with (self._folder / "ray.log").open("a") as log:
             driver = subprocess.Popen(
                 [sys.executable, "-m", "factdpo.sweep.ray_driver", *what],

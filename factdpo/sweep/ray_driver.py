@@ -3,13 +3,13 @@
 Ray runs none of them again by itself: a worker that is lost is the command's to replace (sweep/parallel.py).
 """
 
-import os
 import signal
 import sys
 import threading
 from pathlib import Path
 
-from factdpo.sweep.worker import GONE, SAID, STOPPED, end_with, work_on
+from factdpo import signals
+from factdpo.sweep.worker import GONE, SAID, STOPPED, work_on
 
 
 def drive(address: str, cpus: int, gpus: float, shares: list[Path]) -> None:
@@ -47,5 +47,5 @@ def main(address: str, cpus: str, gpus: str, *shares: str) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=end_with, args=[os.getppid()], daemon=True).start()
-    main(*sys.argv[1:])
+    signals.end_with(int(sys.argv[1]))
+    main(*sys.argv[2:])

@@ -9,8 +9,6 @@ import os
 import pickle
 import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +27,6 @@ from factdpo.runs.session import Session
 RUNS, SAID, ENDED = "runs.pickle", "said.log", "ended.jsonl"  # files of a share
 STOPPED = "stopped"  # one with the number of the signal that ended the command, where another one comes in its place
 GONE = "gone"  # one that says that its worker is, where nothing else can
-WATCH_SECONDS = 1.0  # between two looks at whether the command is still there
 
 
 def write_share(folder: Path, specs: list[RunSpec]) -> None:
@@ -109,13 +106,6 @@ def _answer(specs: list[RunSpec], ended: Path) -> None:
             os.fsync(file.fileno())
 
 
-def end_with(parent: int) -> None:
-    """End this process, with a checkpoint, once the one that started it is gone."""
-    while os.getppid() == parent:
-        time.sleep(WATCH_SECONDS)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 if __name__ == "__main__":
-    threading.Thread(target=end_with, args=[os.getppid()], daemon=True).start()
+    signals.end_with(int(sys.argv[2]))
     sys.exit(work(Path(sys.argv[1])))

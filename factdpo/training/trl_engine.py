@@ -49,7 +49,7 @@ def _ending(train: Callable[[Base, Member], Trained], base: Base, member: Member
 
 
 def train(base: Base, member: Member) -> Trained:
-    """One training, in this process; of several that train together the first alone scores."""
+    """One training, in this process; of several that train together the first alone scores the curves."""
     started, cfg = time.monotonic(), member.cfg
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.device)

@@ -24,7 +24,7 @@ from factdpo.training.batched.adapter import Adapter, adapter_of, read_adapter
 from factdpo.training.engine import Member
 from factdpo.training.schedule import retained_rows
 
-DAY_SECONDS = 86_400  # that processes of one training may wait for another, which scores
+PATIENCE_SECONDS = 86_400  # that processes of one training may wait for another, which scores
 SFT = "sft"  # PEFT's name of the frozen adapter under the trained one
 
 
@@ -204,8 +204,7 @@ def _arguments(cfg: Config, base: Base, scratch: str) -> dict[str, Any]:
         "use_cpu": base.device.type == "cpu",
         "bf16": c.bf16,
         "gradient_checkpointing": c.gradient_checkpointing,
-        "ddp_timeout": DAY_SECONDS,
-        "ddp_find_unused_parameters": False,
+        "ddp_timeout": PATIENCE_SECONDS,
         "dataloader_pin_memory": base.device.type == "cuda",
         # the record is ours
         "report_to": [],

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,8 +15,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from factdpo.config.schema import Config, ConfigError, EngineConfig, EngineName, Executor, SubmititConfig
+from factdpo.config.schema import (
+    Config,
+    ConfigError,
+    EngineConfig,
+    EngineName,
+    Executor,
+    ModelSource,
+    RayConfig,
+    SubmititConfig,
+)
 from factdpo.config.validate import validate
+from factdpo.models import devices
 from factdpo.models.base import load_base
 from factdpo.models.logps import Diverged
 from factdpo.models.scoring import pair_logps
@@ -24,6 +35,8 @@ from factdpo.runs.identity import config_in_id, look_up
 from factdpo.sweep import executors
 from factdpo.training import trl_engine, trl_processes
 from factdpo.training.engine import Member
+from tests.helpers.architectures import tiny_model
+from tests.helpers.tiny import tokenizer
 from tests.helpers.training import training_pairs
 
 CPU = torch.device("cpu")
@@ -81,13 +94,31 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "dpo", [{"gradient_checkpointing": True}, {"gradient_accumulation_steps": 2, "max_steps": 2}, {"bf16": True}]
+    "dpo",
+    [
+        {"gradient_checkpointing": True},
+        {"gradient_accumulation_steps": 2, "max_steps": 2},
+        {"retain_weight": 0.1},
+        {"bf16": True},
+    ],
 )
 def test_so_they_do_with_what_large_models_need(tmp_path: Path, dpo: dict[str, Any]) -> None:
     (_, weights), (_, of_two) = (trained(config(n, **dpo), tmp_path / str(n)) for n in (1, 2))
     limit = 0.2 if dpo.get("bf16") else 1e-3
     for name, tensor in weights.items():
         assert (of_two[name] - tensor).norm() < limit * tensor.norm(), name
+
+
+@pytest.mark.slow
+def test_so_they_do_where_some_adapters_are_never_called(tmp_path: Path) -> None:
+    tiny_model("bart", vocab_size=2048).save_pretrained(tmp_path / "bart")
+    tokenizer().save_pretrained(tmp_path / "bart")
+    cfgs = [config(1), config(2)]
+    for cfg in cfgs:
+        cfg.model.source, cfg.model.id = ModelSource.pretrained, str(tmp_path / "bart")
+    (_, weights), (_, of_two) = (trained(validate(cfg), tmp_path / str(n)) for n, cfg in enumerate(cfgs))
+    for name, tensor in weights.items():
+        assert (of_two[name] - tensor).norm() <= 1e-3 * tensor.norm(), name
 
 
 def of_training(command: int | None = None) -> list[psutil.Process]:
@@ -120,9 +151,12 @@ def test_what_the_run_raises_ends_all_of_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_in_one_is_what_ended_the_run(tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match="not finite"):
-        trained(config(2, learning_rate=1e30), tmp_path)
+def test_what_diverges_ends_the_run_with_its_rows_and_where_it_was_found(tmp_path: Path) -> None:
+    steps: list[int] = []
+    with pytest.raises(Diverged, match="not finite") as raised:
+        trained(config(2, learning_rate=1e30), tmp_path, lambda *rows: steps.extend(row["step"] for row in rows))
+    assert steps == [1]  # scored after the second, before that is logged
+    assert "trl_processes.py" in raised.value.__notes__[0]
 
 
 @pytest.mark.slow
@@ -130,10 +164,17 @@ def test_none_outlives_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "factdpo", "engine.processes=2", "split.train=64", "dpo.epochs=200", "track=none"]
     with open(tmp_path / "said", "w") as said:
         running = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said)
-    while len(started := of_training(running.pid)) < 2:
+    while not any(path.stat().st_size for path in tmp_path.glob("outputs/runs/*/history.jsonl")):  # they train
         assert running.poll() is None, (tmp_path / "said").read_text()
+        time.sleep(0.2)
+    started = of_training(running.pid)
+    assert len(started) == 2
+    for process in started:
+        process.suspend()  # so that none notices that the pipe ended
     running.kill()
     running.wait()
+    for process in started:
+        process.resume()
     gone, alive = psutil.wait_procs(started, timeout=60)
     assert len(gone) == 2 and not alive
 
@@ -172,3 +213,9 @@ def test_more_processes_than_a_run_has_gpus_are_refused(monkeypatch: pytest.Monk
         executors.check(EngineConfig(processes=2, workers=2))
     with pytest.raises(ConfigError, match=r"engine.processes=4: .* a run has 2 GPUs with engine.executor=submitit"):
         executors.check(EngineConfig(processes=4, executor=Executor.submitit, submitit=SubmititConfig(gpus=2)))
+    with pytest.raises(ConfigError, match=r"engine.processes=2: .* a run has 1 GPU with engine.executor=ray"):
+        executors.check(EngineConfig(processes=2, executor=Executor.ray, ray=RayConfig(gpus=0.5)))
+    monkeypatch.setattr(devices, "visible_devices", lambda: ["mps", "cpu"])
+    with pytest.raises(ConfigError, match=r"torch sees mps, cpu; give at most 1, or engine.device=cpu"):
+        devices.check_device(EngineConfig(processes=2))
+    devices.check_device(EngineConfig(processes=2, device="cpu"))
