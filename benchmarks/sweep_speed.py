@@ -367,8 +367,12 @@ def steady_columns(rows: list[Row]) -> dict[str, Callable[[Row], Any]]:
 def end_to_end(runs: int, sample: int, ways: list[str], at_once: bool, overrides: list[str]) -> list[Row]:
     """The whole sweep from the command line; of the separate commands only `sample` are really run.
 
-    With `at_once` all ways start together, each with a core to itself: what slows the machine slows them alike.
+    With `at_once` all ways start together, each with a core to itself: what slows the machine slows them alike, until
+    the first has ended.
     """
+    cores = sorted(os.sched_getaffinity(0)) if at_once else [None] * len(ways)
+    if len(cores) < len(ways):
+        sys.exit(f"--at-once: {len(ways)} ways and {len(cores)} cores; leave some out with --ways")
     axes = grid(runs)
     points = [[f"{key}={value}" for key, value in zip(axes, p, strict=True)] for p in itertools.product(*axes.values())]
     sweep = [f"{key}={','.join(map(str, values))}" for key, values in axes.items()]
@@ -379,8 +383,8 @@ def end_to_end(runs: int, sample: int, ways: list[str], at_once: bool, overrides
     }
     with ThreadPoolExecutor(len(ways) if at_once else 1) as pool:
         made = [
-            pool.submit(commanded, way, commands[way], runs, overrides, core if at_once else None)
-            for core, way in enumerate(ways)
+            pool.submit(commanded, way, commands[way], runs, overrides, core)
+            for core, way in zip(cores, ways, strict=False)
         ]
         rows = [row.result() for row in made]
     truth = max((row for row in rows if row["way"] != "batched"), key=lambda row: row["runs_made"], default=rows[0])
