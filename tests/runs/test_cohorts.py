@@ -29,11 +29,12 @@ from factdpo.config.schema import (
     TrackMode,
 )
 from factdpo.models import base
-from factdpo.runs import answer, attempt
+from factdpo.runs import answer, attempt, pipeline
 from factdpo.runs.answer import answers
 from factdpo.runs.attempt import Attempt
 from factdpo.runs.clock import Clock
 from factdpo.runs.pipeline import execute
+from factdpo.store import index
 from factdpo.store.history import LocalTracker, read_history
 from factdpo.tracking import tracker
 from factdpo.training import adapters
@@ -472,3 +473,16 @@ def test_one_training_whose_weights_do_not_reload_ends_its_own_runs_alone(
 def test_a_signals_reason_comes_back_from_another_process() -> None:
     stopped = pickle.loads(pickle.dumps(signals.Preempted(143, "ended by SIGTERM")))
     assert (stopped.code, stopped.why) == (143, "ended by SIGTERM")
+
+
+@pytest.mark.parametrize(("seconds", "indexed"), [(0.0, [0, 1, 2]), (1e9, [0, 0, 2])])
+def test_the_index_of_a_sweep_is_written_now_and_then_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, indexed: list[int]
+) -> None:
+    monkeypatch.setattr(pipeline, "INDEX_SECONDS", seconds)
+    cfgs = [small(tmp_path, dpo_beta=beta, dpo_max_steps=1, eval_every="never") for beta in (0.1, 0.2)]
+    for cfg in cfgs:
+        cfg.sweep, cfg.label = "s", f"beta={cfg.dpo.beta:g}"
+    home = place(cfgs[0]).parent
+    found = [len(index.finished(home)) for _ in answers([spec_of(cfg) for cfg in cfgs], new_session())]
+    assert [*found, len(index.finished(home))] == indexed
