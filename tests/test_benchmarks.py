@@ -28,10 +28,15 @@ def test_the_sweep_has_as_many_runs_as_were_asked_for(bench: ModuleType, runs: i
     assert math.prod(map(len, bench.grid(runs).values())) == runs
 
 
-@pytest.mark.parametrize("runs", [0, 3, 12, 72, -8])
+@pytest.mark.parametrize("runs", [0, 5, 12, 72, -8])
 def test_a_sweep_that_is_no_grid_is_refused(bench: ModuleType, runs: int) -> None:
     with pytest.raises(SystemExit, match=f"--runs {runs}"):
         bench.grid(runs)
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 4, 6, 8, 16, 64])
+def test_a_grid_has_as_many_runs_as_it_is_asked_for(bench: ModuleType, runs: int) -> None:
+    assert math.prod(map(len, bench.grid(runs).values())) == runs
 
 
 @pytest.mark.slow
