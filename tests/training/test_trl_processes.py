@@ -43,7 +43,7 @@ CPU = torch.device("cpu")
 
 
 def config(processes: int, **dpo: Any) -> Config:
-    """16 facts, 4 steps of 4, scored after every second one; no dropout, which each process draws for itself."""
+    """16 facts, 4 steps of 4, scored after every second one; no dropout, which two processes draw otherwise."""
     cfg = Config()
     cfg.split.train, cfg.split.test = 16, 16
     cfg.lora.rank, cfg.lora.alpha, cfg.lora.dropout = 4, 8.0, 0.0
