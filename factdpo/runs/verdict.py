@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from factdpo.runs.identity import RunSpec
     from factdpo.runs.stages import Prepared
 
-VERSION = 2  # of what is asked
+VERSION = 3  # of what is asked
 FILE = "verdict.json"
 
 

@@ -194,13 +194,13 @@ def random_pairs(count: int, seed: int) -> Pairs:
 # ----------------------------------------------------------------------------------------------------------- the answer
 
 
-def examine(kind: str, long: int = LONG, **changes: Any) -> Found:
-    """What factdpo does with a model of this type, tried."""
+def examine(kind: str, long: int = LONG, targets: list[str] | None = None, **changes: Any) -> Found:
+    """What factdpo does with a model of this type, tried, with adapters on these layers or on all linear ones."""
     try:
         base = base_of(kind, tiny_model(kind, **changes))
     except Exception as error:
         return Found("not tried", f"no tiny model: {said(error)}")
-    cfg = tiny_config()
+    cfg = _config(targets)
     pairs, test = training_pairs(cfg, long), held_out_pairs(long)
     probes = extremes([pairs, test])
     if sentence := why_unsound(base, probes, longest=max(128, long + 20)):
@@ -215,7 +215,11 @@ def examine(kind: str, long: int = LONG, **changes: Any) -> Found:
         if isinstance(ending, Exception):
             return Found("refused", f"{sentence}; and by TRL {said(ending)}")
         return Found("trl", sentence)
-    return Found("batched", _difference(kind, changes, base, pairs, test))
+    return Found("batched", _difference(kind, changes, targets, base, pairs, test))
+
+
+def _config(targets: list[str] | None, **changes: Any) -> Config:
+    return tiny_config(**changes, lora_target_modules=targets or ["all-linear"])
 
 
 class Run(NamedTuple):
@@ -231,9 +235,11 @@ def _trl(base: Base, run: Run, rows: list[dict[str, Any]] | None = None) -> Trai
     return ending
 
 
-def _difference(kind: str, changes: dict[str, Any], base: Base, pairs: Pairs, test: Pairs) -> str:
+def _difference(
+    kind: str, changes: dict[str, Any], targets: list[str] | None, base: Base, pairs: Pairs, test: Pairs
+) -> str:
     """Trains two runs at once, the first by TRL too, and compares; raises AssertionError where they part."""
-    cfgs = [tiny_config(), tiny_config(dpo_seed=1)]
+    cfgs = [_config(targets), _config(targets, dpo_seed=1)]
     refs = pair_logps(base.model, pairs, 64)
     histories: list[list[dict[str, Any]]] = [[], []]
     members = [

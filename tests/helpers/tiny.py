@@ -1,4 +1,4 @@
-"""Random models of five architectures and random pairs: real, and so small that a training takes a second."""
+"""Random models of six architectures and random pairs: real, and so small that a training takes a second."""
 
 import copy
 import functools
@@ -19,6 +19,8 @@ from transformers import (
     OPTForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
 )
 
 from factdpo import nano
@@ -53,6 +55,12 @@ MODELS: dict[str, Callable[[], Any]] = {
     ),
     "qwen2": lambda: Qwen2ForCausalLM(
         Qwen2Config(**SHAPE, **WIDE, **IDS, num_key_value_heads=1, initializer_range=0.3)
+    ),
+    "qwen2_moe": lambda: Qwen2MoeForCausalLM(  # a loss of its routers is added
+        Qwen2MoeConfig(
+            **SHAPE, **WIDE, **IDS, num_key_value_heads=1, initializer_range=0.3, moe_intermediate_size=32,
+            shared_expert_intermediate_size=32, num_experts=4, num_experts_per_tok=2, router_aux_loss_coef=0.1,
+        )
     ),
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from factdpo.data.pairs import Pairs
 from factdpo.models.base import Base
 from factdpo.training.batched.adapter import fresh_adapter
 from factdpo.training.batched.packing import block_length, pack
+from factdpo.training.batched.routing import router_of
 from factdpo.training.batched.stacked_lora import stacked
 
 log = logging.getLogger("factdpo")
@@ -35,7 +36,8 @@ def runs_at_once(base: Base, runs: list[tuple[Config, Pairs]]) -> int:
     """How many of these runs, each with the pairs that its steps pack, can train together; at least 1."""
     if len(runs) == 1:
         return 1
-    tokens, number, rows = max(_largest_step(cfg, pairs, number) for number, (cfg, pairs) in enumerate(runs))
+    whole = router_of(base) is not None
+    tokens, number, rows = max(_largest_step(cfg, pairs, number, whole) for number, (cfg, pairs) in enumerate(runs))
     cfg, pairs = runs[number]
     # Every run is padded to the highest rank, and gets a mask where any has dropout.
     highest = {"rank": max(stacked_rank(cfg) for cfg, _ in runs), "dropout": max(c.lora.dropout for c, _ in runs)}
@@ -78,12 +80,12 @@ def shares_memory(cfg: Config, device: torch.device) -> bool:
     return device.type == "cpu" and cfg.engine.executor is Executor.local
 
 
-def _largest_step(cfg: Config, pairs: Pairs, number: int) -> tuple[int, int, list[int]]:
+def _largest_step(cfg: Config, pairs: Pairs, number: int, whole: bool) -> tuple[int, int, list[int]]:
     """The most tokens that an optimizer step of a run can have, the run's number, and the rows of such a step."""
     size = cfg.dpo.batch_size * cfg.dpo.gradient_accumulation_steps
     size += cfg.dpo.retain_batch_size if cfg.dpo.retain_weight else 0
     rows = sorted(range(len(pairs)), key=lambda row: -block_length(pairs, row))[:size]
-    return sum(block_length(pairs, row) for row in rows), number, rows
+    return sum(block_length(pairs, row, whole) for row in rows), number, rows
 
 
 def bytes_needed(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tuple[int, int, int]:
@@ -96,14 +98,15 @@ def bytes_needed(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tupl
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    packed, head = pack([(pairs, rows)]).to(base.device), cast(nn.Module, base.model.get_output_embeddings())
+    head, routed = cast(nn.Module, base.model.get_output_embeddings()), router_of(base) is not None
+    packed = pack([(pairs, rows)], whole=routed).to(base.device)
     with stacked(base, [adapter], adapter.config.r, cfg.dpo.bf16) as stack:
         for layer in stack.layers.values():
             layer.a, layer.b = layer.a.detach().requires_grad_(), layer.b.detach().requires_grad_()
             if cfg.lora.dropout > 0:
                 layer.dropout_mask = save(torch.ones(1, packed.ids.numel(), layer.weight.shape[1], device=base.device))
         with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-            answers = stack.answers(packed)
+            answers = stack.answers(packed, routed)
         del answers
         weights = {p.untyped_storage().data_ptr() for p in (*base.model.parameters(), stack.masters)}
         weights |= {layer.in_training[0].untyped_storage().data_ptr() for layer in stack.layers.values()}

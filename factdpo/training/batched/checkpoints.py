@@ -19,7 +19,7 @@ log = logging.getLogger("factdpo")
 
 KEPT = 2  # the newest ones of a cohort: if one is damaged, the other is used
 WAIT_SECONDS = 30.0  # for another worker that reads the same checkpoint for other runs of it
-FORMAT = 1  # of what a checkpoint holds; one of another format is as good as none
+FORMAT = 2  # of what a checkpoint holds; one of another format is as good as none
 
 
 class Home:

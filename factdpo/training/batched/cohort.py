@@ -24,6 +24,7 @@ from factdpo.training.batched.inputs import MicroBatches, StepInputs, step_input
 from factdpo.training.batched.member import MemberState, Row
 from factdpo.training.batched.objective import Objective
 from factdpo.training.batched.optimizer import StackedAdamW
+from factdpo.training.batched.routing import auxiliary_losses, mean_over_batches
 from factdpo.training.batched.stacked_lora import Stack
 from factdpo.training.engine import Member, Trained
 from factdpo.training.sanity_checks import SanityCheckError
@@ -54,7 +55,7 @@ class Cohort:
         self._pending: list[_PendingStep] = []
         self._graphs = StepGraphs(self.train_step, self.device) if self.device.type == "cuda" else None
         self.active = [
-            MemberState.fresh(member, adapter, self.device) for member, adapter in zip(members, fresh, strict=True)
+            MemberState.fresh(member, adapter, stack) for member, adapter in zip(members, fresh, strict=True)
         ]
         no_moments = torch.zeros(2, *stack.masters.shape, device=self.device)
         self._continue_with(self.active, self._restore(checkpoint) if checkpoint else no_moments)
@@ -86,13 +87,19 @@ class Cohort:
 
     def train_step(self, inputs: StepInputs) -> Float[Tensor, "metrics R"]:
         """Forward, backward and update, on the device alone; returns METRICS, each run's loss and its gradient norm."""
+        routed = inputs.routed
         for name, layer in self.stack.layers.items():
             layer.dropout_mask = inputs.dropout_masks.get(name)
-        answers = self.stack.answers(inputs.packed)
+        answers = self.stack.answers(inputs.packed, routed is not None)
         losses = self._objective.losses(answers.logps, inputs.pairs)
+        auxiliary = torch.zeros_like(losses)
+        if routed is not None and self.stack.router is not None:
+            of_batches = auxiliary_losses(answers.router_logits, routed, self.stack.router.top_k)
+            losses = losses + self.stack.router.coefficient * mean_over_batches(of_batches, routed)
+            auxiliary = of_batches.detach().sum(1)
         norms = self._optimizer.step(losses, inputs.rates)
         metrics = self._objective.metrics(answers, inputs.pairs)
-        return torch.cat([metrics, losses.detach()[None], norms.T])
+        return torch.cat([metrics, auxiliary[None], losses.detach()[None], norms.T])
 
     # -------------------------------------------------------------------------------------- what comes of the steps
 

@@ -8,8 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from factdpo.config.schema import MethodName
+from factdpo.data.pairs import Pairs
 from factdpo.training.batched.member import MemberState
 from factdpo.training.batched.packing import Packed, block_length, moved, pack
+from factdpo.training.batched.routing import token_weights
 from factdpo.training.batched.stacked_lora import Stack
 
 GRAPH_MULTIPLE = 8  # on a GPU shapes are rounded up to it, so that few CUDA graphs serve all steps
@@ -24,7 +26,7 @@ class PairTables(NamedTuple):
     mean_chosen_length: Float[Tensor, "R B"]  # in the pair's micro-batch
     loss_weights: Float[Tensor, "R B"]
     retain_weights: Float[Tensor, "R B"]  # of rows of neutral text, in the mean over their tokens
-    metric_weights: Float[Tensor, "metrics R B"]  # in METRICS, summed over micro-batches
+    metric_weights: Float[Tensor, "metrics R B"]  # in METRICS but for aux_loss, summed over micro-batches
 
 
 class StepInputs(NamedTuple):
@@ -33,17 +35,20 @@ class StepInputs(NamedTuple):
     packed: Packed
     pairs: PairTables
     rates: Float[Tensor, "R 1"]
+    routed: Float[Tensor, "R micro_batches tokens"] | None  # routing.token_weights; None without a router's loss
     dropout_masks: dict[str, Float[Tensor, "R tokens d_in"]]  # by layer; empty where no run has dropout
 
     def tensors(self) -> list[Tensor]:
-        return [*self.packed.tensors(), *self.pairs, self.rates, *self.dropout_masks.values()]
+        routed = [] if self.routed is None else [self.routed]
+        return [*self.packed.tensors(), *self.pairs, self.rates, *routed, *self.dropout_masks.values()]
 
     def with_tensors(self, tensors: list[Tensor]) -> "StepInputs":
         """The same with these in place of `tensors`."""
         rest = iter(tensors)
         packed = self.packed.with_tensors([next(rest) for _ in self.packed.tensors()])
         pairs = PairTables(*(next(rest) for _ in self.pairs))
-        return StepInputs(packed, pairs, next(rest), dict(zip(self.dropout_masks, rest, strict=True)))
+        rates, routed = next(rest), None if self.routed is None else next(rest)
+        return StepInputs(packed, pairs, rates, routed, dict(zip(self.dropout_masks, rest, strict=True)))
 
 
 def step_inputs(states: list[MemberState], taken: list[MicroBatches], rates: list[float], stack: Stack) -> StepInputs:
@@ -54,10 +59,20 @@ def step_inputs(states: list[MemberState], taken: list[MicroBatches], rates: lis
     ]
     device = stack.base.device
     runs = [(state.pairs, of_run) for state, of_run in zip(states, rows, strict=True)]
-    packed = pack(runs, multiple=GRAPH_MULTIPLE if device.type == "cuda" else 1)
-    inputs = StepInputs(packed, _pair_tables(states, taken, rows), torch.tensor(rates).view(-1, 1), {})
+    whole = stack.router is not None
+    packed = pack(runs, multiple=GRAPH_MULTIPLE if device.type == "cuda" else 1, whole=whole)
+    routed = token_weights(packed, _in_batches(states, taken)) if whole else None
+    inputs = StepInputs(packed, _pair_tables(states, taken, rows), torch.tensor(rates).view(-1, 1), routed, {})
     inputs = inputs.with_tensors(moved(inputs.tensors(), device))
     return inputs._replace(dropout_masks=_dropout_masks(states, inputs.packed, rows, stack))
+
+
+def _in_batches(states: list[MemberState], taken: list[MicroBatches]) -> list[tuple[Pairs, MicroBatches, int]]:
+    """Each run's pairs, its micro-batches, and the answers of a pair that TRL would take."""
+    return [
+        (state.pairs, batches, 1 if state.member.cfg.method.name is MethodName.sft else 2)
+        for state, batches in zip(states, taken, strict=True)
+    ]
 
 
 def _pair_tables(states: list[MemberState], taken: list[MicroBatches], rows: list[list[int]]) -> PairTables:
@@ -106,7 +121,8 @@ def _dropout_masks(
         for r, state in enumerate(states):
             if state.dropout_generator is not None:
                 p = state.member.cfg.lora.dropout
-                tokens = sum(block_length(state.pairs, row) for row in rows[r]) + 1  # padding has the last
+                tokens = sum(block_length(state.pairs, row, stack.router is not None) for row in rows[r])
+                tokens += 1  # padding has the last
                 kept = torch.rand(tokens, features, generator=state.dropout_generator, device=device) >= p
                 masks[name][r] = kept[numbers[r]] / (1 - p)
     return masks

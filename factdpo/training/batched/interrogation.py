@@ -7,35 +7,43 @@ twice all show here.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import Trainer
 
 from factdpo.config.schema import Config, ConfigError, LoraConfig
 from factdpo.console import first_line
-from factdpo.data.pairs import Pairs
+from factdpo.data.pairs import Pairs, collate
 from factdpo.models.base import Base
 from factdpo.models.logps import completion_logps
 from factdpo.models.soundness import CANNOT, NATS, in_float32
 from factdpo.training.batched.adapter import Adapter, check_linear, with_adapter
 from factdpo.training.batched.packing import pack
+from factdpo.training.batched.routing import Router, auxiliary_losses, router_of, token_weights
 from factdpo.training.batched.stacked_lora import Stack, stacked
 
 RANK = 4  # of the adapters that it is asked with
 GRADIENT = 1e-3  # difference of an adapter's gradient, relative to its norm; a leak of one token gives a hundredth
 SMALL = 1e-4  # of the largest gradient: below it rounding is all there is
+ROUTER_LOSS = 1e-4  # difference of a router's auxiliary loss, which is about the number of experts that a token gets
 CHOSEN, REJECTED = 1.0, -0.7  # weights of the answers in what is differentiated: what both share does not cancel
 
 
 class Unfit(Exception):
     """The batched engine would compute something else; the message is the sentence that says what."""
+
+
+Grads = dict[str, tuple[Tensor, Tensor]]  # of each layer's A and B
 
 
 class Asked(NamedTuple):
@@ -44,7 +52,7 @@ class Asked(NamedTuple):
     pairs: Pairs
     adapter: Adapter
     logps: Float[Tensor, "2 B"]
-    grads: dict[str, tuple[Tensor, Tensor]]  # of each layer's A and B
+    grads: Grads
 
 
 class Findings(NamedTuple):
@@ -65,28 +73,20 @@ def interrogate(base: Base, cfg: Config, probes: Pairs) -> Findings:
             targets = f"lora.target_modules={cfg.lora.target_modules}"
             with _understood(f"{targets}: PEFT's adapters on them do not compute; name the layers"):
                 asked, unlike = _asked_of_peft(base, cfg, probes)
+                _check_saved(base, cfg)
         except (Unfit, ConfigError) as error:
             return Findings(no_engine=str(error))
-        if sentence := unlike or router_loss(base):
-            return Findings(not_batched=sentence)
+        if unlike:
+            return Findings(not_batched=unlike)
         try:
             with _understood("its forward does not take several pairs in a row"):
                 _compare(base, asked)
+            if router := router_of(base):
+                with _understood("the auxiliary loss of its router is not to be had"):
+                    _compare_router_loss(base, cfg, asked, router)
         except Unfit as error:
             return Findings(not_batched=str(error))
     return Findings()
-
-
-def router_loss(base: Base) -> str | None:
-    """What TRL adds to the loss of a mixture of experts, if anything, as a sentence."""
-    text = base.model.config.get_text_config()
-    coefficient = getattr(text, "router_aux_loss_coef", 0.0)
-    if hasattr(text, "output_router_logits") and coefficient:
-        return (
-            f"TRL adds {coefficient:g} times the router's auxiliary loss, which is one number for a whole batch "
-            "(router_aux_loss_coef=0 in the model's config.json leaves it out)"
-        )
-    return None
 
 
 # ------------------------------------------------------------------------------------------------------- PEFT's answer
@@ -97,10 +97,7 @@ def _asked_of_peft(base: Base, cfg: Config, probes: Pairs) -> tuple[list[Asked],
 
     With them, why PEFT's model is none that could be stacked, as a sentence.
     """
-    lora = LoraConfig(rank=RANK, alpha=float(RANK), target_modules=cfg.lora.target_modules)
-    small = dataclasses.replace(cfg, lora=lora)
-    with with_adapter(small, base) as model:
-        layers = {n: m for n, m in model.base_model.model.named_modules() if isinstance(m, LoraLayer)}
+    with _small_adapter(base, cfg) as (model, layers):
         unlike = _not_linear(layers) or (_not_decayed(model) if cfg.dpo.weight_decay else None)
         adapters = [_random_adapter(layers, model.active_peft_config, seed) for seed in range(2)] if not unlike else []
         asked = []
@@ -111,6 +108,35 @@ def _asked_of_peft(base: Base, cfg: Config, probes: Pairs) -> tuple[list[Asked],
             ids = torch.tensor([probes.prompt_ids[0]], device=base.device)
             model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     return asked, unlike
+
+
+def _check_saved(base: Base, cfg: Config) -> None:
+    """Raises Unfit unless PEFT loads all that it saves of an adapter: it renames where transformers does."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is missing: what follows is about it
+        with _small_adapter(base, cfg) as (model, _):
+            saved = {name: p.data.normal_().clone() for name, p in model.named_parameters() if p.requires_grad}
+            model.save_pretrained(folder, save_embedding_layers=False)
+        loaded = PeftModel.from_pretrained(base.model, folder)  # type: ignore[arg-type]
+        try:
+            found = dict(loaded.named_parameters())
+            lost = [name for name, weight in saved.items() if not torch.equal(found[name], weight)]
+        finally:
+            loaded.unload()  # type: ignore[operator]
+    if lost:
+        layers = list(dict.fromkeys(name.removeprefix("base_model.model.").partition(".lora_")[0] for name in lost))
+        raise Unfit(
+            f"lora.target_modules={cfg.lora.target_modules}: PEFT does not load again what it saves of "
+            f"{_layers(layers)}; name others"
+        )
+
+
+@contextmanager
+def _small_adapter(base: Base, cfg: Config) -> Iterator[tuple[Any, dict[str, LoraLayer]]]:
+    """PEFT's model with adapters on the run's targets while the context lasts, and its adapted layers."""
+    lora = LoraConfig(rank=RANK, alpha=float(RANK), target_modules=cfg.lora.target_modules)
+    with with_adapter(dataclasses.replace(cfg, lora=lora), base) as model:
+        yield model, {n: m for n, m in model.base_model.model.named_modules() if isinstance(m, LoraLayer)}
 
 
 def _not_linear(layers: dict[str, LoraLayer]) -> str | None:
@@ -143,11 +169,7 @@ def _pair_of(module: LoraLayer) -> tuple[Tensor, Tensor]:
 
 def _answers_alone(base: Base, model: Any, layers: dict[str, LoraLayer], adapter: Adapter, pairs: Pairs) -> Asked:
     """Each answer in a row and a forward of its own."""
-    with torch.no_grad():
-        for name, both in adapter.layers.items():
-            for tensor, value in zip(_pair_of(layers[name]), both, strict=True):
-                tensor.copy_(value)
-    leaves = [tensor.requires_grad_() for module in layers.values() for tensor in _pair_of(module)]
+    leaves = _put_on(layers, adapter)
     sums = [torch.zeros_like(leaf) for leaf in leaves]
     logps = torch.zeros(2, len(pairs))
     for side, (column, weight) in enumerate(((pairs.chosen_ids, CHOSEN), (pairs.rejected_ids, REJECTED))):
@@ -160,8 +182,21 @@ def _answers_alone(base: Base, model: Any, layers: dict[str, LoraLayer], adapter
             for total, grad in zip(sums, torch.autograd.grad(weight * logp, leaves, allow_unused=True), strict=True):
                 if grad is not None:
                     total += grad
-    grads = {name: (sums[2 * i].cpu(), sums[2 * i + 1].cpu()) for i, name in enumerate(layers)}
-    return Asked(pairs, adapter, logps, grads)
+    return Asked(pairs, adapter, logps, _by_layer(layers, [total.cpu() for total in sums]))
+
+
+def _put_on(layers: dict[str, LoraLayer], adapter: Adapter) -> list[Tensor]:
+    """Give PEFT's layers these weights; returns A and B of each, to differentiate by."""
+    with torch.no_grad():
+        for name, both in adapter.layers.items():
+            for tensor, value in zip(_pair_of(layers[name]), both, strict=True):
+                tensor.copy_(value)
+    return [tensor.requires_grad_() for module in layers.values() for tensor in _pair_of(module)]
+
+
+def _by_layer(layers: Iterable[str], of_leaves: Sequence[Any]) -> dict[str, tuple[Any, Any]]:
+    """What stands for A and B of each layer in turn, by the layer's name."""
+    return dict(zip(layers, zip(of_leaves[::2], of_leaves[1::2], strict=True), strict=True))
 
 
 def _not_decayed(model: Any) -> str | None:
@@ -181,21 +216,51 @@ def _compare(base: Base, asked: list[Asked]) -> None:
     runs = [(of_run.pairs, list(range(len(of_run.pairs)))) for of_run in asked]
     sorted_runs = [(pairs, sorted(rows, key=lambda row, pairs=pairs: pairs.prompt_ids[row])) for pairs, rows in runs]
     with stacked(base, [of_run.adapter for of_run in asked], RANK) as stack:
-        weights = {
-            name: (a.requires_grad_(), b.requires_grad_()) for name, (a, b) in stack.views(stack.masters).items()
-        }
-        stack.use(weights, stack.scales)
+        leaves = _leaves_of(stack)
         with _called_once(stack):
             answers = stack.answers(pack(runs, rows_each=1).to(base.device))
         _compare_logps(asked, answers.logps.detach().cpu(), [rows for _, rows in runs], "where pairs share a row")
-        leaves = [leaf for both in weights.values() for leaf in both]
         signs = torch.tensor([CHOSEN, REJECTED], device=base.device)[:, None, None]
         grads = torch.autograd.grad((signs * answers.logps).sum(), leaves, allow_unused=True)
-        _compare_grads(asked, dict(zip(weights, zip(grads[::2], grads[1::2], strict=True), strict=True)))
+        blind = [name for name, both in _by_layer(stack.layers, grads).items() if None in both]
+        if blind:
+            raise Unfit(f"the adapted layer {blind[0]} has no part in the predictions")
+        _compare_grads([of_run.grads for of_run in asked], _by_layer(stack.layers, grads), "")
         with torch.no_grad():
             shared = stack.answers(pack(sorted_runs, share=True, rows_each=1).to(base.device))
         where = "where prompts share their beginning"
         _compare_logps(asked, shared.logps.cpu(), [rows for _, rows in sorted_runs], where)
+
+
+def _leaves_of(stack: Stack) -> list[Tensor]:
+    """A and B of each layer, of which the stack now computes gradients."""
+    weights = {name: (a.requires_grad_(), b.requires_grad_()) for name, (a, b) in stack.views(stack.masters).items()}
+    stack.use(weights, stack.scales)
+    return [leaf for both in weights.values() for leaf in both]
+
+
+def _compare_router_loss(base: Base, cfg: Config, asked: list[Asked], router: Router) -> None:
+    """Raises Unfit unless packed runs give the auxiliary loss, and its gradients, of the model's own forward."""
+    own, own_grads = [], []
+    with _small_adapter(base, cfg) as (model, layers):
+        for of_run in asked:
+            leaves, batch = _put_on(layers, of_run.adapter), collate(of_run.pairs, list(range(len(of_run.pairs))))
+            ids, attention = batch.ids.to(base.device), batch.attention.to(base.device)
+            output = model(input_ids=ids, attention_mask=attention, use_cache=False, output_router_logits=True)
+            grads = torch.autograd.grad(output.aux_loss, leaves, materialize_grads=True, allow_unused=True)
+            own.append(output.aux_loss.item())
+            own_grads.append(_by_layer(layers, [grad.cpu() for grad in grads]))
+    with stacked(base, [of_run.adapter for of_run in asked], RANK) as stack:
+        leaves, runs = _leaves_of(stack), [(of_run.pairs, list(range(len(of_run.pairs)))) for of_run in asked]
+        packed = pack(runs, rows_each=1, whole=True)
+        weights = token_weights(packed, [(pairs, [rows], 2) for pairs, rows in runs]).to(base.device)
+        routed = stack.answers(packed.to(base.device), routed=True).router_logits
+        losses = auxiliary_losses(routed, weights, router.top_k).squeeze(1)
+        grads = torch.autograd.grad(losses.sum(), leaves, materialize_grads=True, allow_unused=True)
+    apart = max(abs(ours - theirs) for ours, theirs in zip(losses.tolist(), own, strict=True))
+    if not apart <= ROUTER_LOSS:
+        raise Unfit(f"where pairs share a row, its router's auxiliary loss is {apart:.2g} off")
+    _compare_grads(own_grads, _by_layer(stack.layers, grads), "of its router's loss ")
 
 
 @contextmanager
@@ -243,18 +308,16 @@ def _compare_logps(asked: list[Asked], packed: Float[Tensor, "2 R B"], orders: l
         raise Unfit(f"{where}, an answer's log-prob is up to {apart:.2g} nats from the one that it has alone")
 
 
-def _compare_grads(asked: list[Asked], grads: dict[str, tuple[Tensor | None, Tensor | None]]) -> None:
-    """`grads` of each layer's A [R, K, d_in] and B [R, d_out, K]."""
-    largest = max(grad.norm().item() for of_run in asked for both in of_run.grads.values() for grad in both)
+def _compare_grads(expected: list[Grads], grads: Grads, of_what: str) -> None:
+    """`expected` of each run; `grads` of each layer's A [R, K, d_in] and B [R, d_out, K], all runs at once."""
+    largest = max(grad.norm().item() for of_run in expected for both in of_run.values() for grad in both)
     worst, where = 0.0, ""
     for name, both in grads.items():
         for side, grad in enumerate(both):
-            if grad is None:
-                raise Unfit(f"the adapted layer {name} has no part in the predictions")
-            for run, of_run in enumerate(asked):
-                alone = of_run.grads[name][side]
+            for run, of_run in enumerate(expected):
+                alone = of_run[name][side]
                 apart = (grad[run].cpu() - alone).norm().item() / max(alone.norm().item(), SMALL * largest, 1e-30)
                 if not apart <= worst:
                     worst, where = apart, name
     if not worst <= GRADIENT:
-        raise Unfit(f"where pairs share a row, the gradient of {where} is {worst:.2g} of its norm off")
+        raise Unfit(f"where pairs share a row, the gradient {of_what}of {where} is {worst:.2g} of its norm off")

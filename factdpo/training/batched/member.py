@@ -16,6 +16,8 @@ from factdpo.models.logps import Diverged
 from factdpo.store.history import Row
 from factdpo.training import sanity_checks
 from factdpo.training.batched.adapter import Adapter
+from factdpo.training.batched.routing import Router
+from factdpo.training.batched.stacked_lora import Stack
 from factdpo.training.engine import Member, Trained
 from factdpo.training.sanity_checks import SanityCheckError
 from factdpo.training.schedule import (
@@ -28,20 +30,22 @@ from factdpo.training.schedule import (
 )  # fmt: skip
 from factdpo.training.selection import Selection
 
-# Per-pair metrics of a step, in this order: TRL's names, each a mean over the micro-batch's pairs or tokens.
+# Metrics of a step, in this order: TRL's names, each a mean over the micro-batch's pairs or tokens.
 METRICS: tuple[str, ...] = (
     "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
-    "logits/chosen", "logits/rejected", "entropy", "mean_token_accuracy", "retain_nats_per_token",
+    "logits/chosen", "logits/rejected", "entropy", "mean_token_accuracy", "retain_nats_per_token", "aux_loss",
 )  # fmt: skip
 PREFERENCES = tuple(name for name in METRICS if name.startswith("rewards/") or name.endswith("/rejected"))
 COUNTERS = ("tokens", "sums", "loss", "steps", "batches")  # fields of a MemberState that a checkpoint holds
 
 
-def logged_metrics(cfg: Config) -> list[str]:
+def logged_metrics(cfg: Config, router: Router | None) -> list[str]:
     """Those of METRICS that a row of this run's history has."""
     left_out = PREFERENCES if cfg.method.name is MethodName.sft else ()
     if cfg.dpo.retain_weight == 0:
         left_out = *left_out, "retain_nats_per_token"
+    if router is None:
+        left_out = *left_out, "aux_loss"
     return [name for name in METRICS if name not in left_out]
 
 
@@ -59,6 +63,7 @@ class MemberState:
     refs: np.ndarray  # [2, n], float32: log-probs of the reference, in nats, of each pair that is trained on
     lengths: np.ndarray  # [2, n]: tokens of the answers in `pairs`; chosen, rejected
     lora_config: LoraConfig
+    router: Router | None  # whose loss is added
     parameters: int
     total_steps: int
     steps_per_epoch: int
@@ -77,7 +82,7 @@ class MemberState:
     outcome: Trained | Exception | None = None  # None while it trains
 
     @classmethod
-    def fresh(cls, member: Member, adapter: Adapter, device: torch.device) -> "MemberState":
+    def fresh(cls, member: Member, adapter: Adapter, stack: Stack) -> "MemberState":
         """A member before its first step."""
         cfg, pairs = member.cfg, len(member.pairs)
         packed = packed_pairs(cfg, member.pairs, member.retained)
@@ -87,12 +92,13 @@ class MemberState:
             torch.stack([member.refs.chosen, member.refs.rejected]).numpy(),
             np.array([[len(ids) for ids in answers] for answers in (packed.chosen_ids, packed.rejected_ids)]),
             adapter.config,
+            stack.router,
             adapter.parameters,
             planned_steps(pairs, cfg.dpo),
             steps_per_epoch(pairs, cfg.dpo),
             micro_batches(pairs, cfg.dpo),
             retained_rows(pairs, len(member.retained or ()), cfg.dpo),
-            torch.Generator(device).manual_seed(cfg.dpo.seed) if cfg.lora.dropout > 0 else None,
+            torch.Generator(stack.base.device).manual_seed(cfg.dpo.seed) if cfg.lora.dropout > 0 else None,
         )
 
     def rate(self, step: int) -> float:
@@ -138,7 +144,7 @@ class MemberState:
             return []
         row: Row = {"step": step, "loss": self.loss / self.steps, "grad_norm": norm, "learning_rate": self.rate(step)}
         means = dict(zip(METRICS, (total / self.batches for total in self.sums), strict=True))
-        row |= {name: means[name] for name in logged_metrics(self.member.cfg)}
+        row |= {name: means[name] for name in logged_metrics(self.member.cfg, self.router)}
         row |= {"num_tokens": float(self.tokens), "epoch": self.epochs(step), "time_seconds": seconds}
         self.sums, self.loss, self.steps, self.batches = [0.0] * len(METRICS), 0.0, 0, 0
         return [row]
@@ -153,7 +159,8 @@ class MemberState:
             self.checks["weights_changed_at_step"] = step
         for row in due:
             if step == 1:
-                self.checks |= sanity_checks.check_first_step(self.member, row)
+                router_loss = self.router.coefficient * row["aux_loss"] if self.router else 0.0
+                self.checks |= sanity_checks.check_first_step(self.member, row, router_loss)
 
     def log(self, rows: list[Row]) -> None:
         """Hand the member its new rows, once each; if it cannot take them, its run ends, and no other."""

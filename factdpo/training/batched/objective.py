@@ -39,7 +39,10 @@ class Objective:
 
     @torch.no_grad()
     def metrics(self, answers: Answers, pairs: PairTables) -> Float[Tensor, "metrics R"]:
-        """Each run's METRICS, summed over its micro-batches; rewards are beta * log(pi / pi_ref), DPO eq. 5."""
+        """Each run's METRICS but for aux_loss, summed over its micro-batches.
+
+        Rewards are beta * log(pi / pi_ref), DPO eq. 5.
+        """
         rewards = self._beta * (answers.logps - pairs.refs)
         of_pairs = torch.stack(
             [

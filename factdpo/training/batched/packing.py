@@ -1,10 +1,10 @@
 """Pairs of many runs in one forward: a prompt passes once, several pairs share a row, and no pair sees another.
 
-A pair is a block of tokens `prompt | chosen[:-1] | rejected[:-1]`: an answer's last token predicts nothing. The
-rejected part restarts where the prompt ends and does not see the chosen one. For one-token answers the block is the
-prompt alone. In scoring, prompts that begin alike share that too. So a row is a forest of tokens, each of which sees
-itself and what it comes from. Every run gets the same number of rows, as full as they go: less is padded than with one
-row per pair.
+A pair is a block of tokens `prompt | chosen[:-1] | rejected[:-1]`: an answer's last token predicts nothing (where a
+router's loss counts it, the block is `whole`). The rejected part restarts where the prompt ends and does not see the
+chosen one. For one-token answers the block is the prompt alone. In scoring, prompts that begin alike share that too. So
+a row is a forest of tokens, each of which sees itself and what it comes from. Every run gets the same number of rows,
+as full as they go: less is padded than with one row per pair.
 """
 
 import heapq
@@ -82,9 +82,10 @@ def moved(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
     return [there[i].view(tensor.dtype).view(tensor.shape) for i, tensor in enumerate(tensors)]
 
 
-def block_length(pairs: Pairs, row: int) -> int:
+def block_length(pairs: Pairs, row: int, whole: bool = False) -> int:
     """Tokens of a pair's block."""
-    return len(pairs.prompt_ids[row]) + len(pairs.chosen_ids[row]) + len(pairs.rejected_ids[row]) - 2
+    tokens = len(pairs.prompt_ids[row]) + len(pairs.chosen_ids[row]) + len(pairs.rejected_ids[row])
+    return tokens if whole else tokens - 2
 
 
 def shared_lengths(pairs: Pairs, rows: list[int]) -> list[int]:
@@ -97,21 +98,26 @@ def shared_lengths(pairs: Pairs, rows: list[int]) -> list[int]:
 
 
 def pack(
-    runs: list[tuple[Pairs, list[int]]], share: bool = False, rows_each: int | None = None, multiple: int = 1
+    runs: list[tuple[Pairs, list[int]]],
+    share: bool = False,
+    rows_each: int | None = None,
+    multiple: int = 1,
+    whole: bool = False,
 ) -> Packed:
     """The given rows of each run's pairs, in `rows_each` rows of tokens per run (None: as ROOM says); on the CPU.
 
     T, H, A and `longest` are rounded up to a `multiple`. With `share`, what a prompt begins with is not repeated where
     the pair before it begins alike: for pairs sorted by their prompts, and never under dropout, which is drawn for each
-    pair apart.
+    pair apart. With `whole`, which does not go with `share`, answers have their last tokens too.
     """
     lengths = [
-        shared_lengths(pairs, rows) if share else [block_length(pairs, row) for row in rows] for pairs, rows in runs
+        shared_lengths(pairs, rows) if share else [block_length(pairs, row, whole) for row in rows]
+        for pairs, rows in runs
     ]
     rows_each = rows_each or max(1, min(max(map(len, lengths)), round(max(map(sum, lengths)) / ROOM)))
     distribute = _in_order if share else _evenly
     packed = [
-        _pack_run(pairs, rows, of_run, distribute(of_run, rows_each), share)
+        _pack_run(pairs, rows, of_run, distribute(of_run, rows_each), share, whole)
         for (pairs, rows), of_run in zip(runs, lengths, strict=True)
     ]
     width = _round_up(max(len(row.ids) for run in packed for row in run.rows), multiple)
@@ -151,7 +157,7 @@ class _PackedRun(NamedTuple):
 
 
 def _pack_run(
-    pairs: Pairs, selected: list[int], lengths: list[int], blocks: list[list[int]], share: bool
+    pairs: Pairs, selected: list[int], lengths: list[int], blocks: list[list[int]], share: bool, whole: bool
 ) -> _PackedRun:
     """Fill one run's rows: `blocks` names, for each row, the blocks in it by their number in `selected`."""
     first_number = [0, *accumulate(lengths)]  # of the tokens before a block
@@ -161,7 +167,7 @@ def _pack_run(
         for block in of_row:
             pair = selected[block]
             chosen, rejected = pairs.chosen_ids[pair], pairs.rejected_ids[pair]
-            columns = filled.add(pairs.prompt_ids[pair], chosen, rejected, first_number[block], share)
+            columns = filled.add(pairs.prompt_ids[pair], chosen, rejected, first_number[block], share, whole)
             start, rejected_start = len(head), len(head) + len(chosen)
             head += [(row, column) for column in columns]
             answers[block] = (
@@ -183,22 +189,24 @@ class _Row:
         self.prompt_columns: list[int] = []  # where that prompt's tokens stand
 
     def add(
-        self, prompt: list[int], chosen: list[int], rejected: list[int], first_number: int, share: bool
+        self, prompt: list[int], chosen: list[int], rejected: list[int], first_number: int, share: bool, whole: bool
     ) -> list[int]:
         """Append a block and return the columns that predict: the prompt's end, then chosen[:-1] and rejected[:-1]."""
         shared = common_prefix(self.prompt, prompt) if share else 0
-        p, c, r = len(prompt), len(chosen) - 1, len(rejected) - 1
+        last = 0 if whole else 1  # tokens at an answer's end that are left out
+        p, c, r = len(prompt), len(chosen) - last, len(rejected) - last
         start = len(self.ids)
         prompt_stop = start + p - shared
         stop = prompt_stop + c + r
-        self.ids += [*prompt[shared:], *chosen[:-1], *rejected[:-1]]
+        self.ids += [*prompt[shared:], *chosen[:c], *rejected[:r]]
         self.positions += [*range(shared, p + c), *range(p, p + r)]
         self.end += [stop] * (p - shared) + [prompt_stop + c] * c + [stop] * r
         self.token_number += range(first_number, first_number + stop - start)
         for column in self.prompt_columns[:shared]:
             self.end[column] = stop
         self.prompt, self.prompt_columns = prompt, [*self.prompt_columns[:shared], *range(start, prompt_stop)]
-        return [self.prompt_columns[-1], *range(prompt_stop, stop)]
+        chosen_columns, rejected_columns = range(prompt_stop, prompt_stop + c), range(prompt_stop + c, stop)
+        return [self.prompt_columns[-1], *chosen_columns[: len(chosen) - 1], *rejected_columns[: len(rejected) - 1]]
 
     def pad(self, width: int, token_number: int) -> None:
         padding = width - len(self.ids)

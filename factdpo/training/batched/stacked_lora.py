@@ -22,6 +22,7 @@ from factdpo.models.scoring import PairLogps
 from factdpo.training.batched.adapter import Adapter
 from factdpo.training.batched.masks import attention_masks
 from factdpo.training.batched.packing import Packed, pack, shared_lengths
+from factdpo.training.batched.routing import Logits, router_logits, router_of
 
 
 class Answers(NamedTuple):
@@ -31,6 +32,7 @@ class Answers(NamedTuple):
     greedy: Float[Tensor, "2 R B"]  # tokens that greedy decoding predicts
     entropy: Float[Tensor, "2 R B"]  # of the predictions, in nats
     mean_logit: Float[Tensor, "2 R B"]  # means over the vocabulary
+    router_logits: list[Logits]  # of each router, where they were asked for
 
 
 class _Product(torch.autograd.Function):
@@ -102,6 +104,10 @@ class Stack:
 
     def __init__(self, base: Base, layers: dict[str, StackedLinear], adapters: list[Adapter], rank: int):
         self.base, self.layers, self.rank = base, layers, rank
+        self.router = router_of(base)
+        # A config may ask the model for a router's loss, which takes a mask of whole rows.
+        asks = getattr(base.model.config.get_text_config(), "output_router_logits", False)
+        self._no_loss = {"output_router_logits": False} if asks else {}
         self.last = [layers[name] for name in _after_attention(base, list(layers))]
         parameters = sum(self.rank * (layer.weight.shape[0] + layer.weight.shape[1]) for layer in layers.values())
         self.masters = torch.zeros(len(adapters), parameters)
@@ -157,9 +163,16 @@ class Stack:
         }
         return Adapter(layers, config)
 
-    def answers(self, packed: Packed) -> Answers:
-        """One forward; layers after the last attention compute only the positions that predict an answer's token."""
-        logits = self._logits(packed)
+    def answers(self, packed: Packed, routed: bool = False) -> Answers:
+        """One forward; layers after the last attention compute only the positions that predict an answer's token.
+
+        With `routed` they compute all, and the routers' logits are among what is returned.
+        """
+        if routed:
+            with router_logits(self.base.model) as of_routers:
+                logits = self._logits(packed, [])
+        else:
+            logits, of_routers = self._logits(packed, self.last), []
         logps = logits.float().log_softmax(-1)
         at, mask = packed.answer_at, packed.answer_mask
         answers = answer_logps(logps, at, packed.answer_ids, mask)
@@ -175,15 +188,16 @@ class Stack:
                 over_tokens(is_greedy.float()),
                 over_tokens(entropy[at]),
                 over_tokens(logits.float().mean(-1)[at]),
+                of_routers,
             )
 
-    def _logits(self, packed: Packed) -> Float[Tensor, "M V"]:
-        """At the M = R * H positions of `packed.head`."""
+    def _logits(self, packed: Packed, last: list[StackedLinear]) -> Float[Tensor, "M V"]:
+        """At the M = R * H positions of `packed.head`, which are all that the layers `last` compute."""
         model = self.base.model
         head = cast(nn.Module, model.get_output_embeddings())
         # The head, and with it the rest of the model's own forward, gets [1, M, D] in place of [rows, T, D].
         hook = head.register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[packed.head.flatten()][None],))
-        for layer in self.last:
+        for layer in last:
             layer.positions = packed.head
         try:
             return model(
@@ -191,10 +205,11 @@ class Stack:
                 attention_mask=attention_masks(model.config, packed, model.dtype),
                 position_ids=packed.positions,
                 use_cache=False,
+                **self._no_loss,
             ).logits[0]
         finally:
             hook.remove()
-            for layer in self.last:
+            for layer in last:
                 layer.positions = None
 
     @torch.no_grad()

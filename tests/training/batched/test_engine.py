@@ -192,7 +192,7 @@ class Sides(NamedTuple):
     trl: list[tuple[list[Row], Adapter]]
 
 
-PLANS = ["gpt_neox", "llama"]
+PLANS = ["gpt_neox", "llama", "qwen2_moe"]
 MORE = ["gpt2", "opt", "qwen2", "other losses"]  # OTHER_LOSSES, on a GPT-NeoX
 
 
@@ -405,7 +405,8 @@ def test_a_gradient_that_overflows_diverges_and_a_large_beta_does_not(tmp_path: 
         tiny_base(), [Run(tiny_config(track_log_every=5, **change), tiny_pairs(8)) for change in changes], tmp_path
     )
     for one in infinite:
-        assert isinstance(one.ending, Diverged) and str(one.ending) == "grad_norm is inf at step 1"
+        assert isinstance(one.ending, Diverged)
+        assert str(one.ending) in ("grad_norm is inf at step 1", "grad_norm is nan at step 1")  # by the processor
     assert isinstance(large.ending, Trained)  # its first loss is off by a million times a rounding error
 
 

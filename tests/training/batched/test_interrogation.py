@@ -132,12 +132,45 @@ def test_a_forward_that_is_not_what_it_seems_is_named(
         ("mpt", "an answer's log-prob is up to"),  # ALiBi by place, not by position
         ("lfm2", "an answer's log-prob is up to"),  # convolution
         ("bloom", "does not take several pairs in a row"),
-        ("qwen2_moe", "auxiliary loss"),
     ],
 )
 def test_architectures_that_cannot_share_a_row_are_trls(probes: Pairs, kind: str, sentence: str) -> None:
     found = interrogate(base_of(kind, tiny_model(kind)), CFG, probes)
     assert found.no_engine is None and sentence in str(found.not_batched)
+
+
+def _of_another_loss(base: Base) -> None:
+    """The model's own loss of its routers is another than the one that is computed here."""
+    base.model.num_experts_per_tok = 3
+
+
+def _without_a_loss(base: Base) -> None:
+    del base.model.num_experts_per_tok  # which its forward takes to compute it
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda base: None, None),
+        (_of_another_loss, "where pairs share a row, its router's auxiliary loss is"),
+        (_without_a_loss, "the auxiliary loss of its router is not to be had"),
+    ],
+)
+def test_a_routers_loss_that_is_another_is_trls(
+    probes: Pairs, change: Callable[[Base], None], sentence: str | None
+) -> None:
+    base = tiny_base("qwen2_moe")
+    change(base)
+    found = interrogate(base, CFG, probes)
+    assert found.no_engine is None
+    assert found.not_batched is None if sentence is None else sentence in str(found.not_batched)
+
+
+def test_an_adapter_that_would_not_load_again_is_for_no_engine(probes: Pairs) -> None:
+    """PEFT renames what transformers renames when it loads: here the shared experts."""
+    found = interrogate(base_of("laguna", tiny_model("laguna")), CFG, probes)
+    assert "PEFT does not load again what it saves of the adapted layer" in str(found.no_engine)
+    assert "mlp.shared_experts.gate_proj and 2 more" in str(found.no_engine)
 
 
 def test_what_the_trainer_exempts_from_weight_decay_by_name_is_trls(probes: Pairs) -> None:
