@@ -118,10 +118,10 @@ class WandbTracker:
             if rows:
                 columns: list[Any] = list(rows[0])
                 cells: list[Any] = [[row.get(column) for column in columns] for row in rows[:TABLE_ROWS]]
-                media[name] = wandb.Table(columns=columns, data=cells)
+                media[name] = _table(columns, cells)
         numbers: list[Any] = scores(result)
         if numbers:
-            media["scores"] = wandb.Table(columns=[*SCORES], data=numbers)
+            media["scores"] = _table([*SCORES], numbers)
         if media:
             self._run.log({STEP: self._step, **media})
         if self._cfg.track.log_adapter and (folder / "adapter").is_dir():
@@ -133,6 +133,20 @@ class WandbTracker:
         run, self._run = self._run, None
         if run is not None:
             _finish_failed(run)
+
+
+def _table(columns: list[str], rows: list[list[Any]]) -> Any:
+    """W&B's table of rows of scalars.
+
+    It takes the types of its columns from row after row, which is most of its time; one row of each combination of
+    types tells it the same.
+    """
+    import wandb
+
+    one_of_each = {tuple(map(type, row)): row for row in rows}
+    table = wandb.Table(columns=[*columns], data=[*one_of_each.values()])
+    table.data = rows
+    return table
 
 
 def log_sweep(

@@ -26,7 +26,7 @@ from factdpo.tracking.wandb_settings import (
     wandb_sentence,
     without_secrets,
 )
-from factdpo.tracking.wandb_tracker import WandbTracker
+from factdpo.tracking.wandb_tracker import WandbTracker, _table
 from factdpo.tracking.wandb_views import scores
 from tests.helpers.wandb_records import records
 
@@ -283,6 +283,20 @@ def test_two_runs_in_one_process_are_two_whole_wandb_runs(nowhere, tmp_path, mon
         assert (final["accuracy/train"], final["base/accuracy/train"], final["generations.nrows"]) == (1.0, 0.5, 1)
         assert "balanced_accuracy/train" not in final and final["scores.nrows"] == len(scores(RESULT)) == 7
         assert [r["exit"].get("exit_code", 0) for r in found if r["type"] == "exit"] == [exit_code]
+
+
+def test_a_table_is_wandbs_own_of_these_rows():
+    import wandb
+
+    rows = [[n, "x", n / 2, None] for n in range(5)] + [
+        [1, None, 2.0, True],
+        [2, "y", 3, False],
+        [3, "z", math.nan, None],
+    ]
+    found, wanted = _table(["a", "b", "c", "d"], rows), wandb.Table(columns=["a", "b", "c", "d"], data=rows)
+    assert found._column_types.to_json() == wanted._column_types.to_json()
+    assert [list(map(repr, row)) for row in found.data] == [list(map(repr, row)) for row in wanted.data]
+    assert _table(["a"], []).data == []
 
 
 def test_a_failure_inside_wandb_costs_one_warning_and_not_the_record(nowhere, tmp_path, caplog):

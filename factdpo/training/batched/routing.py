@@ -94,13 +94,14 @@ def auxiliary_losses(
     `load_balancing_loss_func`: the number of experts times the sum, over them, of the share of tokens that an expert
     gets and the mean probability that it is given.
     """
-    shares = means = torch.zeros(())
+    shares, means = [], []  # of each layer [R, micro_batches, experts]
     for of_layer in logits:
         probabilities = of_layer.float().softmax(-1).view(weights.shape[0], -1, of_layer.shape[-1])
         taken = torch.zeros_like(probabilities).scatter(-1, probabilities.topk(top_k).indices, 1.0)
-        shares, means = shares + weights @ taken, means + weights @ probabilities
+        shares.append(weights @ taken)
+        means.append(weights @ probabilities)
     total = (len(logits) * weights.sum(-1, keepdim=True)).clamp(min=1.0)
-    return logits[0].shape[-1] * (shares / total * (means / total)).sum(-1)
+    return logits[0].shape[-1] * (sum(shares) / total * (sum(means) / total)).sum(-1)
 
 
 def mean_over_batches(
