@@ -91,6 +91,10 @@ def _loaded(cfg: ModelConfig, weights: Weights, folder: Path | None, device: tor
         raise ConfigError(_load_error(cfg, weights, folder, error)) from error
     if cfg.quantization is Quantization.none:  # the others are there already
         model.to(device)  # type: ignore[arg-type]
+    for module in model.modules():
+        # On a processor with bf16 instructions bitsandbytes packs a layer that scores so that it trains no more.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     return Base(model.eval().requires_grad_(False), tokenizer, weights, adjusted)
 
 

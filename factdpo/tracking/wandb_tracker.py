@@ -139,11 +139,11 @@ def _table(columns: list[str], rows: list[list[Any]]) -> Any:
     """W&B's table of rows of scalars.
 
     It takes the types of its columns from row after row, which is most of its time; one row of each combination of
-    types tells it the same.
+    types tells it the same. NaN has the type of None there.
     """
     import wandb
 
-    one_of_each = {tuple(map(type, row)): row for row in rows}
+    one_of_each = {tuple(type(None if cell != cell else cell) for cell in row): row for row in rows}
     table = wandb.Table(columns=[*columns], data=[*one_of_each.values()])
     table.data = rows
     return table

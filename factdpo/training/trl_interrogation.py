@@ -15,6 +15,7 @@ from factdpo.data.pairs import Pairs, collate
 from factdpo.models.base import Base
 from factdpo.models.scoring import pair_logps
 from factdpo.models.soundness import CANNOT, NATS, in_float32
+from factdpo.training.batched.routing import LEFT_OUT, router_of
 
 
 def why_not_by_trl(base: Base, probes: Pairs) -> str | None:
@@ -22,8 +23,7 @@ def why_not_by_trl(base: Base, probes: Pairs) -> str | None:
     batch = collate(probes, list(range(len(probes))))
     ids, attention = batch.ids.to(base.device), batch.attention.to(base.device)
     labels = ids.masked_fill(~batch.completion.to(base.device), -100)
-    text = base.model.config.get_text_config()
-    routed = hasattr(text, "output_router_logits") and getattr(text, "router_aux_loss_coef", 0.0) != 0.0
+    routed = router_of(base) is not None
     more = {"output_router_logits": True} if routed else {}
     with in_float32(base.model), torch.no_grad():
         own = pair_logps(base.model, probes, len(probes))
@@ -32,7 +32,8 @@ def why_not_by_trl(base: Base, probes: Pairs) -> str | None:
         except torch.OutOfMemoryError:
             raise
         except CANNOT as error:
-            return f"TRL cannot compute it ({type(error).__name__}: {first_line(error)})"
+            remedy = f"; if it is the router's loss, {LEFT_OUT}" if routed else ""
+            return f"TRL cannot compute it ({type(error).__name__}: {first_line(error)}){remedy}"
     apart = (by_trl.cpu() - torch.cat([own.chosen, own.rejected])).abs().max().item()
     if apart <= NATS:
         return None

@@ -297,6 +297,8 @@ def test_a_table_is_wandbs_own_of_these_rows():
     assert found._column_types.to_json() == wanted._column_types.to_json()
     assert [list(map(repr, row)) for row in found.data] == [list(map(repr, row)) for row in wanted.data]
     assert _table(["a"], []).data == []
+    one = [[1.0], [math.nan]]
+    assert _table(["a"], one)._column_types.to_json() == wandb.Table(columns=["a"], data=one)._column_types.to_json()
 
 
 def test_a_failure_inside_wandb_costs_one_warning_and_not_the_record(nowhere, tmp_path, caplog):

@@ -27,7 +27,7 @@ CORE: list[tuple[str, dict[str, Any], str, str]] = [
     ("mpt", {}, "trl", "log-prob"),  # ALiBi by place in the row
     ("lfm2", {}, "trl", "log-prob"),  # convolution
     ("gpt_oss", {}, BATCHED, ""),  # with a router's loss
-    ("laguna", {}, "refused", "PEFT does not load again"),
+    ("laguna", {}, "refused", "PEFT does not load back"),
     ("hrm_text", {}, "trl", "calls the adapted layer"),
     ("llama", DYNAMIC, "refused", "depends on the rows beside it"),
     ("bert", {"is_decoder": False}, "refused", "not causal as it is configured"),

@@ -102,20 +102,27 @@ def test_sft_is_sfttrainers(tmp_path: Path, changes: dict[str, Any], family: str
     assert not [name for name in ours[0].rows[0] if name.startswith("rewards/")], "there is no reference to reward"
 
 
-def test_dpo_begins_with_what_sft_left_and_the_two_are_one_adapter(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dpo_begins_with_what_sft_left_and_the_two_are_one_adapter(tmp_path: Path, family: str) -> None:
     pairs = tiny_pairs(12, longest=3)
-    (sft,) = train(batched.fit, tmp_path / "sft", tiny_config(method_name=MethodName.sft, lora_alpha=4.0), pairs=pairs)
-    base = tiny_base()
+    (sft,) = train(
+        batched.fit,
+        tmp_path / "sft",
+        tiny_config(method_name=MethodName.sft, lora_alpha=4.0),
+        pairs=pairs,
+        family=family,
+    )
+    base = tiny_base(family)
     refs = pair_logps(adapters.load_trained(base, sft.folder), pairs, 64)
     cfgs = [tiny_config(method_name=MethodName.sft_dpo, dpo_beta=beta, dpo_weight_decay=0.1) for beta in (0.1, 0.5)]
-    given: dict[str, Any] = {"pairs": pairs, "begins_with": sft.folder, "refs": refs}
+    given: dict[str, Any] = {"pairs": pairs, "begins_with": sft.folder, "refs": refs, "family": family}
     theirs = train(trl_engine.fit, tmp_path / "trl", *cfgs, **given)
     ours = train(batched.fit, tmp_path / "ours", *cfgs, **given)
     for found, wanted in zip(ours, theirs, strict=True):
         assert_same(found, wanted)
         assert found.adapter.config.r == 8, "that of SFT and that of DPO"
         assert found.trained.facts["trainable_parameters"] == wanted.trained.facts["trainable_parameters"]
-        reloaded = pair_logps(adapters.load_trained(tiny_base(), found.folder), pairs, 64)
+        reloaded = pair_logps(adapters.load_trained(tiny_base(family), found.folder), pairs, 64)
         adapters.check_probe(found.folder, reloaded, torch.float32)
         for name, (a, b) in found.adapter.layers.items():  # the lower one is as SFT left it, at the upper one's scale
             of_sft = sft.adapter.layers[name]

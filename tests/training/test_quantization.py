@@ -23,6 +23,7 @@ def test_a_quantised_base_is_trained_by_trl_and_scored_as_it_was(tmp_path: Path,
     whole = load_base(ModelConfig(), torch.device("cpu"), tmp_path).model
     packed = load_base(ModelConfig(quantization=kind), torch.device("cpu"), tmp_path).model
     assert packed.get_memory_footprint() < 0.9 * whole.get_memory_footprint()
+    assert not any(getattr(m, "support_avx512bf16_for_cpu", False) for m in packed.modules()), "packed, it cannot train"
     unquantised = answer.ask(small(tmp_path, dpo_max_steps=6, dpo_learning_rate=3e-3))
     assert unquantised["id"] != result["id"]
     for model in ("base", "trained"):

@@ -98,15 +98,15 @@ def bytes_needed(base: Base, cfg: Config, pairs: Pairs, rows: list[int]) -> tupl
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    head, routed = cast(nn.Module, base.model.get_output_embeddings()), router_of(base) is not None
-    packed = pack([(pairs, rows)], whole=routed).to(base.device)
+    head, whole = cast(nn.Module, base.model.get_output_embeddings()), router_of(base) is not None
+    packed = pack([(pairs, rows)], whole=whole).to(base.device)
     with stacked(base, [adapter], adapter.config.r, cfg.dpo.bf16) as stack:
         for layer in stack.layers.values():
             layer.a, layer.b = layer.a.detach().requires_grad_(), layer.b.detach().requires_grad_()
             if cfg.lora.dropout > 0:
                 layer.dropout_mask = save(torch.ones(1, packed.ids.numel(), layer.weight.shape[1], device=base.device))
         with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-            answers = stack.answers(packed, routed)
+            answers = stack.answers(packed, with_routers=whole)
         del answers
         weights = {p.untyped_storage().data_ptr() for p in (*base.model.parameters(), stack.masters)}
         weights |= {layer.in_training[0].untyped_storage().data_ptr() for layer in stack.layers.values()}

@@ -87,15 +87,15 @@ class Cohort:
 
     def train_step(self, inputs: StepInputs) -> Float[Tensor, "metrics R"]:
         """Forward, backward and update, on the device alone; returns METRICS, each run's loss and its gradient norm."""
-        routed = inputs.routed
         for name, layer in self.stack.layers.items():
             layer.dropout_mask = inputs.dropout_masks.get(name)
-        answers = self.stack.answers(inputs.packed, routed is not None)
+        router, weights = self.stack.router, inputs.router_weights
+        answers = self.stack.answers(inputs.packed, with_routers=router is not None)
         losses = self._objective.losses(answers.logps, inputs.pairs)
         auxiliary = torch.zeros_like(losses)
-        if routed is not None and self.stack.router is not None:
-            of_batches = auxiliary_losses(answers.router_logits, routed, self.stack.router.top_k)
-            losses = losses + self.stack.router.coefficient * mean_over_batches(of_batches, routed)
+        if router is not None and weights is not None:
+            of_batches = auxiliary_losses(answers.router_logits, weights, router.top_k)
+            losses = losses + router.coefficient * mean_over_batches(of_batches, weights)
             auxiliary = of_batches.detach().sum(1)
         norms = self._optimizer.step(losses, inputs.rates)
         metrics = self._objective.metrics(answers, inputs.pairs)

@@ -1,9 +1,9 @@
 """Engine "batched": many LoRA-DPO runs train together on one frozen base, each exactly as if alone.
 
 One forward and one backward serve R runs (stacked_lora.py, packing.py). Each run has its own loss, rate, clipping, data
-order and dropout; the loss of a run is the mean over its own pairs, and the runs' losses are added up, so that no
-gradient of one meets another's. AdamW's state is one tensor for all of them. What leaves the device while training are
-the metrics, in blocks: no step waits for the host.
+order and dropout; the loss of a run is a mean over its own pairs (and its routers' tokens), and the runs' losses are
+added up, so that no gradient of one meets another's. AdamW's state is one tensor for all of them. What leaves the
+device while training are the metrics, in blocks: no step waits for the host.
 """
 
 import logging

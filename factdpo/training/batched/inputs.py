@@ -35,20 +35,22 @@ class StepInputs(NamedTuple):
     packed: Packed
     pairs: PairTables
     rates: Float[Tensor, "R 1"]
-    routed: Float[Tensor, "R micro_batches tokens"] | None  # routing.token_weights; None without a router's loss
+    router_weights: (
+        Float[Tensor, "R micro_batches tokens"] | None
+    )  # routing.token_weights; None without a router's loss
     dropout_masks: dict[str, Float[Tensor, "R tokens d_in"]]  # by layer; empty where no run has dropout
 
     def tensors(self) -> list[Tensor]:
-        routed = [] if self.routed is None else [self.routed]
-        return [*self.packed.tensors(), *self.pairs, self.rates, *routed, *self.dropout_masks.values()]
+        routers = [] if self.router_weights is None else [self.router_weights]
+        return [*self.packed.tensors(), *self.pairs, self.rates, *routers, *self.dropout_masks.values()]
 
     def with_tensors(self, tensors: list[Tensor]) -> "StepInputs":
         """The same with these in place of `tensors`."""
         rest = iter(tensors)
         packed = self.packed.with_tensors([next(rest) for _ in self.packed.tensors()])
         pairs = PairTables(*(next(rest) for _ in self.pairs))
-        rates, routed = next(rest), None if self.routed is None else next(rest)
-        return StepInputs(packed, pairs, rates, routed, dict(zip(self.dropout_masks, rest, strict=True)))
+        rates, weights = next(rest), None if self.router_weights is None else next(rest)
+        return StepInputs(packed, pairs, rates, weights, dict(zip(self.dropout_masks, rest, strict=True)))
 
 
 def step_inputs(states: list[MemberState], taken: list[MicroBatches], rates: list[float], stack: Stack) -> StepInputs:
@@ -61,8 +63,8 @@ def step_inputs(states: list[MemberState], taken: list[MicroBatches], rates: lis
     runs = [(state.pairs, of_run) for state, of_run in zip(states, rows, strict=True)]
     whole = stack.router is not None
     packed = pack(runs, multiple=GRAPH_MULTIPLE if device.type == "cuda" else 1, whole=whole)
-    routed = token_weights(packed, _in_batches(states, taken)) if whole else None
-    inputs = StepInputs(packed, _pair_tables(states, taken, rows), torch.tensor(rates).view(-1, 1), routed, {})
+    weights = token_weights(packed, _in_batches(states, taken)) if whole else None
+    inputs = StepInputs(packed, _pair_tables(states, taken, rows), torch.tensor(rates).view(-1, 1), weights, {})
     inputs = inputs.with_tensors(moved(inputs.tensors(), device))
     return inputs._replace(dropout_masks=_dropout_masks(states, inputs.packed, rows, stack))
 

@@ -3,7 +3,7 @@
 Pairs of all the lengths that the data has share a row, those of two runs a forward, under adapters that are not zero.
 Each answer's log-prob and each adapter's gradient must be those of PEFT's model with that answer alone, whatever the
 architecture is called: windows, recurrence, positions by place, state of a whole forward and layers that are called
-twice all show here.
+twice all show here. So must the auxiliary loss of its routers, and what PEFT saves of an adapter must load back.
 """
 
 import dataclasses
@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
-from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import Trainer
@@ -29,7 +28,7 @@ from factdpo.models.logps import completion_logps
 from factdpo.models.soundness import CANNOT, NATS, in_float32
 from factdpo.training.batched.adapter import Adapter, check_linear, with_adapter
 from factdpo.training.batched.packing import pack
-from factdpo.training.batched.routing import Router, auxiliary_losses, router_of, token_weights
+from factdpo.training.batched.routing import LEFT_OUT, Router, auxiliary_losses, router_of, token_weights
 from factdpo.training.batched.stacked_lora import Stack, stacked
 
 RANK = 4  # of the adapters that it is asked with
@@ -58,7 +57,7 @@ class Asked(NamedTuple):
 class Findings(NamedTuple):
     """Sentences; None where nothing is wrong."""
 
-    no_engine: str | None = None  # why PEFT's model itself does not compute
+    no_engine: str | None = None  # why PEFT's model itself does not compute, or does not load back
     not_batched: str | None = None  # why the batched engine would compute something else
 
 
@@ -82,7 +81,7 @@ def interrogate(base: Base, cfg: Config, probes: Pairs) -> Findings:
             with _understood("its forward does not take several pairs in a row"):
                 _compare(base, asked)
             if router := router_of(base):
-                with _understood("the auxiliary loss of its router is not to be had"):
+                with _understood(f"the auxiliary loss of its router cannot be computed; {LEFT_OUT}"):
                     _compare_router_loss(base, cfg, asked, router)
         except Unfit as error:
             return Findings(not_batched=str(error))
@@ -111,22 +110,21 @@ def _asked_of_peft(base: Base, cfg: Config, probes: Pairs) -> tuple[list[Asked],
 
 
 def _check_saved(base: Base, cfg: Config) -> None:
-    """Raises Unfit unless PEFT loads all that it saves of an adapter: it renames where transformers does."""
+    """Raises Unfit unless PEFT loads back all that it saves of an adapter: it renames where transformers does."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is missing: what follows is about it
         with _small_adapter(base, cfg) as (model, _):
-            saved = {name: p.data.normal_().clone() for name, p in model.named_parameters() if p.requires_grad}
+            saved = {name: p.data.normal_() for name, p in model.named_parameters() if p.requires_grad}
             model.save_pretrained(folder, save_embedding_layers=False)
-        loaded = PeftModel.from_pretrained(base.model, folder)  # type: ignore[arg-type]
-        try:
-            found = dict(loaded.named_parameters())
-            lost = [name for name, weight in saved.items() if not torch.equal(found[name], weight)]
-        finally:
-            loaded.unload()  # type: ignore[operator]
+            model.load_adapter(folder, "loaded")
+            found = {
+                name.replace(".loaded", ".default"): p for name, p in model.named_parameters() if ".loaded" in name
+            }
+            lost = [name for name, weight in saved.items() if not torch.equal(found[name].cpu(), weight.cpu())]
     if lost:
         layers = list(dict.fromkeys(name.removeprefix("base_model.model.").partition(".lora_")[0] for name in lost))
         raise Unfit(
-            f"lora.target_modules={cfg.lora.target_modules}: PEFT does not load again what it saves of "
+            f"lora.target_modules={cfg.lora.target_modules}: PEFT does not load back what it saves of "
             f"{_layers(layers)}; name others"
         )
 
@@ -216,7 +214,7 @@ def _compare(base: Base, asked: list[Asked]) -> None:
     runs = [(of_run.pairs, list(range(len(of_run.pairs)))) for of_run in asked]
     sorted_runs = [(pairs, sorted(rows, key=lambda row, pairs=pairs: pairs.prompt_ids[row])) for pairs, rows in runs]
     with stacked(base, [of_run.adapter for of_run in asked], RANK) as stack:
-        leaves = _leaves_of(stack)
+        leaves = _differentiable(stack)
         with _called_once(stack):
             answers = stack.answers(pack(runs, rows_each=1).to(base.device))
         _compare_logps(asked, answers.logps.detach().cpu(), [rows for _, rows in runs], "where pairs share a row")
@@ -232,8 +230,8 @@ def _compare(base: Base, asked: list[Asked]) -> None:
         _compare_logps(asked, shared.logps.cpu(), [rows for _, rows in sorted_runs], where)
 
 
-def _leaves_of(stack: Stack) -> list[Tensor]:
-    """A and B of each layer, of which the stack now computes gradients."""
+def _differentiable(stack: Stack) -> list[Tensor]:
+    """A and B of each layer, by which what the stack computes can be differentiated from now on."""
     weights = {name: (a.requires_grad_(), b.requires_grad_()) for name, (a, b) in stack.views(stack.masters).items()}
     stack.use(weights, stack.scales)
     return [leaf for both in weights.values() for leaf in both]
@@ -247,20 +245,29 @@ def _compare_router_loss(base: Base, cfg: Config, asked: list[Asked], router: Ro
             leaves, batch = _put_on(layers, of_run.adapter), collate(of_run.pairs, list(range(len(of_run.pairs))))
             ids, attention = batch.ids.to(base.device), batch.attention.to(base.device)
             output = model(input_ids=ids, attention_mask=attention, use_cache=False, output_router_logits=True)
-            grads = torch.autograd.grad(output.aux_loss, leaves, materialize_grads=True, allow_unused=True)
+            if output.aux_loss is None:
+                raise Unfit(f"its forward computes no auxiliary loss of its router; {LEFT_OUT}")
             own.append(output.aux_loss.item())
-            own_grads.append(_by_layer(layers, [grad.cpu() for grad in grads]))
+            own_grads.append(_by_layer(layers, [grad.cpu() for grad in _grads_of(output.aux_loss, leaves)]))
     with stacked(base, [of_run.adapter for of_run in asked], RANK) as stack:
-        leaves, runs = _leaves_of(stack), [(of_run.pairs, list(range(len(of_run.pairs)))) for of_run in asked]
+        leaves, runs = _differentiable(stack), [(of_run.pairs, list(range(len(of_run.pairs)))) for of_run in asked]
         packed = pack(runs, rows_each=1, whole=True)
         weights = token_weights(packed, [(pairs, [rows], 2) for pairs, rows in runs]).to(base.device)
-        routed = stack.answers(packed.to(base.device), routed=True).router_logits
-        losses = auxiliary_losses(routed, weights, router.top_k).squeeze(1)
-        grads = torch.autograd.grad(losses.sum(), leaves, materialize_grads=True, allow_unused=True)
+        answers = stack.answers(packed.to(base.device), with_routers=True)
+        losses = auxiliary_losses(answers.router_logits, weights, router.top_k).squeeze(1)
+        grads = _grads_of(losses.sum(), leaves)
+    _compare_logps(asked, answers.logps.detach().cpu(), [rows for _, rows in runs], "where whole pairs share a row")
     apart = max(abs(ours - theirs) for ours, theirs in zip(losses.tolist(), own, strict=True))
     if not apart <= ROUTER_LOSS:
         raise Unfit(f"where pairs share a row, its router's auxiliary loss is {apart:.2g} off")
     _compare_grads(own_grads, _by_layer(stack.layers, grads), "of its router's loss ")
+
+
+def _grads_of(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    """Zeros where the loss does not depend on a leaf, as on adapters past the last router."""
+    if not loss.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    return list(torch.autograd.grad(loss, leaves, materialize_grads=True, allow_unused=True))
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from factdpo.training.schedule import (
 )  # fmt: skip
 from factdpo.training.selection import Selection
 
-# Metrics of a step, in this order: TRL's names, each a mean over the micro-batch's pairs or tokens.
+# Metrics of a step, in this order: TRL's names, each a mean over the micro-batch's pairs or tokens, and its aux_loss.
 METRICS: tuple[str, ...] = (
     "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
     "logits/chosen", "logits/rejected", "entropy", "mean_token_accuracy", "retain_nats_per_token", "aux_loss",

@@ -23,7 +23,7 @@ class Objective:
         self._weights = [column([of_run.get(loss, 0.0) for of_run in weights], device) for loss in self._losses]
 
     def losses(self, logps: Float[Tensor, "2 R B"], pairs: PairTables) -> Float[Tensor, " R"]:
-        """Each run's loss of a step; every loss that any run has is computed for all."""
+        """Each run's loss of a step, but for its routers'; every loss that any run has is computed for all."""
         (chosen, rejected), (ref_chosen, ref_rejected), (n, m) = logps, pairs.refs, pairs.lengths
         total = torch.zeros_like(chosen)
         for loss, weight in zip(self._losses, self._weights, strict=True):

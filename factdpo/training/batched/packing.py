@@ -1,7 +1,7 @@
 """Pairs of many runs in one forward: a prompt passes once, several pairs share a row, and no pair sees another.
 
-A pair is a block of tokens `prompt | chosen[:-1] | rejected[:-1]`: an answer's last token predicts nothing (where a
-router's loss counts it, the block is `whole`). The rejected part restarts where the prompt ends and does not see the
+A pair is a block of tokens `prompt | chosen[:-1] | rejected[:-1]`: an answer's last token predicts nothing (with
+`whole`, for a router's loss, it is kept). The rejected part restarts where the prompt ends and does not see the
 chosen one. For one-token answers the block is the prompt alone. In scoring, prompts that begin alike share that too. So
 a row is a forest of tokens, each of which sees itself and what it comes from. Every run gets the same number of rows,
 as full as they go: less is padded than with one row per pair.

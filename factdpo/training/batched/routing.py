@@ -16,6 +16,7 @@ from factdpo.data.pairs import Pairs
 from factdpo.models.base import Base
 from factdpo.training.batched.packing import Packed
 
+LEFT_OUT = "router_aux_loss_coef=0 in the model's config.json leaves it out"
 Logits = Float[Tensor, "all_tokens experts"]  # of one router; the tokens of all runs
 
 
@@ -96,10 +97,10 @@ def auxiliary_losses(
     """
     shares, means = [], []  # of each layer [R, micro_batches, experts]
     for of_layer in logits:
-        probabilities = of_layer.float().softmax(-1).view(weights.shape[0], -1, of_layer.shape[-1])
+        probabilities = of_layer.softmax(-1).view(weights.shape[0], -1, of_layer.shape[-1])
         taken = torch.zeros_like(probabilities).scatter(-1, probabilities.topk(top_k).indices, 1.0)
-        shares.append(weights @ taken)
-        means.append(weights @ probabilities)
+        shares.append(weights @ taken.float())
+        means.append(weights @ probabilities.float())
     total = (len(logits) * weights.sum(-1, keepdim=True)).clamp(min=1.0)
     return logits[0].shape[-1] * (sum(shares) / total * (sum(means) / total)).sum(-1)
 

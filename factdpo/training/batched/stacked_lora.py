@@ -163,12 +163,12 @@ class Stack:
         }
         return Adapter(layers, config)
 
-    def answers(self, packed: Packed, routed: bool = False) -> Answers:
+    def answers(self, packed: Packed, with_routers: bool = False) -> Answers:
         """One forward; layers after the last attention compute only the positions that predict an answer's token.
 
-        With `routed` they compute all, and the routers' logits are among what is returned.
+        With `with_routers` they compute all, and the routers' logits are among what is returned.
         """
-        if routed:
+        if with_routers:
             with router_logits(self.base.model) as of_routers:
                 logits = self._logits(packed, [])
         else:

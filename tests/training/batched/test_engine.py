@@ -480,10 +480,11 @@ def dropout_runs(first: float, second: float = 0.5) -> list[Run]:
     ]
 
 
-def test_dropout_draws_the_same_for_a_run_alone_and_among_others(tmp_path: Path) -> None:
-    together = train_together(tiny_base(), dropout_runs(0.3), tmp_path)
+@pytest.mark.parametrize("family", ["gpt_neox", "qwen2_moe"])
+def test_dropout_draws_the_same_for_a_run_alone_and_among_others(tmp_path: Path, family: str) -> None:
+    together = train_together(tiny_base(family), dropout_runs(0.3), tmp_path)
     for number, run in enumerate(dropout_runs(0.3)):
-        (alone,) = train_together(tiny_base(), [run], tmp_path)
+        (alone,) = train_together(tiny_base(family), [run], tmp_path)
         assert apart(together[number].adapter, alone.adapter) < WEIGHTS
         differences = rows_apart(together[number].history, alone.history)
         assert max(differences.values()) < NUMBERS, differences

@@ -144,6 +144,10 @@ def _of_another_loss(base: Base) -> None:
     base.model.num_experts_per_tok = 3
 
 
+def _asks_for_it(base: Base) -> None:
+    base.model.config.output_router_logits = True
+
+
 def _without_a_loss(base: Base) -> None:
     del base.model.num_experts_per_tok  # which its forward takes to compute it
 
@@ -152,8 +156,9 @@ def _without_a_loss(base: Base) -> None:
     ("change", "sentence"),
     [
         (lambda base: None, None),
+        (_asks_for_it, None),
         (_of_another_loss, "where pairs share a row, its router's auxiliary loss is"),
-        (_without_a_loss, "the auxiliary loss of its router is not to be had"),
+        (_without_a_loss, "the auxiliary loss of its router cannot be computed"),
     ],
 )
 def test_a_routers_loss_that_is_another_is_trls(
@@ -166,10 +171,15 @@ def test_a_routers_loss_that_is_another_is_trls(
     assert found.not_batched is None if sentence is None else sentence in str(found.not_batched)
 
 
-def test_an_adapter_that_would_not_load_again_is_for_no_engine(probes: Pairs) -> None:
+def test_adapters_past_the_last_router_change_no_loss_of_it(probes: Pairs) -> None:
+    last = tiny_config(lora_target_modules=["model.layers.1.mlp.shared_expert.down_proj"])
+    assert interrogate(tiny_base("qwen2_moe"), last, probes) == (None, None)
+
+
+def test_an_adapter_that_would_not_load_back_is_for_no_engine(probes: Pairs) -> None:
     """PEFT renames what transformers renames when it loads: here the shared experts."""
     found = interrogate(base_of("laguna", tiny_model("laguna")), CFG, probes)
-    assert "PEFT does not load again what it saves of the adapted layer" in str(found.no_engine)
+    assert "PEFT does not load back what it saves of the adapted layer" in str(found.no_engine)
     assert "mlp.shared_experts.gate_proj and 2 more" in str(found.no_engine)
 
 
