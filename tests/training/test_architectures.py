@@ -32,12 +32,13 @@ CORE: list[tuple[str, dict[str, Any], str, str]] = [
     ("llama", DYNAMIC, "refused", "depends on the rows beside it"),
     ("bert", {"is_decoder": False}, "refused", "not causal as it is configured"),
 ]
+MIXTURES = ("mixtral", "olmoe", "qwen3_moe", "flex_olmo", "ernie4_5_moe", "minimax_m2", "afmoe")
 ATTENTION = {"targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 MORE: list[tuple[str, dict[str, Any], str, str]] = [
     *((kind, {}, BATCHED, "") for kind in ("gemma2", "phi3", "starcoder2", "exaone4", "olmo3", "qwen2", "cohere2")),
     *((kind, {}, BATCHED, "") for kind in ("qwen3", "gpt_neox", "gpt2", "opt", "gptj", "codegen", "xglm", "stablelm")),
     *((kind, {}, BATCHED, "") for kind in ("qwen2_moe", "minimax_m3_vl_text")),
-    *((kind, ATTENTION, BATCHED, "") for kind in ("mixtral", "olmoe", "qwen3_moe", "flex_olmo", "ernie4_5_moe")),
+    *((kind, ATTENTION, BATCHED, "") for kind in MIXTURES),
     *((kind, {}, "trl", "0 times") for kind in ("bart", "marian", "gemma3")),
     *((kind, {}, "trl", "log-prob") for kind in ("rwkv", "qwen3_5_text", "olmo_hybrid")),
     *((kind, {}, "trl", "") for kind in ("bloom", "mixtral", "olmoe", "qwen3_moe", "ctrl")),
