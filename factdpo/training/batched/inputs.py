@@ -35,9 +35,7 @@ class StepInputs(NamedTuple):
     packed: Packed
     pairs: PairTables
     rates: Float[Tensor, "R 1"]
-    router_weights: (
-        Float[Tensor, "R micro_batches tokens"] | None
-    )  # routing.token_weights; None without a router's loss
+    router_weights: Float[Tensor, "R micro_batches tokens"] | None  # routing.token_weights, where a router has a loss
     dropout_masks: dict[str, Float[Tensor, "R tokens d_in"]]  # by layer; empty where no run has dropout
 
     def tensors(self) -> list[Tensor]:
