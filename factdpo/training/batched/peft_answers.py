@@ -1,4 +1,4 @@
-"""What PEFT's model makes of answers one by one, under adapters that are not zero; interrogation.py compares with it."""
+"""What PEFT's model makes of answers one by one, under adapters that are not zero, for interrogation.py to compare."""
 
 import dataclasses
 import tempfile
@@ -139,9 +139,8 @@ def _answers_alone(base: Base, model: Any, layers: dict[str, LoraLayer], adapter
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
             (logp,) = completion_logps(logits, ids, mask)
             logps[side, number] = logp.detach().cpu()
-            for total, grad in zip(sums, torch.autograd.grad(weight * logp, leaves, allow_unused=True), strict=True):
-                if grad is not None:
-                    total += grad
+            for total, grad in zip(sums, grads_of(weight * logp, leaves), strict=True):
+                total += grad
     return Asked(pairs, adapter, logps, by_layer(layers, [total.cpu() for total in sums]))
 
 
